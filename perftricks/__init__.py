@@ -1,0 +1,33 @@
+"""Two performance tricks, each exact and each measured.
+
+* :mod:`perftricks.parallel` applies a function to an endless stream over many workers.
+* :mod:`perftricks.wordcount` counts the words of a corpus exactly as jieba cuts them.
+
+Importing ``perftricks`` imports neither of them, and no framework: a submodule is loaded when it is
+first used.
+"""
+
+import importlib
+import sys
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "parallel", "wordcount"]
+
+_SUBMODULES = ("parallel", "wordcount")
+
+
+def __getattr__(name):  # type: ignore[no-untyped-def]
+    if name in _SUBMODULES:
+        if sys.version_info < (3, 10):
+            raise ImportError(
+                "perftricks.%s needs Python 3.10 or newer, this is Python %d.%d; "
+                "only perftricks.recompute runs on Python 3.7 to 3.9"
+                % ((name,) + sys.version_info[:2])
+            )
+        return importlib.import_module("perftricks." + name)
+    raise AttributeError("module 'perftricks' has no attribute %r" % name)
+
+
+def __dir__():  # type: ignore[no-untyped-def]
+    return sorted(__all__)
