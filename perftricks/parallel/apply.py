@@ -1,0 +1,491 @@
+"""The public functions: check the arguments, choose a backend, deliver the results."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import multiprocessing
+import operator
+from collections import Counter
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
+
+from perftricks.parallel import seeds
+from perftricks.parallel.backends import Backend, ExecutorBackend, SerialBackend, ThreadBackend
+from perftricks.parallel.cores import available_cores
+from perftricks.parallel.errors import ItemTimeoutError, WorkerCrashedError
+from perftricks.parallel.processes import ProcessBackend, StartMethod
+from perftricks.parallel.progress import Progress, Reporter, reporter
+from perftricks.parallel.window import BatchSizer, Piece, Window
+from perftricks.parallel.work import CountCollector, ListCollector, Work
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+T = TypeVar("T")
+R = TypeVar("R")
+K = TypeVar("K", bound=Hashable)
+
+ExecutorChoice = Literal["process", "thread", "serial"] | concurrent.futures.Executor
+OnError = Literal["raise", "skip", "return"]
+
+_EXECUTORS = ("process", "thread", "serial")
+
+
+class _Options(TypedDict, total=False):
+    """The keyword-only options, for type checkers."""
+
+    executor: ExecutorChoice | None
+    batch_size: int | Literal["auto"]
+    on_error: OnError
+    retries: int
+    timeout: float | None
+    initializer: Callable[[], object] | None
+    progress: Progress
+    root_seed: int | None
+    start_method: StartMethod | None
+
+
+@overload
+def parallel_apply(
+    func: Callable[[T], R],
+    iterable: Iterable[T],
+    workers: int | None,
+    max_queue_size: int,
+    callback: None = None,
+    dummy: bool = False,
+    random_seeds: bool | Sequence[Any] | None = True,
+    unordered: bool = True,
+    **options: Unpack[_Options],
+) -> list[R]: ...
+
+
+@overload
+def parallel_apply(
+    func: Callable[[T], R],
+    iterable: Iterable[T],
+    workers: int | None,
+    max_queue_size: int,
+    callback: Callable[[R], object],
+    dummy: bool = False,
+    random_seeds: bool | Sequence[Any] | None = True,
+    unordered: bool = True,
+    **options: Unpack[_Options],
+) -> None: ...
+
+
+def parallel_apply(
+    func: Callable[[T], R],
+    iterable: Iterable[T],
+    workers: int | None,
+    max_queue_size: int,
+    callback: Callable[[R], object] | None = None,
+    dummy: bool = False,
+    random_seeds: bool | Sequence[Any] | None = True,
+    unordered: bool = True,
+    *,
+    executor: ExecutorChoice | None = None,
+    batch_size: int | Literal["auto"] = "auto",
+    on_error: OnError = "raise",
+    retries: int = 0,
+    timeout: float | None = None,
+    initializer: Callable[[], object] | None = None,
+    progress: Progress = None,
+    root_seed: int | None = None,
+    start_method: StartMethod | None = None,
+) -> list[R] | None:
+    """Apply ``func`` to every item of an iterable on many workers, with bounded memory.
+
+    The first eight parameters are those of bert4keras, so that its calls run unchanged. Nothing
+    hangs: a task that raises, a worker that is killed, an object that cannot be pickled and an
+    iterable or callback that raises all end the run with an error that says so, and no process is
+    left behind.
+
+    Args:
+        func: Called with one item in a worker. Lambdas and closures work.
+        iterable: The items, possibly without end; read in the calling thread.
+        workers: How many workers; None for :func:`~perftricks.parallel.available_cores`.
+        max_queue_size: The most items that are read from ``iterable`` and not yet delivered.
+        callback: Called with each result in the calling thread, as results come.
+        dummy: Use threads, not processes.
+        random_seeds: True seeds ``random`` and ``numpy.random`` for each *item*, from ``root_seed``
+            and the item's index, so that results do not depend on the number of workers (threads
+            share those generators: see :func:`~perftricks.parallel.item_seed`). A sequence holds
+            one seed for each *worker*, set once when it starts. False or None seeds nothing.
+        unordered: Deliver results as they come; False delivers them in the order of the items.
+        executor: "process", "thread", "serial" (the calling thread), or any
+            ``concurrent.futures.Executor``, which stays open.
+        batch_size: How many items go to a worker at a time. "auto" finds a size at which a batch
+            takes about 0.1 s.
+        on_error: What to do with an item that fails. "raise" (default) raises its exception: at
+            once if the task raised it; if the item killed its worker or ran out of time, after all
+            other items that were read have been delivered. "skip" leaves it out. "return" delivers
+            the exception in the place of the result.
+        retries: How often an item that failed is tried again before ``on_error`` applies.
+        timeout: Seconds an item may take; the worker that exceeds it is killed and replaced.
+            Processes only.
+        initializer: Called without arguments in each worker before its first item.
+        progress: True for a progress bar on stderr, or a function that is called in the calling
+            thread with the number of items delivered.
+        root_seed: Where the items' seeds come from, an int; None draws a new one for each call.
+        start_method: How processes start: "spawn" (fresh interpreters that do not import the main
+            module, so a script needs no ``if __name__ == "__main__":``; on Windows it does), "fork"
+            or "forkserver" (as :mod:`multiprocessing` does). None chooses "fork" where that is what
+            :mod:`multiprocessing` uses, else "spawn".
+
+    Returns:
+        The list of results; None when ``callback`` is given.
+
+    Raises:
+        Exception: What a task, the iterable, the callback or the initializer raised; a task's
+            exception has the worker's traceback as its cause.
+        WorkerCrashedError: If an item kills its worker each time; ``index`` names it. A batch that
+            a dead worker held is run again, in halves, so its items may be run more than once.
+        ItemTimeoutError: If an item takes longer than ``timeout``.
+        UnpicklableError: If the function, an item or a result cannot be sent between processes.
+        RemoteError: If a task's exception cannot be pickled.
+        ValueError: If an argument is out of range or contradicts another.
+
+    Source: Su Jianlin, https://kexue.fm/archives/7031 (2019), for the signature.
+
+    >>> from perftricks.parallel import parallel_apply
+    >>> parallel_apply(lambda x: x * x, range(5), workers=2, max_queue_size=10, unordered=False)
+    [0, 1, 4, 9, 16]
+    """
+    results = parallel_apply_generator(
+        func,
+        iterable,
+        workers,
+        max_queue_size,
+        dummy,
+        random_seeds,
+        unordered=unordered,
+        executor=executor,
+        batch_size=batch_size,
+        on_error=on_error,
+        retries=retries,
+        timeout=timeout,
+        initializer=initializer,
+        progress=progress,
+        root_seed=root_seed,
+        start_method=start_method,
+    )
+    with contextlib.closing(results):
+        if callback is None:
+            return [result for _, result in results]
+        for _, result in results:
+            callback(result)
+    return None
+
+
+def parallel_apply_generator(
+    func: Callable[[T], R],
+    iterable: Iterable[T],
+    workers: int | None,
+    max_queue_size: int,
+    dummy: bool = False,
+    random_seeds: bool | Sequence[Any] | None = True,
+    *,
+    unordered: bool = True,
+    executor: ExecutorChoice | None = None,
+    batch_size: int | Literal["auto"] = "auto",
+    on_error: OnError = "raise",
+    retries: int = 0,
+    timeout: float | None = None,
+    initializer: Callable[[], object] | None = None,
+    progress: Progress = None,
+    root_seed: int | None = None,
+    start_method: StartMethod | None = None,
+) -> Generator[tuple[int, R], None, None]:
+    """Apply ``func`` to every item of an iterable and yield each result as it comes.
+
+    Arguments and errors are those of :func:`parallel_apply`. Closing the generator, or dropping it,
+    ends the workers at once. The arguments are checked in this call, not at the first result.
+
+    Yields:
+        ``(index, result)``, where ``index`` counts the items from 0.
+
+    >>> from perftricks.parallel import parallel_apply_generator
+    >>> words = parallel_apply_generator(str.upper, iter(["a", "b"]), 2, 10, dummy=True)
+    >>> sorted(words)
+    [(0, 'A'), (1, 'B')]
+    """
+    workers = _workers(workers)
+    limit = _at_least(1, "max_queue_size", max_queue_size)
+    size = None if batch_size == "auto" else _at_least(1, "batch_size", batch_size)
+    _check_choice("on_error", on_error, ("raise", "skip", "return"))
+    backend = _open_backend(
+        Work(func, ListCollector, initializer),
+        _executor(executor, dummy),
+        workers,
+        random_seeds,
+        root_seed,
+        timeout,
+        start_method,
+    )
+    if isinstance(backend, SerialBackend):
+        size = 1  # with a larger batch the caller would wait for several results to get one
+    sizer = BatchSizer(
+        size,
+        limit=limit if size else limit // (2 * workers),
+        budget=None if size else 4 * BatchSizer.TARGET_SECONDS,
+    )
+    window = Window(
+        backend,
+        iterable,
+        max_queue_size=limit,
+        sizer=sizer,
+        workers=workers,
+        max_batches=None if size else 4 * workers,
+        retries=_at_least(0, "retries", retries),
+    )
+    return _results(window, backend, unordered, on_error, reporter(progress, iterable))
+
+
+def parallel_count(
+    func: Callable[[T], Iterable[K]],
+    iterable: Iterable[T],
+    workers: int | None,
+    batch_size: int | Literal["auto"] = 1000,
+    *,
+    max_queue_size: int | None = None,
+    executor: ExecutorChoice | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+    retries: int = 0,
+    timeout: float | None = None,
+    initializer: Callable[[], object] | None = None,
+    progress: Progress = None,
+    random_seeds: bool | Sequence[Any] | None = False,
+    root_seed: int | None = None,
+    start_method: StartMethod | None = None,
+) -> Counter[K]:
+    """Count the keys that ``func`` gives for each item of an iterable, on many workers.
+
+    Each worker counts a batch of items in a table of its own and sends the table, not the keys; the
+    tables are added up in the calling thread. The result equals that of the plain loop
+    ``for item in iterable: counter.update(func(item))``, whichever worker dies on the way.
+
+    Args:
+        func: Called with one item in a worker; returns the keys to count, each of them hashable.
+        iterable: The items, read in the calling thread; must end.
+        workers: How many workers; None for :func:`~perftricks.parallel.available_cores`.
+        batch_size: How many items are counted in one table; fewer if they are long strings. A
+            worker that is at a batch for long hands the rest of it to others. "auto" finds a size.
+        max_queue_size: The most items read and not yet counted; None for what keeps the workers
+            busy, at most four batches each.
+        executor: As for :func:`parallel_apply`.
+        on_error: "raise" (default), or "skip" to leave out an item that fails; the keys of such an
+            item are not counted, not even those before the failure.
+        retries: As for :func:`parallel_apply`.
+        timeout: As for :func:`parallel_apply`.
+        initializer: As for :func:`parallel_apply`.
+        progress: As for :func:`parallel_apply`.
+        random_seeds: As for :func:`parallel_apply`, but off by default.
+        root_seed: As for :func:`parallel_apply`.
+        start_method: As for :func:`parallel_apply`.
+
+    Returns:
+        Key -> how often it came.
+
+    Raises:
+        Exception: As :func:`parallel_apply`.
+
+    Source: Su Jianlin, https://kexue.fm/archives/7031 (2019).
+
+    >>> from perftricks.parallel import parallel_count
+    >>> parallel_count(str.split, ["a b a", "b a"], workers=2)
+    Counter({'a': 3, 'b': 2})
+    """
+    workers = _workers(workers)
+    size = None if batch_size == "auto" else _at_least(1, "batch_size", batch_size)
+    limit = 4 * workers * (size or 1000) if max_queue_size is None else max_queue_size
+    limit = _at_least(1, "max_queue_size", limit)
+    _check_choice("on_error", on_error, ("raise", "skip"))
+    backend = _open_backend(
+        Work(func, CountCollector, initializer),
+        _executor(executor, dummy=False),
+        workers,
+        random_seeds,
+        root_seed,
+        timeout,
+        start_method,
+    )
+    window = Window(
+        backend,
+        iterable,
+        max_queue_size=limit,
+        sizer=BatchSizer(
+            size, limit=limit if size else limit // (2 * workers), budget=0.5, max_chars=500_000
+        ),
+        workers=workers,
+        max_batches=4 * workers,
+        retries=_at_least(0, "retries", retries),
+    )
+    return _total(window, backend, on_error, reporter(progress, iterable))
+
+
+def _results(
+    window: Window, backend: Backend, unordered: bool, on_error: OnError, report: Reporter
+) -> Generator[tuple[int, Any], None, None]:
+    """Yield ``(index, result)`` from the window's pieces."""
+    postponed: list[Exception] = []
+    finished = False
+    arrange = _as_they_come if unordered else _in_order
+    try:
+        with report:
+            for index, value, error in arrange(window.pieces()):
+                window.deliver()
+                if error is None:
+                    yield index, value
+                elif on_error == "return":
+                    yield index, error
+                elif on_error == "raise":
+                    postponed += _raise_or_postpone(error, window)
+                report.done(1)
+        finished = True
+    finally:
+        backend.close(kill=not finished)
+    if postponed:
+        raise postponed[0]
+
+
+def _total(window: Window, backend: Backend, on_error: OnError, report: Reporter) -> Counter[Any]:
+    """Add up the counters of the window's pieces."""
+    total: Counter[Any] = Counter()
+    postponed: list[Exception] = []
+    finished = False
+    try:
+        with report:
+            for piece in window.pieces():
+                if isinstance(piece.values, Counter):
+                    total.update(piece.values)
+                window.deliver(piece.items)
+                report.done(piece.items)
+                if on_error == "raise":
+                    for error in piece.errors.values():
+                        postponed += _raise_or_postpone(error, window)
+        finished = True
+    finally:
+        backend.close(kill=not finished)
+    if postponed:
+        raise postponed[0]
+    return total
+
+
+def _raise_or_postpone(error: Exception, window: Window) -> list[Exception]:
+    """Raise a task's own exception; keep the loss of a worker until the rest is delivered."""
+    if not isinstance(error, (WorkerCrashedError, ItemTimeoutError)):
+        raise error
+    window.halt()
+    return [error]
+
+
+_Item = tuple[int, Any, "Exception | None"]
+
+
+def _as_they_come(pieces: Iterable[Piece]) -> Iterator[_Item]:
+    for piece in pieces:
+        for index, value in enumerate(piece.values, piece.start):
+            if index not in piece.missing:
+                yield index, value, piece.errors.get(index)
+
+
+def _in_order(pieces: Iterable[Piece]) -> Iterator[_Item]:
+    waiting: dict[int, _Item] = {}
+    due = 0
+    for item in _as_they_come(pieces):
+        waiting[item[0]] = item
+        while due in waiting:
+            yield waiting.pop(due)
+            due += 1
+
+
+def _open_backend(
+    work: Work,
+    executor: ExecutorChoice,
+    workers: int,
+    random_seeds: bool | Sequence[Any] | None,
+    root_seed: int | None,
+    timeout: float | None,
+    start_method: StartMethod | None,
+) -> Backend:
+    """Check what concerns the workers, complete the job accordingly, open where it runs."""
+    if not callable(work.func):
+        raise TypeError(f"func must be callable, not {work.func!r}")
+    if timeout is not None and executor != "process":
+        raise ValueError(
+            "timeout needs executor='process': nothing but a process can be stopped from outside"
+        )
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout must be a positive number of seconds or None, not {timeout!r}")
+    _set_seeds(work, workers, random_seeds, root_seed)
+    if executor == "process":
+        return ProcessBackend(work, workers, _start_method(start_method), timeout)
+    if executor == "thread":
+        work.seed_globals = False
+        return ThreadBackend(work, workers)
+    if executor == "serial":
+        work.in_caller = True
+        return SerialBackend(work)
+    assert isinstance(executor, concurrent.futures.Executor)
+    work.seed_globals = not isinstance(executor, concurrent.futures.ThreadPoolExecutor)
+    return ExecutorBackend(work, executor)
+
+
+def _set_seeds(
+    work: Work, workers: int, random_seeds: bool | Sequence[Any] | None, root_seed: int | None
+) -> None:
+    if random_seeds is True:
+        work.root_seed = seeds.new_root_seed() if root_seed is None else operator.index(root_seed)
+        return
+    if root_seed is not None:
+        raise ValueError(
+            f"root_seed={root_seed!r} seeds the items, which random_seeds={random_seeds!r} "
+            "excludes: leave one of them out"
+        )
+    if random_seeds:
+        work.worker_seeds = tuple(random_seeds)
+        if len(work.worker_seeds) != workers:
+            raise ValueError(
+                f"random_seeds has {len(work.worker_seeds)} seeds for {workers} workers: give one "
+                "for each worker, or True to seed each item"
+            )
+
+
+def _executor(executor: ExecutorChoice | None, dummy: bool) -> ExecutorChoice:
+    if executor is None:
+        return "thread" if dummy else "process"
+    if dummy and executor != "thread":
+        raise ValueError(f"dummy=True means threads, executor={executor!r} does not: leave one out")
+    if not isinstance(executor, concurrent.futures.Executor) and executor not in _EXECUTORS:
+        raise ValueError(
+            f"executor must be one of {', '.join(map(repr, _EXECUTORS))} or a "
+            f"concurrent.futures.Executor, not {executor!r}"
+        )
+    return executor
+
+
+def _start_method(start_method: StartMethod | None) -> StartMethod:
+    if start_method is None:
+        return "fork" if multiprocessing.get_start_method() == "fork" else "spawn"
+    _check_choice("start_method", start_method, tuple(multiprocessing.get_all_start_methods()))
+    return start_method
+
+
+def _workers(workers: int | None) -> int:
+    return available_cores() if workers is None else _at_least(1, "workers", workers)
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def _at_least(least: int, name: str, value: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int of at least {least}, not {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, not {value!r}")
+    return number

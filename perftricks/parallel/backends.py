@@ -1,0 +1,270 @@
+"""Where batches run: the caller's thread, threads, or an executor that the caller brings.
+
+A backend takes batches and puts exactly one outcome for each on its queue of outcomes. It knows
+nothing of order, retries or errors; that is :mod:`perftricks.parallel.window`'s business. Worker
+processes have a module of their own, :mod:`perftricks.parallel.processes`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import queue
+import threading
+from collections import OrderedDict
+from typing import NamedTuple, Protocol
+
+from perftricks.parallel.errors import Failure, UnpicklableError, WorkerCrashedError, raisable
+from perftricks.parallel.work import (
+    Batch,
+    BatchLost,
+    BatchResult,
+    Work,
+    decode_result,
+    encode_order,
+    encode_work,
+    run_batch,
+    run_order,
+)
+
+
+class Outcome(NamedTuple):
+    """What a backend reports of one batch."""
+
+    batch: Batch
+    result: BatchResult | BatchLost
+
+
+class Broken(NamedTuple):
+    """A report that no more work can be done, and why."""
+
+    error: Exception
+
+
+class WorkerLost(NamedTuple):
+    """A report that a worker died while no batch was with it.
+
+    Attributes:
+        how: How it died, in words.
+        started: Whether it had come so far as to be ready for work.
+    """
+
+    how: str
+    started: bool
+
+
+Report = Outcome | Broken | WorkerLost
+
+
+class Backend(Protocol):
+    """What the window asks of a place where batches run."""
+
+    reports: queue.SimpleQueue[Report]
+
+    def submit(self, batch: Batch, budget: float | None) -> None:
+        """Take a batch; a report about it will come."""
+
+    def maintain(self, in_flight: int) -> None:
+        """Have as many workers as ``in_flight`` batches need; called in the caller's thread."""
+
+    def close(self, *, kill: bool) -> None:
+        """End all workers; with ``kill`` at once, whatever they are doing."""
+
+
+class SerialBackend:
+    """Runs each batch in the caller's thread when it is submitted."""
+
+    def __init__(self, work: Work) -> None:
+        self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
+        self._work = work
+        self._ready = False
+
+    def submit(self, batch: Batch, budget: float | None) -> None:
+        """Run the batch now."""
+        if not self._ready:
+            self._work.set_up(0)
+            self._ready = True
+        self.reports.put(Outcome(batch, run_batch(self._work, batch, budget)))
+
+    def maintain(self, in_flight: int) -> None:
+        """Do nothing: the worker is the caller."""
+
+    def close(self, *, kill: bool) -> None:
+        """Do nothing: nothing is left running."""
+
+
+class ThreadBackend:
+    """Runs batches on daemon threads.
+
+    ``ThreadPoolExecutor`` would do, but the interpreter waits for its threads at exit, for ever if
+    a task never ends. A thread cannot be killed; a daemon thread at least holds up nobody.
+    """
+
+    def __init__(self, work: Work, workers: int) -> None:
+        self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
+        self._work = work
+        self._workers = workers
+        self._orders: queue.SimpleQueue[tuple[Batch, float | None] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._closing = threading.Event()
+
+    def submit(self, batch: Batch, budget: float | None) -> None:
+        """Queue the batch for the next free thread."""
+        self._orders.put((batch, budget))
+
+    def maintain(self, in_flight: int) -> None:
+        """Start the threads that are missing."""
+        while len(self._threads) < min(self._workers, in_flight):
+            slot = len(self._threads)
+            thread = threading.Thread(
+                target=self._serve, args=(slot,), name=f"perftricks-{slot}", daemon=True
+            )
+            thread.start()
+            self._threads.append(thread)
+
+    def close(self, *, kill: bool) -> None:
+        """Let the threads end: after the item they are at when ``kill``, else when they are idle."""
+        if kill:
+            self._closing.set()
+        for _ in self._threads:
+            self._orders.put(None)
+
+    def _serve(self, slot: int) -> None:
+        try:
+            self._work.set_up(slot)
+        except BaseException as error:
+            self.reports.put(Broken(raisable(error, None)))
+            return
+        while (order := self._orders.get()) is not None and not self._closing.is_set():
+            batch, budget = order
+            result = run_batch(self._work, batch, budget, lambda: not self._closing.is_set())
+            self.reports.put(Outcome(batch, result))
+
+
+class ExecutorBackend:
+    """Runs batches on a ``concurrent.futures.Executor`` of the caller's, which stays open.
+
+    On a ``ThreadPoolExecutor`` the function is called as it is. Any other executor may be a process
+    or a machine away, so what it gets is pickled bytes and a function that is found by its name.
+    """
+
+    def __init__(self, work: Work, executor: concurrent.futures.Executor) -> None:
+        self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
+        self._executor = executor
+        self._work = work
+        self._local = isinstance(executor, concurrent.futures.ThreadPoolExecutor)
+        self._job = b"" if self._local else encode_work(work)
+        self._futures: set[
+            concurrent.futures.Future[BatchResult] | concurrent.futures.Future[bytes]
+        ]
+        self._futures = set()
+
+    def submit(self, batch: Batch, budget: float | None) -> None:
+        """Submit the batch to the executor."""
+        future: concurrent.futures.Future[BatchResult] | concurrent.futures.Future[bytes]
+        try:
+            if self._local:
+                future = self._executor.submit(_run_local, self._work, batch, budget)
+            else:
+                order = encode_order(batch, budget)
+                future = self._executor.submit(_run_remote, self._job, order)
+        except UnpicklableError as error:
+            self.reports.put(Outcome(batch, BatchLost("unpicklable", error)))
+            return
+        except Exception as error:
+            self.reports.put(Broken(error))
+            return
+        self._futures.add(future)
+        future.add_done_callback(lambda done: self._report(batch, done))
+
+    def maintain(self, in_flight: int) -> None:
+        """Do nothing: the executor has its own workers."""
+
+    def close(self, *, kill: bool) -> None:
+        """Cancel what has not started; the executor belongs to the caller and stays open."""
+        for future in tuple(self._futures):
+            future.cancel()
+
+    def _report(
+        self,
+        batch: Batch,
+        future: concurrent.futures.Future[BatchResult] | concurrent.futures.Future[bytes],
+    ) -> None:
+        self._futures.discard(future)
+        try:
+            result = future.result()
+        except (concurrent.futures.CancelledError, concurrent.futures.BrokenExecutor) as error:
+            self.reports.put(Broken(_executor_broken(batch, error)))
+        except SetUpFailed as error:
+            self.reports.put(Broken(error.failure.unpack(None)))
+        except Exception as error:
+            # Not the task's doing, which is inside the result: the executor lost the batch.
+            self.reports.put(Outcome(batch, BatchLost("crash", error)))
+        else:
+            if isinstance(result, bytes):
+                self.reports.put(Outcome(batch, decode_result(result)))
+            else:
+                self.reports.put(Outcome(batch, result))
+
+
+class SetUpFailed(Exception):
+    """An initializer raised in a worker of the caller's executor."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure)
+        self.failure = failure
+
+
+def _executor_broken(batch: Batch, error: BaseException) -> WorkerCrashedError:
+    first, last = batch.start, batch.start + len(batch) - 1
+    lost = f"item {first}" if first == last else f"items {first} to {last}"
+    crashed = WorkerCrashedError(
+        f"the executor broke while {lost} were in flight ({type(error).__name__}: {error}); it "
+        "cannot be restarted from here. executor='process' survives the death of a worker.",
+        first if first == last else None,
+    )
+    crashed.__cause__ = error
+    return crashed
+
+
+_thread_state = threading.local()
+
+
+def _run_local(work: Work, batch: Batch, budget: float | None) -> BatchResult:
+    """Run a batch in a thread of the caller's pool, set up once for each run and thread."""
+    if getattr(_thread_state, "work", None) is not work:
+        try:
+            work.set_up(0)
+        except BaseException as error:
+            raise SetUpFailed(Failure.of(error)) from error
+        _thread_state.work = work
+    return run_batch(work, batch, budget)
+
+
+_JOBS_KEPT = 4
+_jobs: OrderedDict[bytes, Work] = OrderedDict()
+_jobs_lock = threading.Lock()
+
+
+def _run_remote(job: bytes, order: bytes) -> bytes:
+    """Run an order in a worker of the caller's executor, which unpacks each job once."""
+    return run_order(_unpack_job(job), order)
+
+
+def _unpack_job(job: bytes) -> Work:
+    import pickle
+
+    digest = hashlib.blake2b(job, digest_size=16).digest()
+    with _jobs_lock:
+        work = _jobs.get(digest)
+        if work is None:
+            loaded: Work = pickle.loads(job)
+            try:
+                loaded.set_up(0)
+            except BaseException as error:
+                raise SetUpFailed(Failure.of(error)) from None
+            work = _jobs[digest] = loaded
+            while len(_jobs) > _JOBS_KEPT:
+                _jobs.popitem(last=False)
+        _jobs.move_to_end(digest)
+    return work

@@ -1,0 +1,148 @@
+"""What can go wrong in a parallel run, and how an exception crosses a process boundary."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import signal
+import traceback
+from dataclasses import dataclass
+
+import cloudpickle
+
+
+class ParallelError(Exception):
+    """Base of the errors that :mod:`perftricks.parallel` itself raises.
+
+    Attributes:
+        index: The position, counted from 0, of the item concerned in the iterable; None when the
+            error concerns no single item.
+    """
+
+    def __init__(self, message: str, index: int | None = None) -> None:
+        super().__init__(message)
+        self.index = index
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (*self.args, self.index)
+
+
+class WorkerCrashedError(ParallelError):
+    """A worker process died without an exception: killed, segmentation fault, ``os._exit``."""
+
+
+class ItemTimeoutError(ParallelError, TimeoutError):
+    """An item ran longer than ``timeout`` seconds; its worker was killed."""
+
+
+class UnpicklableError(ParallelError, pickle.PicklingError):
+    """A function, an argument or a result cannot be sent from one process to another."""
+
+
+class RemoteError(ParallelError):
+    """Stands for a task's exception that cannot itself be raised in the caller.
+
+    That is an exception that cannot be pickled, or one that is not an ordinary error
+    (``SystemExit``, ``KeyboardInterrupt``, ``GeneratorExit``, ``StopIteration``). The message holds
+    its type and text, the cause holds the worker's traceback.
+    """
+
+
+class RemoteTraceback(Exception):
+    """The traceback of the worker, shown as the cause of the exception raised in the caller."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task's exception on its way from a worker process to the caller."""
+
+    pickled: bytes | None
+    summary: str
+    traceback: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Pack ``error``, whatever it is: packing never fails."""
+        return cls(
+            pickled=_pickle_exception(error),
+            summary=_summary(error),
+            traceback=_format(error),
+        )
+
+    def unpack(self, index: int | None) -> Exception:
+        """Return the exception to raise in the caller, its cause the worker's traceback."""
+        error: Exception | None = None
+        if self.pickled is not None:
+            with contextlib.suppress(Exception):
+                error = pickle.loads(self.pickled)
+        if error is None:
+            error = RemoteError(self.summary, index)
+        where = "" if index is None else f"(item {index})\n"
+        error.__cause__ = RemoteTraceback(where + self.traceback)
+        return error
+
+
+def raisable(error: BaseException, index: int | None) -> Exception:
+    """Return ``error`` itself if it can be raised in the caller, else a :class:`RemoteError`."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    substitute = RemoteError(_summary(error), index)
+    substitute.__cause__ = error
+    return substitute
+
+
+def describe_exit(exitcode: int | None) -> str:
+    """Say how a process ended, from its exit code (negative: the signal that killed it).
+
+    >>> describe_exit(3)
+    'exited with status 3'
+    >>> describe_exit(-9)
+    'was killed by SIGKILL (kill -9, or the kernel when memory ran out)'
+    """
+    if exitcode is None:
+        return "disappeared"
+    if exitcode >= 0:
+        return f"exited with status {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    hint = " (kill -9, or the kernel when memory ran out)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
+
+
+def _pickle_exception(error: BaseException) -> bytes | None:
+    """Pickle ``error`` if it survives the round trip as an ordinary exception, else None.
+
+    The round trip is tried here because many exceptions pickle but cannot be rebuilt (those whose
+    ``__init__`` takes other arguments than ``args``), and the caller must not find that out.
+    """
+    if raisable(error, None) is not error:
+        return None
+    try:
+        pickled = cloudpickle.dumps(error)
+        rebuilt = pickle.loads(pickled)
+    except Exception:
+        return None
+    return pickled if isinstance(rebuilt, type(error)) else None
+
+
+def _summary(error: BaseException) -> str:
+    name = type(error).__qualname__
+    if type(error).__module__ not in ("builtins", "__main__"):
+        name = f"{type(error).__module__}.{name}"
+    try:
+        text = str(error)
+    except Exception:
+        text = "<its str() raises>"
+    return f"{name}: {text}" if text else name
+
+
+def _format(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except Exception:
+        return _summary(error) + "\n"

@@ -1,0 +1,276 @@
+"""The bounded window: what is read, what is in flight, what is tried again, what is given up.
+
+All of it runs in the caller's thread, one step at a time; a backend does the work meanwhile. The
+window never holds more than ``max_queue_size`` items that were read from the iterable and have not
+been delivered to the caller, whatever the workers and the caller are doing.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from perftricks.parallel.backends import Backend, Broken, Report, WorkerLost
+from perftricks.parallel.errors import Failure, WorkerCrashedError
+from perftricks.parallel.work import Batch, BatchLost, BatchResult
+
+_CHECK_SECONDS = 1.0  # how often the workers are looked after while nothing is reported
+_MAX_FAILED_STARTS = 3  # in a row
+
+
+class BatchSizer:
+    """Chooses how many items make a batch, and how long a worker may keep one.
+
+    Args:
+        size: A fixed number of items, or None to find one at which a batch takes about
+            ``TARGET_SECONDS``: long against the cost of a round trip, short against the patience of
+            whoever waits for a result.
+        limit: The largest size to choose.
+        budget: Seconds after which a worker hands the rest of its batch back; None for never.
+        max_chars: The length of strings at which a batch is full, whatever their number.
+    """
+
+    TARGET_SECONDS = 0.1
+    GROWTH = 4
+
+    def __init__(
+        self, size: int | None, limit: int, budget: float | None, max_chars: int | None = None
+    ) -> None:
+        self.automatic = size is None
+        self.budget = budget
+        self.max_chars = max_chars
+        self._limit = max(1, limit)
+        self.size = 1 if size is None else min(size, self._limit)
+
+    def record(self, items: int, seconds: float) -> None:
+        """Learn from a batch of ``items`` that took ``seconds``."""
+        if not self.automatic or items < self.size // self.GROWTH:
+            return
+        ideal = int(items * self.TARGET_SECONDS / max(seconds, 1e-9))
+        self.size = max(1, min(ideal, self.size * self.GROWTH, self._limit))
+
+
+@dataclass
+class Piece:
+    """Results that are final.
+
+    Attributes:
+        start: Index of the first item of the batch they come from.
+        values: One value an item (anything, where ``missing`` says so), or a Counter.
+        errors: Index -> why there is no result for that item.
+        missing: Indices that are not in this piece because they are being tried again.
+        items: How many items are settled by this piece, those in ``errors`` included.
+    """
+
+    start: int
+    values: Any
+    errors: dict[int, Exception]
+    missing: frozenset[int]
+    items: int
+
+
+class Window:
+    """Drives one run.
+
+    Args:
+        backend: Where the batches run.
+        iterable: The items; read in the caller's thread.
+        max_queue_size: The most items read and not delivered.
+        sizer: Chooses the batch size.
+        workers: The number of workers.
+        max_batches: The most batches handed out at a time; None for as many as there is room for.
+        retries: How often an item that failed is tried again.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        iterable: Iterable[Any],
+        *,
+        max_queue_size: int,
+        sizer: BatchSizer,
+        workers: int,
+        max_batches: int | None,
+        retries: int,
+    ) -> None:
+        self._backend = backend
+        self._iterator = iter(iterable)
+        self._limit = max_queue_size
+        self._sizer = sizer
+        self._workers = workers
+        self._max_batches = max_batches
+        self._retries = retries
+        self._read = 0
+        self._delivered = 0
+        self._in_flight = 0
+        self._exhausted = False
+        self._broken_iterable: BaseException | None = None
+        self._failed_starts = 0
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield results as they come, until all items that were read are settled.
+
+        Raises:
+            Exception: Whatever the iterable raised, once the items read before are settled.
+            WorkerCrashedError: If workers cannot be started.
+        """
+        while True:
+            self._fill()
+            if not self._in_flight:
+                break
+            piece = self._settle(self._next_report())
+            if piece is not None:
+                yield piece
+        if self._broken_iterable is not None:
+            raise self._broken_iterable
+
+    def deliver(self, items: int = 1) -> None:
+        """Note that the caller has taken ``items``, which makes room for as many."""
+        self._delivered += items
+
+    def halt(self) -> None:
+        """Read no further; what was read is still settled."""
+        self._exhausted = True
+
+    def _fill(self) -> None:
+        """Read and hand out batches while there is room, but let no result wait for it."""
+        while not self._exhausted and self._backend.reports.empty():
+            room = self._limit - (self._read - self._delivered)
+            if room <= 0 or (room < self._sizer.size and self._in_flight):
+                return
+            if self._max_batches is not None and self._in_flight >= self._max_batches:
+                return
+            batch = self._read_batch(min(self._sizer.size, room))
+            if len(batch):
+                idle = self._workers - self._in_flight if self._exhausted else 1
+                self._submit_in_parts(batch, max(1, idle))
+
+    def _read_batch(self, size: int) -> Batch:
+        """Read up to ``size`` items; fewer when they come slowly, for the workers are waiting."""
+        items: list[Any] = []
+        chars = 0
+        patience = time.monotonic() + BatchSizer.TARGET_SECONDS
+        try:
+            for item in self._iterator:
+                items.append(item)
+                if len(items) >= size:
+                    break
+                if self._sizer.automatic and time.monotonic() > patience:
+                    break
+                if self._sizer.max_chars is not None and isinstance(item, (str, bytes)):
+                    chars += len(item)
+                    if chars > self._sizer.max_chars:
+                        break
+            else:
+                self._exhausted = True
+        except Exception as error:
+            self._exhausted = True
+            self._broken_iterable = error
+        batch = Batch(self._read, items)
+        self._read += len(items)
+        return batch
+
+    def _submit_in_parts(self, batch: Batch, parts: int) -> None:
+        """Share a batch out: among idle workers, or when one worker has handed its rest back."""
+        size = min(self._sizer.size, math.ceil(len(batch) / parts))
+        for begin in range(0, len(batch), size):
+            self._submit(batch.part(begin, begin + size))
+
+    def _submit(self, batch: Batch) -> None:
+        self._in_flight += 1
+        self._backend.submit(batch, self._sizer.budget)
+        self._backend.maintain(self._in_flight)
+
+    def _next_report(self) -> Report:
+        while True:
+            try:
+                return self._backend.reports.get(timeout=_CHECK_SECONDS)
+            except queue.Empty:
+                self._backend.maintain(self._in_flight)
+
+    def _settle(self, report: Report) -> Piece | None:
+        if isinstance(report, Broken):
+            raise report.error
+        if isinstance(report, WorkerLost):
+            self._replace(report)
+            return None
+        self._in_flight -= 1
+        self._failed_starts = 0
+        batch, result = report
+        if isinstance(result, BatchResult):
+            return self._settle_result(batch, result)
+        piece = self._settle_loss(batch, result)
+        self._backend.maintain(self._in_flight)
+        return piece
+
+    def _replace(self, lost: WorkerLost) -> None:
+        """Start another worker in place of one that had no batch."""
+        if not lost.started:
+            self._failed_starts += 1
+            if self._failed_starts >= _MAX_FAILED_STARTS:
+                raise WorkerCrashedError(
+                    f"{self._failed_starts} worker processes in a row died while starting; the "
+                    f"last one {lost.how}. Look for its message above. With start methods "
+                    "'forkserver' and 'spawn' (on Windows) a script needs "
+                    "`if __name__ == '__main__':` around what starts the work."
+                )
+        self._backend.maintain(self._in_flight)
+
+    def _settle_result(self, batch: Batch, result: BatchResult) -> Piece:
+        self._sizer.record(result.done, result.seconds)
+        if result.done < len(batch):
+            self._submit_in_parts(batch.part(result.done), self._workers)
+        errors: dict[int, Exception] = {}
+        missing = set()
+        for offset, failure in result.failures.items():
+            index = batch.start + offset
+            if batch.failures < self._retries:
+                missing.add(index)
+                again = batch.part(offset, offset + 1)
+                again.failures += 1
+                self._submit(again)
+            else:
+                errors[index] = failure.unpack(index) if isinstance(failure, Failure) else failure
+        settled = result.done - len(missing)
+        return Piece(batch.start, result.values, errors, frozenset(missing), settled)
+
+    def _settle_loss(self, batch: Batch, lost: BatchLost) -> Piece | None:
+        """Find out which item is to blame for a lost batch; the others are run again."""
+        if lost.reason == "timeout":
+            culprit = batch.part(lost.offset, lost.offset + 1)
+            for rest in (batch.part(0, lost.offset), batch.part(lost.offset + 1)):
+                if len(rest):
+                    self._submit(rest)
+            return self._blame(culprit, lost.error)
+        if lost.reason == "unpicklable":
+            if len(batch) == 1:
+                return self._give_up(batch, lost.error)
+            self._submit_in_parts(batch, len(batch))
+            return None
+        batch.crashes += 1
+        if len(batch) == 1 and batch.crashes > 1:
+            return self._blame(batch, lost.error)
+        # A worker may have been killed for reasons of its own, so nobody is blamed for the first
+        # death; after that, halving finds the item that kills in log2(n) deaths.
+        middle = len(batch) // 2
+        for half in (batch.part(0, middle), batch.part(middle)):
+            if len(half):
+                self._submit(half)
+        return None
+
+    def _blame(self, batch: Batch, error: Exception) -> Piece | None:
+        """Try the item again if it may be, else give it up."""
+        if batch.failures < self._retries:
+            batch.failures += 1
+            self._submit(batch)
+            return None
+        return self._give_up(batch, error)
+
+    def _give_up(self, batch: Batch, error: Exception) -> Piece:
+        if getattr(error, "index", 0) is None:
+            error.index = batch.start  # type: ignore[attr-defined]
+        return Piece(batch.start, [None], {batch.start: error}, frozenset(), 1)

@@ -1,0 +1,298 @@
+"""What a worker does with a batch: apply the function, collect the values, note the failures."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import cloudpickle
+
+from perftricks.parallel import seeds
+from perftricks.parallel.errors import Failure, UnpicklableError, raisable
+
+
+@dataclass
+class Batch:
+    """Neighbouring items of the iterable, handed to a worker together.
+
+    Attributes:
+        start: Index of the first item.
+        items: The items; kept until their results have arrived, for a replay.
+        failures: How often the item has failed (only a batch of one is tried again).
+        crashes: How many workers have died on a batch that these items were part of.
+    """
+
+    start: int
+    items: Sequence[Any]
+    failures: int = 0
+    crashes: int = 0
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def part(self, begin: int, end: int | None = None) -> Batch:
+        """Return the batch of the items from ``begin`` to ``end``, with the same history."""
+        items = self.items[begin:end]
+        return Batch(self.start + begin, items, self.failures, self.crashes)
+
+
+@dataclass
+class BatchResult:
+    """What came of the first ``done`` items of a batch.
+
+    Attributes:
+        values: One value an item (None at a failure), or one Counter for all of them.
+        failures: Offset in the batch -> what the task raised.
+        seconds: Time the worker spent.
+    """
+
+    done: int
+    values: Any
+    failures: dict[int, Exception | Failure]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class BatchLost:
+    """A batch that gave no result at all.
+
+    Attributes:
+        reason: "crash": its worker died. "timeout": item ``offset`` took too long, its worker was
+            killed. "unpicklable": it, or its result, could not be sent.
+        error: The error to report if a single item is to blame.
+    """
+
+    reason: Literal["crash", "timeout", "unpicklable"]
+    error: Exception
+    offset: int = 0
+
+
+class Collector(Protocol):
+    """Gathers the values of a batch inside the worker."""
+
+    def add(self, value: Any) -> None:
+        """Take the value of the next item."""
+
+    def skip(self) -> None:
+        """Leave room for an item that failed."""
+
+    def values(self) -> Any:
+        """Return what was gathered."""
+
+
+class ListCollector:
+    """Keeps every value, in the order of the items."""
+
+    def __init__(self) -> None:
+        self._values: list[Any] = []
+        self.add = self._values.append
+
+    def skip(self) -> None:
+        """Keep the offsets aligned with the items."""
+        self._values.append(None)
+
+    def values(self) -> list[Any]:
+        """Return one value an item."""
+        return self._values
+
+
+class CountCollector:
+    """Counts the keys of all items in one Counter, so that one table a batch travels."""
+
+    def __init__(self) -> None:
+        self._counter: Counter[Any] = Counter()
+
+    def add(self, value: Any) -> None:
+        """Count the keys of one item: all of them, or none if iterating over them fails."""
+        self._counter.update(value if isinstance(value, list) else list(value))
+
+    def skip(self) -> None:
+        """Count nothing."""
+
+    def values(self) -> Counter[Any]:
+        """Return the counts of the batch."""
+        return self._counter
+
+
+@dataclass
+class Work:
+    """The job of a run, sent to each worker once.
+
+    Attributes:
+        func: Called with each item.
+        collector: Makes the collector of a batch.
+        initializer: Called once in each worker before its first item.
+        root_seed: The root of the items' seeds; None leaves all generators alone.
+        worker_seeds: One seed a worker, used once when it starts.
+        seed_globals: Whether ``random`` and ``numpy.random`` are seeded for each item; not in
+            threads, which share them.
+        in_caller: Whether the worker is the caller's own thread. Then the generators' states are
+            put back after each item, and Ctrl-C is the caller's.
+    """
+
+    func: Callable[[Any], Any]
+    collector: Callable[[], Collector] = ListCollector
+    initializer: Callable[[], object] | None = None
+    root_seed: int | None = None
+    worker_seeds: Sequence[Any] = field(default_factory=tuple)
+    seed_globals: bool = True
+    in_caller: bool = False
+
+    def set_up(self, slot: int) -> None:
+        """Prepare worker number ``slot``."""
+        if self.root_seed is not None and self.seed_globals:
+            seeds.load_numpy()
+        if self.worker_seeds:
+            self._seed_worker(self.worker_seeds[slot % len(self.worker_seeds)])
+        if self.initializer is not None:
+            self.initializer()
+
+    def apply(self, item: Any, index: int) -> Any:
+        """Call the function on one item, under the item's own seed."""
+        if self.root_seed is None:
+            return self.func(item)
+        seed = seeds.seed_of(self.root_seed, index)
+        seeds.set_item_seed(seed)
+        try:
+            if not self.seed_globals:
+                return self.func(item)
+            if not self.in_caller:
+                seeds.seed_generators(seed)
+                return self.func(item)
+            with seeds.generators_preserved():
+                seeds.seed_generators(seed)
+                return self.func(item)
+        finally:
+            seeds.clear_item_seed()
+
+    def _seed_worker(self, seed: Any) -> None:
+        seeds.load_numpy()
+        if seed is None or isinstance(seed, (int, float, str, bytes, bytearray)):
+            random.seed(seed)
+        seeds.seed_numpy(seed)
+
+
+def run_batch(
+    work: Work,
+    batch: Batch,
+    budget: float | None = None,
+    before_item: Callable[[], bool] | None = None,
+) -> BatchResult:
+    """Run the items of a batch, all of them or as many as fit into ``budget`` seconds.
+
+    A worker whose batch turns out long hands the rest back, so that other workers can share it: one
+    slow item in a large batch delays nobody. At least one item is run.
+
+    Args:
+        work: The job.
+        batch: The items.
+        budget: Seconds after which no further item is started; None for no limit.
+        before_item: Called before each item; what it returns says whether to go on.
+
+    Returns:
+        The values and failures of the items that were run.
+    """
+    began = time.perf_counter()
+    collector = work.collector()
+    failures: dict[int, Exception | Failure] = {}
+    done = 0
+    for item in batch.items:
+        if before_item is not None and not before_item():
+            break
+        try:
+            collector.add(work.apply(item, batch.start + done))
+        except BaseException as error:
+            if work.in_caller and isinstance(error, KeyboardInterrupt):
+                raise
+            failures[done] = raisable(error, batch.start + done)
+            collector.skip()
+        done += 1
+        if budget is not None and time.perf_counter() - began > budget:
+            break
+    return BatchResult(done, collector.values(), failures, time.perf_counter() - began)
+
+
+def encode_result(result: BatchResult | BatchLost) -> bytes:
+    """Pickle what came of a batch; a value that cannot be pickled becomes a failure of its item."""
+    if isinstance(result, BatchLost):
+        return cloudpickle.dumps(result)
+    result.failures = {
+        offset: error if isinstance(error, Failure) else Failure.of(error)
+        for offset, error in result.failures.items()
+    }
+    try:
+        return cloudpickle.dumps(result)
+    except Exception as error:
+        if not isinstance(result.values, list):
+            return cloudpickle.dumps(BatchLost("unpicklable", _unsendable("its keys", error)))
+    for offset, value in enumerate(result.values):
+        try:
+            cloudpickle.dumps(value)
+        except Exception as error:
+            result.values[offset] = None
+            result.failures[offset] = Failure.of(
+                _unsendable(f"its result, of type {type(value).__name__!r},", error)
+            )
+    return cloudpickle.dumps(result)
+
+
+def decode_result(pickled: bytes) -> BatchResult | BatchLost:
+    """Rebuild what :func:`encode_result` packed."""
+    try:
+        result = pickle.loads(pickled)
+    except Exception as error:
+        return BatchLost("unpicklable", _unsendable("its result", error))
+    assert isinstance(result, (BatchResult, BatchLost))
+    return result
+
+
+def encode_order(batch: Batch, budget: float | None) -> bytes:
+    """Pickle a batch for a worker.
+
+    Raises:
+        UnpicklableError: If an item cannot be pickled.
+    """
+    try:
+        return cloudpickle.dumps((batch, budget))
+    except Exception as error:
+        raise _unsendable("the item", error) from error
+
+
+def run_order(work: Work, order: bytes, before_item: Callable[[], bool] | None = None) -> bytes:
+    """Unpack a batch, run it and pack the result: all that a worker process does with an order."""
+    try:
+        batch, budget = pickle.loads(order)
+    except Exception as error:
+        return encode_result(BatchLost("unpicklable", _unsendable("the item", error)))
+    return encode_result(run_batch(work, batch, budget, before_item))
+
+
+def encode_work(work: Work) -> bytes:
+    """Pickle the job for the workers.
+
+    Raises:
+        UnpicklableError: If the function, what it closes over, or the initializer cannot be.
+    """
+    try:
+        return cloudpickle.dumps(work)
+    except Exception as error:
+        raise UnpicklableError(
+            f"the function {work.func!r}, or something that it refers to, cannot be sent to a "
+            f"worker process: {error}. Create what it needs in an initializer, or use threads "
+            "(dummy=True)."
+        ) from error
+
+
+def _unsendable(what: str, error: Exception) -> UnpicklableError:
+    """Build the error for something that cannot cross the process boundary."""
+    if isinstance(error, UnpicklableError):
+        return error
+    return UnpicklableError(
+        f"{what} cannot be sent between processes: {type(error).__name__}: {error}. "
+        "Use something that can be pickled, or threads (dummy=True)."
+    )
