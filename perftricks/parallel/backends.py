@@ -123,7 +123,7 @@ class ThreadBackend:
             self._threads.append(thread)
 
     def close(self, *, kill: bool) -> None:
-        """Let the threads end: after the item they are at when ``kill``, else when they are idle."""
+        """Let the threads end: when idle, or with ``kill`` after the item they are at."""
         if kill:
             self._closing.set()
         for _ in self._threads:
@@ -141,6 +141,9 @@ class ThreadBackend:
             self.reports.put(Outcome(batch, result))
 
 
+_Future = concurrent.futures.Future[BatchResult] | concurrent.futures.Future[bytes]
+
+
 class ExecutorBackend:
     """Runs batches on a ``concurrent.futures.Executor`` of the caller's, which stays open.
 
@@ -154,14 +157,11 @@ class ExecutorBackend:
         self._work = work
         self._local = isinstance(executor, concurrent.futures.ThreadPoolExecutor)
         self._job = b"" if self._local else encode_work(work)
-        self._futures: set[
-            concurrent.futures.Future[BatchResult] | concurrent.futures.Future[bytes]
-        ]
-        self._futures = set()
+        self._futures: set[_Future] = set()
 
     def submit(self, batch: Batch, budget: float | None) -> None:
         """Submit the batch to the executor."""
-        future: concurrent.futures.Future[BatchResult] | concurrent.futures.Future[bytes]
+        future: _Future
         try:
             if self._local:
                 future = self._executor.submit(_run_local, self._work, batch, budget)
@@ -185,17 +185,13 @@ class ExecutorBackend:
         for future in tuple(self._futures):
             future.cancel()
 
-    def _report(
-        self,
-        batch: Batch,
-        future: concurrent.futures.Future[BatchResult] | concurrent.futures.Future[bytes],
-    ) -> None:
+    def _report(self, batch: Batch, future: _Future) -> None:
         self._futures.discard(future)
         try:
             result = future.result()
         except (concurrent.futures.CancelledError, concurrent.futures.BrokenExecutor) as error:
             self.reports.put(Broken(_executor_broken(batch, error)))
-        except SetUpFailed as error:
+        except SetUpError as error:
             self.reports.put(Broken(error.failure.unpack(None)))
         except Exception as error:
             # Not the task's doing, which is inside the result: the executor lost the batch.
@@ -207,7 +203,7 @@ class ExecutorBackend:
                 self.reports.put(Outcome(batch, result))
 
 
-class SetUpFailed(Exception):
+class SetUpError(Exception):
     """An initializer raised in a worker of the caller's executor."""
 
     def __init__(self, failure: Failure) -> None:
@@ -236,7 +232,7 @@ def _run_local(work: Work, batch: Batch, budget: float | None) -> BatchResult:
         try:
             work.set_up(0)
         except BaseException as error:
-            raise SetUpFailed(Failure.of(error)) from error
+            raise SetUpError(Failure.of(error)) from error
         _thread_state.work = work
     return run_batch(work, batch, budget)
 
@@ -262,7 +258,7 @@ def _unpack_job(job: bytes) -> Work:
             try:
                 loaded.set_up(0)
             except BaseException as error:
-                raise SetUpFailed(Failure.of(error)) from None
+                raise SetUpError(Failure.of(error)) from None
             work = _jobs[digest] = loaded
             while len(_jobs) > _JOBS_KEPT:
                 _jobs.popitem(last=False)

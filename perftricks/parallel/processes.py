@@ -35,7 +35,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection, Pipe
 from typing import Literal, NamedTuple, Protocol
 
-from perftricks.parallel import seeds, worker
+from perftricks.parallel import worker
 from perftricks.parallel.backends import Broken, Outcome, Report, WorkerLost
 from perftricks.parallel.errors import (
     Failure,
@@ -113,8 +113,6 @@ class ProcessBackend:
         self._owner = os.getpid()
         self._closed = False
         if start_method == "fork":
-            if work.root_seed is not None:
-                seeds.load_numpy()  # once here, not once in each fork
             self._job: Work | bytes = work
         else:
             self._job = encode_work(work)

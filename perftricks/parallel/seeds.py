@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import importlib
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import random
 import secrets
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 _MASK = 2**64 - 1
 _current_seed: contextvars.ContextVar[int | None] = contextvars.ContextVar(
@@ -67,19 +70,59 @@ def clear_item_seed() -> None:
     _current_seed.set(None)
 
 
-def load_numpy() -> None:
-    """Import ``numpy.random`` where numpy is installed.
+def expect_numpy(*, may_wait: bool) -> None:
+    """Make sure that numpy's generator is seeded even if the task is what imports numpy.
 
-    A task that imports numpy itself would otherwise meet a generator that no one has seeded.
+    Args:
+        may_wait: Whether to wait until something imports ``numpy.random``, and seed it then; that
+            spares workers which never need numpy the time to import it. If False, it is imported
+            now, where it is installed.
     """
-    if importlib.util.find_spec("numpy") is not None:
+    if "numpy.random" in sys.modules or importlib.util.find_spec("numpy") is None:
+        return
+    if may_wait:
+        sys.meta_path.insert(0, _SeedingFinder())
+    else:
         importlib.import_module("numpy.random")
+
+
+class _SeedingFinder(importlib.abc.MetaPathFinder):
+    """Finds numpy's generator as all other finders do, and has it seeded once it is loaded."""
+
+    _NAME = "numpy.random.mtrand"
+
+    def find_spec(
+        self, name: str, path: object = None, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != self._NAME:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _SeedingLoader(spec.loader)
+        return spec
+
+
+class _SeedingLoader(importlib.abc.Loader):
+    """Loads a module as its own loader does, then seeds its generator for the current item."""
+
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: Any) -> None:
+        self._loader.exec_module(module)
+        seed = item_seed()
+        if seed is not None:
+            module.seed(_numpy_seed(seed))
 
 
 def seed_generators(seed: int) -> None:
     """Seed ``random`` and, if it is loaded, ``numpy.random``."""
     random.seed(seed)
-    seed_numpy([seed & 0xFFFFFFFF, seed >> 32])
+    seed_numpy(_numpy_seed(seed))
 
 
 def seed_numpy(seed: object) -> None:
@@ -91,7 +134,7 @@ def seed_numpy(seed: object) -> None:
 
 @contextlib.contextmanager
 def generators_preserved() -> Iterator[None]:
-    """Give ``random`` and ``numpy.random`` back the states they had: the caller's process is not ours."""
+    """Give ``random`` and ``numpy.random`` back the states they had."""
     state = random.getstate()
     numpy_random = sys.modules.get("numpy.random")
     numpy_state = numpy_random.get_state() if numpy_random is not None else None
@@ -101,6 +144,11 @@ def generators_preserved() -> Iterator[None]:
         random.setstate(state)
         if numpy_random is not None:
             numpy_random.set_state(numpy_state)
+
+
+def _numpy_seed(seed: int) -> list[int]:
+    """Split 64 bits into the 32-bit words that numpy's legacy generator takes."""
+    return [seed & 0xFFFFFFFF, seed >> 32]
 
 
 def _splitmix64(x: int) -> int:

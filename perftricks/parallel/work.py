@@ -146,7 +146,7 @@ class Work:
     def set_up(self, slot: int) -> None:
         """Prepare worker number ``slot``."""
         if self.root_seed is not None and self.seed_globals:
-            seeds.load_numpy()
+            seeds.expect_numpy(may_wait=not self.in_caller)
         if self.worker_seeds:
             self._seed_worker(self.worker_seeds[slot % len(self.worker_seeds)])
         if self.initializer is not None:
@@ -171,7 +171,7 @@ class Work:
             seeds.clear_item_seed()
 
     def _seed_worker(self, seed: Any) -> None:
-        seeds.load_numpy()
+        seeds.expect_numpy(may_wait=False)
         if seed is None or isinstance(seed, (int, float, str, bytes, bytearray)):
             random.seed(seed)
         seeds.seed_numpy(seed)
@@ -220,25 +220,25 @@ def run_batch(
 def encode_result(result: BatchResult | BatchLost) -> bytes:
     """Pickle what came of a batch; a value that cannot be pickled becomes a failure of its item."""
     if isinstance(result, BatchLost):
-        return cloudpickle.dumps(result)
+        return _dumps(result)
     result.failures = {
         offset: error if isinstance(error, Failure) else Failure.of(error)
         for offset, error in result.failures.items()
     }
     try:
-        return cloudpickle.dumps(result)
+        return _dumps(result)
     except Exception as error:
         if not isinstance(result.values, list):
-            return cloudpickle.dumps(BatchLost("unpicklable", _unsendable("its keys", error)))
+            return _dumps(BatchLost("unpicklable", _unsendable("its keys", error)))
     for offset, value in enumerate(result.values):
         try:
-            cloudpickle.dumps(value)
+            _dumps(value)
         except Exception as error:
             result.values[offset] = None
             result.failures[offset] = Failure.of(
                 _unsendable(f"its result, of type {type(value).__name__!r},", error)
             )
-    return cloudpickle.dumps(result)
+    return _dumps(result)
 
 
 def decode_result(pickled: bytes) -> BatchResult | BatchLost:
@@ -258,7 +258,7 @@ def encode_order(batch: Batch, budget: float | None) -> bytes:
         UnpicklableError: If an item cannot be pickled.
     """
     try:
-        return cloudpickle.dumps((batch, budget))
+        return _dumps((batch, budget))
     except Exception as error:
         raise _unsendable("the item", error) from error
 
@@ -279,13 +279,18 @@ def encode_work(work: Work) -> bytes:
         UnpicklableError: If the function, what it closes over, or the initializer cannot be.
     """
     try:
-        return cloudpickle.dumps(work)
+        return _dumps(work)
     except Exception as error:
         raise UnpicklableError(
             f"the function {work.func!r}, or something that it refers to, cannot be sent to a "
             f"worker process: {error}. Create what it needs in an initializer, or use threads "
             "(dummy=True)."
         ) from error
+
+
+def _dumps(thing: object) -> bytes:
+    pickled: bytes = cloudpickle.dumps(thing)
+    return pickled
 
 
 def _unsendable(what: str, error: Exception) -> UnpicklableError:

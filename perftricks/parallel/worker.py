@@ -149,7 +149,7 @@ def _watch(parent: int, lifeline: Connection) -> None:
     """Leave when the lifeline closes, or when this process has been handed to another parent.
 
     The second is for a lifeline that some other process, forked by the caller at an unlucky moment,
-    still holds open. A child of a fork server never was the caller's, so there only the first holds.
+    still holds open. The child of a fork server is not the caller's, so there only the first holds.
     """
     is_child = os.getppid() == parent
     while not wait([lifeline], timeout=_WATCH_SECONDS):
