@@ -57,8 +57,8 @@ StartMethod = Literal["fork", "forkserver", "spawn"]
 
 _LIVENESS_SECONDS = 1.0  # how often a silent worker is checked, should its pipe not tell
 _GRACE_SECONDS = 5.0  # how long a worker that was told to stop may take
-_launch_lock = threading.Lock()
-_parent_ends: weakref.WeakSet[Connection] = weakref.WeakSet()
+_launch_lock = threading.Lock()  # no other fork of ours while pipe ends are in two hands
+_parent_ends: set[Connection] = set()
 _open_backends: weakref.WeakSet[ProcessBackend] = weakref.WeakSet()
 
 
@@ -180,12 +180,10 @@ class _Worker:
             try:
                 self._process = _launch(start_method, *theirs, slot, job, timeout is not None)
             except BaseException:
-                for connection in ours:
-                    connection.close()
+                _close(*ours)
                 raise
             finally:
-                for connection in theirs:
-                    connection.close()
+                _close(*theirs)
         self._job = job if start_method == "spawn" else None
         self._thread = threading.Thread(
             target=self._serve, name=f"perftricks-{self._process.pid}", daemon=True
@@ -225,8 +223,7 @@ class _Worker:
             failed.__cause__ = error
             self._reports.put(Broken(failed))
         finally:
-            for connection in (self._outgoing, self._incoming, self._lifeline):
-                connection.close()
+            _close(self._outgoing, self._incoming, self._lifeline)
             self._process.join(_GRACE_SECONDS)
 
     def _started(self) -> bool:
@@ -329,10 +326,9 @@ def _launch(
     if start_method == "spawn" and os.name == "posix":
         return _ExecProcess(orders, results, lifeline, slot, ticking)
     context = multiprocessing.get_context(start_method)
-    inherited = tuple(_parent_ends) if start_method == "fork" else ()
     process: multiprocessing.process.BaseProcess = context.Process(  # type: ignore[attr-defined]
         target=worker.main,
-        args=(orders, results, lifeline, os.getpid(), slot, job, ticking, inherited),
+        args=(orders, results, lifeline, os.getpid(), slot, job, ticking),
         name=f"perftricks-{slot}",
     )
     with _signals_held_back(), warnings.catch_warnings():
@@ -392,6 +388,28 @@ class _ExecProcess:
     def kill(self) -> None:
         """Send SIGKILL."""
         self._popen.kill()
+
+
+def _close(*connections: Connection) -> None:
+    for connection in connections:
+        connection.close()
+        _parent_ends.discard(connection)
+
+
+def _forget_the_parent() -> None:
+    """In any child forked off this process: have nothing to do with the workers of the parent.
+
+    The lock may have been held when the child was forked. Pipe ends held open here would keep the
+    workers from noticing that the parent is gone.
+    """
+    global _launch_lock
+    _launch_lock = threading.Lock()
+    _open_backends.clear()
+    _close(*_parent_ends)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_the_parent)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 
 from perftricks.parallel.errors import Failure
@@ -41,7 +41,6 @@ def main(
     slot: int,
     job: Work | bytes,
     ticking: bool,
-    inherited: Iterable[Connection] = (),
 ) -> None:
     """Serve orders until told to stop or until the parent is gone.
 
@@ -54,11 +53,7 @@ def main(
         slot: The worker's number, from 0.
         job: The work, pickled unless the worker is a fork of the parent.
         ticking: Whether the parent times each item.
-        inherited: The parent's ends of pipes that a fork has copied here; held open they would keep
-            other workers from noticing the parent's death.
     """
-    for connection in inherited:
-        connection.close()
     _die_with(parent, lifeline)
     _install_signal_handlers()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):

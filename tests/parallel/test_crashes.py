@@ -1,0 +1,261 @@
+"""Workers die in every way and at every moment; the run goes on and names the culprit."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from perftricks.parallel import ItemTimeoutError, UnpicklableError, WorkerCrashedError
+
+from .conftest import workers_of
+
+
+def die_by_sigkill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_by_exit():
+    os._exit(3)
+
+
+def die_by_segfault():
+    import faulthandler
+
+    faulthandler.disable()  # pytest's report of a segmentation fault is noise here
+    ctypes.string_at(0)
+
+
+WAYS_TO_DIE = [
+    pytest.param(die_by_sigkill, "killed by SIGKILL", id="SIGKILL"),
+    pytest.param(die_by_exit, "exited with status 3", id="os._exit"),
+    pytest.param(die_by_segfault, "killed by SIGSEGV", id="segfault"),
+]
+
+
+@pytest.mark.parametrize(("die", "how"), WAYS_TO_DIE)
+@pytest.mark.parametrize("batch_size", [1, 7, "auto"])
+def test_raise_names_the_item_after_the_others_are_delivered(processes, die, how, batch_size):
+    """A killing item is named by index and cause; every other item that was read is delivered."""
+    read = []
+
+    def source():
+        for x in range(40):
+            read.append(x)
+            yield x
+
+    got = []
+    with pytest.raises(WorkerCrashedError, match=how) as caught:
+        processes.apply(
+            lambda x: die() if x == 13 else x,
+            source(),
+            size=30,
+            batch_size=batch_size,
+            callback=got.append,
+        )
+    assert caught.value.index == 13
+    assert sorted(got) == [x for x in read if x != 13]
+
+
+@pytest.mark.parametrize(("die", "how"), WAYS_TO_DIE)
+def test_skip_goes_on_without_the_item(processes, die, how):
+    """on_error="skip" loses the killing items and nothing else."""
+    bad = {3, 11, 12, 29}
+    got = processes.apply(
+        lambda x: die() if x in bad else x, range(40), batch_size=5, size=40, on_error="skip"
+    )
+    assert sorted(got) == [x for x in range(40) if x not in bad]
+
+
+def test_return_delivers_the_crash_in_place(processes):
+    """on_error="return" yields the error where the result would be, and goes on."""
+    got = processes.apply(
+        lambda x: die_by_exit() if x == 4 else x, range(9), on_error="return", unordered=False
+    )
+    assert isinstance(got[4], WorkerCrashedError)
+    assert got[4].index == 4
+    assert got[:4] + got[5:] == [0, 1, 2, 3, 5, 6, 7, 8]
+
+
+def test_every_item_kills(processes):
+    """A run in which nothing survives still ends."""
+    got = processes.apply(lambda x: die_by_exit(), range(6), on_error="return", batch_size=3)
+    assert [type(error) for error in got] == [WorkerCrashedError] * 6
+
+
+def test_bisection_runs_few_items_again(processes, executions):
+    """The item that kills in a batch of 64 is found in about log2(64) deaths."""
+
+    def func(x):
+        executions.note(x)
+        if x == 40:
+            os._exit(1)
+        return x
+
+    got = processes.apply(func, range(64), size=64, batch_size=64, on_error="skip")
+    assert sorted(got) == [x for x in range(64) if x != 40]
+    assert executions.of(40) <= 8
+    assert executions.of(0) <= 2
+
+
+def test_a_worker_killed_once_costs_nothing(processes, executions):
+    """An item whose worker dies once, for reasons of its own, is run again and not blamed."""
+
+    def killed_the_first_time(x):
+        if x == 5 and executions.note(x) == 1:
+            die_by_sigkill()
+        return x
+
+    got = processes.apply(killed_the_first_time, range(20), unordered=False, batch_size=4)
+    assert got == list(range(20))
+
+
+def test_crash_retries(processes, executions):
+    """retries= applies to crashes as well."""
+
+    def killed_twice(x):
+        if x == 2 and executions.note(x) <= 2:
+            die_by_sigkill()
+        return x
+
+    with pytest.raises(WorkerCrashedError):
+        processes.apply(killed_twice, range(4), batch_size=1)
+    executions.note(2)
+    open(executions.path, "w").close()
+    assert processes.apply(killed_twice, range(4), unordered=False, retries=1) == [0, 1, 2, 3]
+
+
+def test_killed_from_outside_while_idle(processes):
+    """A worker that dies with nothing to do is replaced when there is work again."""
+    stream = processes.stream(lambda x: x, iter(range(30)), size=4, batch_size=1, unordered=False)
+    first = [next(stream)]
+    time.sleep(0.5)  # the window is full: all workers are idle
+    victims = workers_of(os.getpid())
+    assert victims
+    for victim in victims:
+        victim.kill()
+    assert first + list(stream) == [(x, x) for x in range(30)]
+
+
+def test_killed_from_outside_while_working(processes, tmp_path):
+    """A worker that is killed in the middle of an item is replaced, and the item is run again."""
+
+    def slow(x):
+        marker = tmp_path / "started"
+        if not marker.exists():
+            marker.write_text(str(os.getpid()))
+            time.sleep(60)
+        return x
+
+    def kill_the_sleeper():
+        yield 0
+        for x in range(1, 10):
+            marker = tmp_path / "started"
+            if x == 3:
+                while not marker.exists() or not marker.read_text():
+                    time.sleep(0.01)
+                os.kill(int(marker.read_text()), signal.SIGKILL)
+            yield x
+
+    got = processes.apply(slow, kill_the_sleeper(), batch_size=1, unordered=False)
+    assert got == list(range(10))
+
+
+def test_killed_while_sending_a_large_result(processes, executions):
+    """A result cut off in the middle is not taken for a result."""
+
+    def large(x):
+        if executions.note(x) == 1 and x == 1:
+            pid, parent = os.fork(), os.getpid()
+            if pid == 0:
+                time.sleep(0.3)  # by then the other side has stopped reading: see the callback
+                os.kill(parent, signal.SIGKILL)
+                os._exit(0)
+        return bytes(50_000_000)
+
+    sizes = processes.apply(large, range(3), batch_size=1, unordered=False)
+    assert [len(result) for result in sizes] == [50_000_000] * 3
+
+
+def test_large_results_and_arguments(processes):
+    """100 MB in and out at once, by more workers than fit into any pipe."""
+    got = processes.apply(lambda blob: blob[::-1], [bytes(100_000_000)] * 2, batch_size=1)
+    assert [len(result) for result in got] == [100_000_000] * 2
+
+
+def test_memory_error(processes):
+    """A MemoryError is an exception like any other."""
+
+    def greedy(x):
+        return bytes(2**62) if x == 2 else x
+
+    with pytest.raises(MemoryError):
+        processes.apply(greedy, range(4))
+
+
+def test_timeout_kills_the_worker_and_names_the_item(processes):
+    """An item over its time is given up; the rest of its batch and all others are delivered."""
+    got = []
+    with pytest.raises(ItemTimeoutError, match=r"item 3 took longer than timeout=0\.5") as caught:
+        processes.apply(
+            lambda x: time.sleep(60) if x == 3 else x,
+            range(10),
+            batch_size=5,
+            size=10,
+            timeout=0.5,
+            callback=got.append,
+        )
+    assert caught.value.index == 3
+    assert sorted(got) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+
+
+def test_timeout_reaches_code_that_never_lets_go(processes):
+    """A task that holds the interpreter lock is stopped too."""
+
+    def stuck(x):
+        if x == 1:
+            import re
+
+            re.match(r"(a+)+$", "a" * 60 + "b")
+        return x
+
+    got = processes.apply(stuck, range(4), timeout=0.7, on_error="skip", unordered=False)
+    assert got == [0, 2, 3]
+
+
+def test_timeout_is_per_item(processes):
+    """Many items that together take longer than the time-out are no reason to stop."""
+    got = processes.apply(lambda x: time.sleep(0.1), range(12), timeout=1, batch_size=12, size=12)
+    assert len(got) == 12
+
+
+def test_worker_that_cannot_start(tmp_path):
+    """Workers that die while starting are an error after three tries, not a loop for ever."""
+    from perftricks.parallel import parallel_apply
+
+    with pytest.raises(WorkerCrashedError, match="3 worker processes in a row died while starting"):
+        parallel_apply(abs, range(5), 2, 4, initializer=lambda: os._exit(7), start_method="spawn")
+
+
+def test_the_callers_broken_executor_is_reported():
+    """An executor of the caller's that breaks is named; it cannot be repaired from here."""
+    import concurrent.futures
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool:
+        from perftricks.parallel import parallel_apply
+
+        with pytest.raises(WorkerCrashedError, match="the executor broke while item"):
+            parallel_apply(lambda x: os._exit(1), range(4), 2, 4, executor=pool)
+
+
+def test_unpicklable_argument_is_raised_with_its_index(processes):
+    """With on_error="raise" the caller learns which item cannot be sent."""
+    with pytest.raises(UnpicklableError) as caught:
+        processes.apply(str, [1, 2, threading.Lock(), 4], batch_size=4)
+    assert caught.value.index == 2

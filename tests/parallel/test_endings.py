@@ -1,0 +1,220 @@
+"""However a program ends, it ends: no hang, and no worker outlives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import psutil
+import pytest
+
+from .conftest import START_METHODS, workers_of
+
+PREAMBLE = """
+import itertools, os, re, signal, sys, time
+from perftricks.parallel import parallel_apply, parallel_apply_generator
+
+def nap(x):
+    time.sleep(0.02)
+    return x
+
+def long(x):
+    time.sleep(600)
+
+def stuck(x):
+    re.match(r"(a+)+$", "a" * 60 + "b")  # holds the interpreter lock
+
+def main():
+    {body}
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def start(tmp_path, body, *, script=None):
+    """Start a program in a process group of its own."""
+    path = tmp_path / "program.py"
+    path.write_text(
+        script
+        or PREAMBLE.format(body=textwrap.indent(textwrap.dedent(body).strip(), "    ").strip())
+    )
+    return subprocess.Popen(
+        [sys.executable, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+
+
+def wait_for_workers(program, count):
+    """Return the program's workers once there are ``count`` and all have begun."""
+    deadline = time.monotonic() + 60
+    while len(workers := workers_of(program.pid)) < count:
+        assert program.poll() is None, program.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.7)
+    return workers
+
+
+def assert_gone(processes, seconds=5):
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    assert not alive
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+@pytest.mark.parametrize("task", ["nap", "long"])
+@pytest.mark.parametrize("to", ["group", "parent"])
+def test_ctrl_c(tmp_path, start_method, task, to):
+    """SIGINT ends the program with KeyboardInterrupt alone, and all workers with it."""
+    program = start(
+        tmp_path,
+        f"parallel_apply({task}, itertools.count(), 2, 8, print, start_method={start_method!r})",
+    )
+    workers = wait_for_workers(program, 2)
+    if to == "group":
+        os.killpg(program.pid, signal.SIGINT)
+    else:
+        os.kill(program.pid, signal.SIGINT)
+    _, stderr = program.communicate(timeout=20)
+    assert program.returncode == -signal.SIGINT
+    assert stderr.count("KeyboardInterrupt") == 1
+    assert_gone(workers)
+
+
+@pytest.mark.parametrize("executor", ["thread", "serial"])
+def test_ctrl_c_without_processes(tmp_path, executor):
+    """Ctrl-C is not held up by a thread that sleeps."""
+    program = start(
+        tmp_path, f"print('go', flush=True)\nparallel_apply(long, [1], 2, 8, executor={executor!r})"
+    )
+    program.stdout.readline()
+    time.sleep(0.3)
+    os.kill(program.pid, signal.SIGINT)
+    _, stderr = program.communicate(timeout=20)
+    assert program.returncode == -signal.SIGINT
+    assert "KeyboardInterrupt" in stderr
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+@pytest.mark.parametrize("task", ["nap", "long", "stuck"])
+@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_parent_takes_its_workers_along(tmp_path, start_method, task, death):
+    """No worker is left 5 seconds after the parent was killed, whatever it was doing."""
+    program = start(
+        tmp_path,
+        f"parallel_apply({task}, itertools.count(), 2, 8, start_method={start_method!r})",
+    )
+    workers = wait_for_workers(program, 2)
+    program.send_signal(death)
+    program.wait(20)
+    assert_gone(workers)
+    program.communicate()
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_interpreter_exit_with_an_open_generator(tmp_path, start_method):
+    """A program may end without closing its generator."""
+    program = start(
+        tmp_path,
+        f"""
+        global stream
+        stream = parallel_apply_generator(
+            nap, itertools.count(), 2, 8, start_method={start_method!r}
+        )
+        print(next(stream)[1] >= 0)
+        """,
+    )
+    stdout, stderr = program.communicate(timeout=30)
+    assert (program.returncode, stdout.strip(), stderr) == (0, "True", "")
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_nested_runs(tmp_path, start_method):
+    """A task may itself use processes; killing the outermost parent ends all of them."""
+    program = start(
+        tmp_path,
+        f"""
+        def inner(x):
+            return sum(parallel_apply(nap, range(x), 2, 4, start_method={start_method!r}))
+        print(parallel_apply(inner, [3, 4], 2, 4, unordered=False, start_method={start_method!r}))
+        def endless(x):
+            parallel_apply(nap, itertools.count(), 2, 4, start_method={start_method!r})
+        print("again", flush=True)
+        parallel_apply(endless, [1, 2], 2, 4, start_method={start_method!r})
+        """,
+    )
+    assert program.stdout.readline().strip() == "[3, 6]"
+    program.stdout.readline()
+    workers = wait_for_workers(program, 6)
+    program.kill()
+    program.wait()
+    assert_gone(workers, 8)
+    program.communicate()
+
+
+def test_script_without_a_main_guard(tmp_path):
+    """With spawn a script needs no guard, and its own functions and classes work."""
+    script = """
+from perftricks.parallel import parallel_apply
+class Point:
+    def __init__(self, x): self.x = x
+def double(p): return Point(2 * p.x)
+points = parallel_apply(double, map(Point, range(5)), 2, 4, unordered=False, start_method="spawn")
+print([p.x for p in points], {type(p) is Point for p in points})
+"""
+    program = start(tmp_path, "", script=script)
+    stdout, stderr = program.communicate(timeout=30)
+    assert (stdout.strip(), stderr) == ("[0, 2, 4, 6, 8] {True}", "")
+
+
+def test_forkserver_script_without_a_main_guard_is_told_so(tmp_path):
+    """Where a guard is needed, the error says so."""
+    script = """
+from perftricks.parallel import parallel_apply
+parallel_apply(abs, range(5), 2, 4, start_method="forkserver")
+"""
+    program = start(tmp_path, "", script=script)
+    _, stderr = program.communicate(timeout=60)
+    assert program.returncode == 1
+    assert "__main__" in stderr.splitlines()[-1]
+
+
+def test_signals_reach_programs_that_tasks_start(tmp_path):
+    """A program started by a task dies of Ctrl-C as usual: workers do not ignore the signal."""
+    program = start(
+        tmp_path,
+        """
+        import subprocess
+        def child(x):
+            code = "from signal import *; print(getsignal(SIGINT) == default_int_handler)"
+            command = [sys.executable, "-c", code]
+            return subprocess.run(command, capture_output=True, text=True).stdout
+        for method in ("fork", "forkserver", "spawn"):
+            print(parallel_apply(child, [1], 1, 1, start_method=method)[0].strip())
+        """,
+    )
+    stdout, _ = program.communicate(timeout=60)
+    assert stdout.split() == ["True"] * 3
+
+
+def test_output_of_tasks_is_not_lost(tmp_path):
+    """What a task prints appears, once, though its worker ends right after."""
+    program = start(
+        tmp_path,
+        """
+        print("before")
+        for method in ("fork", "forkserver", "spawn"):
+            parallel_apply(lambda x: print("task", method), [1], 1, 1, start_method=method)
+        """,
+    )
+    stdout, _ = program.communicate(timeout=60)
+    lines = sorted(stdout.split("\n"))
+    assert lines == ["", "before", "task fork", "task forkserver", "task spawn"]

@@ -1,0 +1,127 @@
+"""The parts that can be wrong by themselves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from perftricks.parallel import available_cores
+from perftricks.parallel.cores import _cgroup_cores
+from perftricks.parallel.errors import describe_exit
+from perftricks.parallel.progress import reporter
+from perftricks.parallel.seeds import seed_of
+from perftricks.parallel.window import BatchSizer
+
+
+def test_sizer_grows_until_a_batch_takes_its_time():
+    """Batches of quick items grow, but not in one leap and not beyond the limit."""
+    sizer = BatchSizer(None, limit=500, budget=None)
+    sizes = []
+    for _ in range(8):
+        sizes.append(sizer.size)
+        sizer.record(sizer.size, sizer.size * 1e-6)
+    assert sizes == [1, 4, 16, 64, 256, 500, 500, 500]
+
+
+def test_sizer_settles_at_the_target():
+    """Items of 10 ms make batches of ten."""
+    sizer = BatchSizer(None, limit=500, budget=None)
+    for _ in range(5):
+        sizer.record(sizer.size, sizer.size * 0.01)
+    assert sizer.size == 10
+
+
+def test_sizer_shrinks_to_single_items():
+    """Items slower than the target go one by one."""
+    sizer = BatchSizer(None, limit=500, budget=None)
+    sizer.record(1, 1e-6)
+    sizer.record(4, 40.0)
+    assert sizer.size == 1
+
+
+def test_sizer_keeps_a_given_size():
+    """A size that was asked for is not changed."""
+    sizer = BatchSizer(7, limit=500, budget=None)
+    sizer.record(7, 100.0)
+    assert sizer.size == 7
+
+
+def test_seeds_do_not_collide_nearby():
+    """Neighbouring roots and indices have different seeds."""
+    assert len({seed_of(root, index) for root in range(100) for index in range(100)}) == 10_000
+
+
+def test_seeds_are_what_they_were():
+    """Seeds are part of a result's identity: they must not change between versions."""
+    assert (seed_of(0, 0), seed_of(2**64 + 5, 3)) == (seed_of(2**64, 0), seed_of(5, 3))
+    assert seed_of(0, 0) == 0x379C1E9F8D23AF2A
+    assert seed_of(5, 3) == 0xCC68E2817B58F480
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "150000 100000"}, 1.5),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"a/b/cpu.max": "300000 100000", "a/cpu.max": "200000 100000"}, 2.0),
+        ({}, None),
+    ],
+)
+def test_quota_of_the_control_group(tmp_path, files, expected):
+    """Both versions are read, and the tightest limit on the way up counts."""
+    for name, content in files.items():
+        path = tmp_path / "fs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    membership = tmp_path / "cgroup"
+    membership.write_text("0::/a/b\n")
+    assert _cgroup_cores(tmp_path / "fs", membership) == expected
+
+
+def test_affinity_counts():
+    """A process bound to one core has one."""
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "from perftricks.parallel import available_cores; print(available_cores())"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=env) == "1\n"
+    assert available_cores() >= 1
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "words"),
+    [
+        (0, "exited with status 0"),
+        (3, "exited with status 3"),
+        (-11, "was killed by SIGSEGV"),
+        (-99, "was killed by signal 99"),
+        (None, "disappeared"),
+    ],
+)
+def test_exit_codes_in_words(exitcode, words):
+    """The cause of death is told as a person would."""
+    assert describe_exit(exitcode) == words
+
+
+def test_progress_bar_stays_silent_off_a_terminal(capsys):
+    """progress=True writes nothing where nobody watches."""
+    with reporter(True, range(3)) as report:
+        report.done(3)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_bar_on_a_terminal(monkeypatch, capsys):
+    """progress=True draws on stderr."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with reporter(True, range(3)) as report:
+        report.done(2)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "2/3" in captured.err
