@@ -1,0 +1,18 @@
+"""How the documentation is built: ``nox -s docs``."""
+
+import perftricks
+
+project = "perftricks"
+author = "The perftricks authors"
+project_copyright = "2026, the perftricks authors"
+version = release = perftricks.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["samples"]
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+nitpicky = False
+
+html_theme = "furo"
+html_title = "perftricks"

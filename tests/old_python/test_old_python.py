@@ -1,0 +1,38 @@
+"""What holds on every Python from 3.7 on; run there by ``nox -s py37``."""
+
+import subprocess
+import sys
+
+import pytest
+
+import perftricks
+
+OLD = sys.version_info < (3, 10)
+
+
+def test_the_package_imports():
+    """The package installs and imports."""
+    assert perftricks.__version__.count(".") == 2
+
+
+@pytest.mark.parametrize("name", ["parallel", "wordcount"])
+def test_newer_parts_say_what_they_need(name):
+    """On an old Python the parts that need a newer one say so; elsewhere they load."""
+    if OLD:
+        with pytest.raises(ImportError, match="perftricks.%s needs Python 3.10 or newer" % name):
+            getattr(perftricks, name)
+    else:
+        assert getattr(perftricks, name).__name__ == "perftricks." + name
+
+
+def test_the_command_says_what_it_needs():
+    """The command answers in one line on an old Python, and with its version elsewhere."""
+    command = [sys.executable, "-m", "perftricks", "--version"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if OLD:
+        assert done.returncode == 2
+        assert done.stderr.decode().count("\n") == 1
+        assert b"needs Python 3.10 or newer" in done.stderr
+    else:
+        assert done.returncode == 0
+        assert perftricks.__version__ in done.stdout.decode()

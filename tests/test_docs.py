@@ -1,0 +1,63 @@
+"""Every code block of README and docs/ is run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sybil import Example, Sybil
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def run_console(example: Example) -> None:
+    """Run the lines of a ``console`` block that begin with ``$``; each must succeed."""
+    scripts = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+    for line in example.parsed.splitlines():
+        if line.startswith("$ "):
+            done = subprocess.run(
+                ["bash", "-c", line[2:]],
+                capture_output=True,
+                text=True,
+                env=environment,
+            )
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+
+
+SYBIL = Sybil(
+    parsers=[
+        PythonCodeBlockParser(),
+        CodeBlockParser(language="console", evaluator=run_console),
+    ]
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_blocks(page, tmp_path, monkeypatch):
+    """The blocks of a page run one after another, in a folder that has docs/samples."""
+    shutil.copytree(ROOT / "docs" / "samples", tmp_path / "docs" / "samples")
+    monkeypatch.chdir(tmp_path)
+    for example in SYBIL.parse(page).examples():
+        example.evaluate()
+
+
+def test_the_check_can_fail(tmp_path):
+    """A block that fails is noticed."""
+    page = tmp_path / "page.md"
+    page.write_text("```python\nassert 1 == 2\n```\n\n```console\n$ false\n```\n")
+    for example in SYBIL.parse(page).examples():
+        with pytest.raises(AssertionError):
+            example.evaluate()
+
+
+def test_no_page_is_forgotten():
+    """There is documentation, and README has blocks that run."""
+    assert len(PAGES) >= 3
+    assert any(True for _ in SYBIL.parse(ROOT / "README.md").examples())

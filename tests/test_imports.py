@@ -1,0 +1,85 @@
+"""Importing costs nothing that was not asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import perftricks
+
+HEAVY = {
+    "jax",
+    "jieba",
+    "keras",
+    "numba",
+    "numpy",
+    "rich",
+    "tensorflow",
+    "tf_keras",
+    "torch",
+    "typer",
+}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return the heavy packages that a fresh interpreter has loaded after ``statement``."""
+    code = f"{statement}; import sys; print(*sys.modules)"
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
+    return HEAVY & {name.partition(".")[0] for name in output.split()}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import perftricks",
+        "import perftricks.parallel",
+        "import perftricks.wordcount",
+        "import perftricks; perftricks.parallel.parallel_apply; perftricks.wordcount.count_words",
+    ],
+)
+def test_importing_loads_nothing_heavy(statement):
+    """No framework, no segmenter and no terminal library is imported before it is used."""
+    assert loaded_by(statement) == set()
+
+
+def test_the_check_can_fail():
+    """The check sees a heavy import when there is one."""
+    assert loaded_by("import numpy") == {"numpy"}
+
+
+def test_help_loads_neither_framework_nor_segmenter():
+    """``perftricks --help`` needs the command line library and nothing else."""
+    statement = "import sys; sys.argv = ['perftricks', '--help']; import perftricks.__main__ as m"
+    assert loaded_by(f"{statement}\ntry: m.main()\nexcept SystemExit: pass\nsys.argv") <= {
+        "rich",
+        "typer",
+    }
+
+
+def test_public_names():
+    """The public names are these; a change here is a change of the interface."""
+    assert perftricks.__all__ == ["__version__", "parallel", "wordcount"]
+    assert perftricks.parallel.__all__ == [
+        "ItemTimeoutError",
+        "ParallelError",
+        "RemoteError",
+        "UnpicklableError",
+        "WorkerCrashedError",
+        "available_cores",
+        "item_seed",
+        "parallel_apply",
+        "parallel_apply_generator",
+        "parallel_count",
+    ]
+    for module in (perftricks.parallel, perftricks.wordcount):
+        for name in module.__all__:
+            assert getattr(module, name).__doc__
+    assert set(dir(perftricks)) >= set(perftricks.__all__)
+
+
+def test_unknown_names():
+    """A misspelt name is an AttributeError as everywhere."""
+    with pytest.raises(AttributeError, match="no attribute 'paralel'"):
+        perftricks.paralel  # noqa: B018
