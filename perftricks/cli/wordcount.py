@@ -1,0 +1,305 @@
+"""``perftricks wordcount``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perftricks.cli.errors import BAD_DATA, complain, reported
+
+if TYPE_CHECKING:
+    from perftricks.wordcount.job import FileJob
+
+COMMAND = "perftricks wordcount"
+
+# "\b" keeps the lines of the next paragraph apart.
+HELP = """Count the words of a corpus, exactly as jieba cuts them.
+
+A document is a line of a text file (see --document), or a record of a jsonl, csv or tsv file.
+
+\b
+Examples:
+  perftricks wordcount corpus/ -o counts.tsv
+  perftricks wordcount news.txt.gz --stop-words stop.txt --min-length 2
+  perftricks wordcount reviews.jsonl --field text --doc-freq -o counts.csv
+  zcat big.gz | perftricks wordcount - --json
+  perftricks wordcount corpus/ --compare
+
+Exit status: 0 done, 1 bad data, 2 wrong usage, 130 interrupted.
+"""
+
+
+class Method(Enum):
+    """Choices of --method."""
+
+    naive = "naive"
+    batched = "batched"
+    parallel = "parallel"
+
+
+class Mode(Enum):
+    """Choices of --mode."""
+
+    default = "default"
+    all = "all"
+    search = "search"
+
+
+class Errors(Enum):
+    """Choices of --errors."""
+
+    strict = "strict"
+    replace = "replace"
+    ignore = "ignore"
+
+
+class Document(Enum):
+    """Choices of --document."""
+
+    line = "line"
+    file = "file"
+
+
+class Format(Enum):
+    """Choices of --format."""
+
+    text = "text"
+    jsonl = "jsonl"
+    csv = "csv"
+    tsv = "tsv"
+    tsv_raw = "tsv-raw"
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command("wordcount", help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+def wordcount(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATHS",
+            help="Files, folders (searched to the bottom), or - for the standard input. Plain or "
+            ".gz, .bz2, .xz, .zst; text, .jsonl, .csv or .tsv.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="Write the whole table: .tsv, .csv or .json."
+        ),
+    ] = None,
+    top: Annotated[
+        int, typer.Option("-n", "--top", metavar="N", min=0, help="Show this many tokens.")
+    ] = 20,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "-w",
+            "--workers",
+            metavar="N",
+            min=1,
+            help="Worker processes.",
+            show_default="the cores there are",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", metavar="N", min=1, help="Documents in a batch.", show_default="1000"
+        ),
+    ] = None,
+    method: Annotated[
+        Method | None,
+        typer.Option(
+            "--method",
+            help="One process and one loop; one process and a table for each "
+            "batch; or batches on worker processes. The table is the same.",
+            show_default="parallel, or batched where that is faster",
+        ),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Run all methods on the first 5 MB of text, show times and "
+            "whether the tables are equal.",
+        ),
+    ] = False,
+    tokenizer: Annotated[
+        str,
+        typer.Option(
+            "--tokenizer",
+            metavar="NAME",
+            help="jieba, chars, whitespace, or module:function of your own.",
+        ),
+    ] = "jieba",
+    mode: Annotated[
+        Mode | None, typer.Option("--mode", help="jieba's mode.", show_default="default")
+    ] = None,
+    hmm: Annotated[
+        bool | None,
+        typer.Option(
+            "--hmm/--no-hmm",
+            help="Whether jieba looks for words that are not in its dictionary.",
+            show_default="hmm",
+        ),
+    ] = None,
+    user_dict: Annotated[
+        str | None,
+        typer.Option(
+            "--user-dict",
+            metavar="FILE",
+            help="A dictionary for jieba beside its own: 'word [frequency] [tag]' lines.",
+        ),
+    ] = None,
+    stop_words: Annotated[
+        str | None,
+        typer.Option(
+            "--stop-words",
+            metavar="FILE",
+            help="Leave these words out of the table; one on each line.",
+        ),
+    ] = None,
+    min_count: Annotated[
+        int, typer.Option("--min-count", metavar="N", min=1, help="Leave out rarer tokens.")
+    ] = 1,
+    min_length: Annotated[
+        int,
+        typer.Option(
+            "--min-length", metavar="N", min=0, help="Leave out shorter tokens (characters)."
+        ),
+    ] = 0,
+    doc_freq: Annotated[
+        bool,
+        typer.Option("--doc-freq", help="Also count in how many documents each token occurs."),
+    ] = False,
+    encoding: Annotated[
+        str, typer.Option("--encoding", metavar="NAME", help="Encoding of the files.")
+    ] = "utf-8",
+    errors: Annotated[
+        Errors, typer.Option("--errors", help="What to do with bytes that are not that encoding.")
+    ] = Errors.strict,
+    document: Annotated[
+        Document, typer.Option("--document", help="What a document is in a text file.")
+    ] = Document.line,
+    field: Annotated[
+        str | None,
+        typer.Option(
+            "--field",
+            metavar="NAME",
+            help="Where the text is in jsonl (a key, or keys "
+            "with dots between) and csv, tsv (a column's name, or number from 1).",
+        ),
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option(
+            "--format",
+            help="Read every file, and the standard input, in this format.",
+            show_default="by extension",
+        ),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No table and no progress bar on the screen.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print a summary for machines instead of the table.")
+    ] = False,
+) -> None:
+    """Parse the options, count or compare, and show the result."""
+    from perftricks.parallel import ParallelError
+    from perftricks.wordcount.documents import ReadOptions
+    from perftricks.wordcount.errors import CorpusError, OptionError, TokenizerError
+    from perftricks.wordcount.export import check_output
+    from perftricks.wordcount.job import FileJob, Settings, TableFilter
+    from perftricks.wordcount.sources import find_sources
+    from perftricks.wordcount.tokenizers import make_spec
+
+    with reported(
+        COMMAND,
+        usage=(OptionError, FileNotFoundError, PermissionError),
+        data=(CorpusError, TokenizerError, ParallelError, OSError, MemoryError),
+    ):
+        other = tokenizer != "jieba"
+        contradictions = {
+            "--mode is for jieba; the tokenizer is another": mode is not None and other,
+            "--hmm/--no-hmm is for jieba; the tokenizer is another": hmm is not None and other,
+            "--user-dict is for jieba; the tokenizer is another": user_dict is not None and other,
+            "--hmm/--no-hmm means nothing in mode all, which has no HMM": hmm is not None
+            and mode is Mode.all,
+            "--batch-size means nothing to method naive, which has no batches": batch_size
+            is not None
+            and method is Method.naive,
+            "--compare runs all methods; --method says one": compare and method is not None,
+            "--compare writes no table; leave --output out": compare and output is not None,
+            "--quiet leaves nothing to show; add --output or --json": quiet
+            and not (output or json),
+        }
+        for message, present in contradictions.items():
+            if present:
+                raise OptionError(f"{message}")
+        if other:  # a module of the user's is looked for where they are
+            sys.path.insert(0, os.getcwd())
+        spec = make_spec(
+            tokenizer,
+            mode="default" if mode is None else mode.value,
+            hmm=hmm is not False,
+            user_dict=user_dict,
+        )
+        job = FileJob(
+            find_sources(paths, format=None if format is None else format.value),
+            ReadOptions(encoding, errors.value, document.value, field),
+            Settings(
+                spec,
+                None if method is None else method.value,
+                workers,
+                batch_size or 1000,
+                doc_freq,
+            ),
+            TableFilter.make(stop_words, min_count, min_length),
+        )
+        job.check()
+        if compare:
+            _compare(job, quiet=quiet, as_json=json)
+            return
+        if output is not None:
+            check_output(output, job.corpus.sources)
+        _count(job, output, top, quiet=quiet, as_json=json)
+
+
+def _count(job: FileJob, output: str | None, top: int, *, quiet: bool, as_json: bool) -> None:
+    """Count, write the table, show what came out."""
+    from perftricks.cli import render
+    from perftricks.wordcount.export import write_table
+
+    with render.progress_bar(hidden=quiet) as progress:
+        counts = job.run(progress)
+    if output is not None:
+        write_table(output, counts)
+    if as_json:
+        render.print_json(render.summary(counts, job.settings, top=top, output=output))
+    elif not quiet:
+        render.show_counts(counts, job.settings, top=top, output=output)
+
+
+def _compare(job: FileJob, *, quiet: bool, as_json: bool) -> None:
+    """Run all methods and show how they compare; unequal tables are an error."""
+    from perftricks.cli import render
+    from perftricks.wordcount.compare import compare_methods
+
+    with render.announcer(hidden=quiet) as announce:
+        comparison = compare_methods(job.feed(), job.settings, progress=announce)
+    if as_json:
+        render.print_json(render.comparison_summary(comparison))
+    else:
+        render.show_comparison(comparison)
+    if not comparison.equal:
+        methods = ", ".join(comparison.differences)
+        complain(COMMAND, f"THE TABLES DIFFER: {methods} against naive. Please report this.")
+        raise typer.Exit(BAD_DATA)

@@ -1,0 +1,28 @@
+"""Exact word frequencies of a corpus.
+
+::
+
+    paths ─sources─▶ files ─streams─▶ text ─documents─▶ documents ─job─▶ table ─export─▶ file
+                                                          │
+                                              tokenizers, perftricks.parallel
+
+:func:`count_words` counts documents, :func:`count_files` files and folders. jieba is imported when
+it is first used.
+"""
+
+from perftricks.wordcount.counts import RunInfo, WordCounts
+from perftricks.wordcount.errors import CorpusError, OptionError, TokenizerError
+from perftricks.wordcount.export import read_table, write_table
+from perftricks.wordcount.job import count_files, count_words
+
+__all__ = [
+    "CorpusError",
+    "OptionError",
+    "RunInfo",
+    "TokenizerError",
+    "WordCounts",
+    "count_files",
+    "count_words",
+    "read_table",
+    "write_table",
+]

@@ -1,0 +1,116 @@
+"""The methods side by side on the same documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from perftricks.wordcount.counts import WordCounts
+from perftricks.wordcount.job import METHODS, Feed, Method, Settings, TextFeed, run, sample
+
+SAMPLE_BYTES = 5_000_000
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One method's run.
+
+    Attributes:
+        method: The method.
+        workers: Worker processes; 1 for the calling process.
+        seconds: Wall time.
+        ratio: How many times faster than the first method.
+    """
+
+    method: Method
+    workers: int
+    seconds: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What running all methods showed.
+
+    Attributes:
+        timings: One for each method, naive first.
+        documents: How many documents were counted.
+        text_bytes: Their size in UTF-8.
+        complete: Whether these were all documents, or the first ones.
+        counts: The table of the first method.
+        differences: Method -> a few tokens with its count and the first method's; empty if all
+            tables are equal.
+    """
+
+    timings: tuple[Timing, ...]
+    documents: int
+    text_bytes: int
+    complete: bool
+    counts: WordCounts
+    differences: dict[str, list[tuple[str, int, int]]]
+
+    @property
+    def equal(self) -> bool:
+        """Whether all methods gave the same table."""
+        return not self.differences
+
+
+def compare_methods(
+    feed: Feed,
+    settings: Settings,
+    *,
+    text_bytes: int = SAMPLE_BYTES,
+    progress: Callable[[str], object] | None = None,
+) -> Comparison:
+    """Run every method on the same documents, which are read beforehand.
+
+    The tokenizer is ready before the first run, so that none pays for loading its dictionary.
+
+    Args:
+        feed: The documents.
+        settings: How to count; the method in it is not used.
+        text_bytes: Read documents until they make up so many bytes.
+        progress: Called with the name of each method before it runs.
+
+    Returns:
+        Times and whether the tables are equal.
+    """
+    documents, complete = sample(feed, text_bytes)
+    settings.spec.load()("")
+    tables: list[WordCounts] = []
+    timings: list[Timing] = []
+    differences: dict[str, list[tuple[str, int, int]]] = {}
+    for method in METHODS:
+        if progress is not None:
+            progress(method)
+        workers = settings.workers if method == "parallel" else None
+        counts = run(TextFeed(documents), replace(settings, method=method, workers=workers))
+        assert counts.run is not None
+        seconds = counts.run.seconds
+        first = timings[0].seconds if timings else seconds
+        timings.append(Timing(method, counts.run.workers, seconds, first / max(seconds, 1e-9)))
+        tables.append(counts)
+        different = _differences(tables[0], counts)
+        if different:
+            differences[method] = different
+    assert tables[0].run is not None
+    return Comparison(
+        timings=tuple(timings),
+        documents=len(documents),
+        text_bytes=tables[0].run.text_bytes,
+        complete=complete,
+        counts=tables[0],
+        differences=differences,
+    )
+
+
+def _differences(
+    expected: WordCounts, found: WordCounts, limit: int = 5
+) -> list[tuple[str, int, int]]:
+    """Return tokens whose counts differ, with the count found and the one expected."""
+    if expected == found and expected.document_frequency == found.document_frequency:
+        return []
+    tokens = sorted(expected.keys() | found.keys())
+    pairs = [(token, found.get(token, 0), expected.get(token, 0)) for token in tokens]
+    different = [pair for pair in pairs if pair[1] != pair[2]]
+    return different[:limit] or [("(document frequency)", 0, 0)]

@@ -1,0 +1,43 @@
+"""What can be wrong with a request, a corpus or a tokenizer."""
+
+from __future__ import annotations
+
+
+class OptionError(ValueError):
+    """An option that cannot be used, or options that contradict each other.
+
+    Raised before anything is counted. Paths that do not exist or may not be read raise the built-in
+    ``FileNotFoundError`` and ``PermissionError`` instead.
+    """
+
+
+class CorpusError(Exception):
+    """Data found bad on the way: not the encoding, broken compression, a line that is not JSON.
+
+    Args:
+        path: The file as it was named, ``<stdin>`` for the standard input.
+        problem: What is wrong with it and what can be done.
+        line: The number of the line, from 1, where the format has lines.
+        offset: The position of the first bad byte, from 0, where it is known.
+
+    >>> print(CorpusError("a.jsonl", "not JSON", line=3))
+    a.jsonl, line 3: not JSON
+    """
+
+    def __init__(
+        self, path: str, problem: str, *, line: int | None = None, offset: int | None = None
+    ) -> None:
+        self.path = path
+        self.problem = problem
+        self.line = line
+        self.offset = offset
+        where = [path]
+        if line is not None:
+            where.append(f"line {line}")
+        if offset is not None:
+            where.append(f"byte {offset}")
+        super().__init__(f"{', '.join(where)}: {problem}")
+
+
+class TokenizerError(Exception):
+    """A tokenizer of the caller's failed on a document, or returned something else than tokens."""

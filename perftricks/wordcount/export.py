@@ -1,0 +1,343 @@
+r"""Tables in files: written as a whole or not at all, and read back unchanged.
+
+====== =======================================================================================
+.tsv   header, then token, tab, count. In tokens, backslash escapes stand for what would break a
+       line or a column: ``\\ \t \n \r``, ``\xHH`` and ``\uHHHH`` for other control characters,
+       line separators and lone surrogates.
+.csv   header, then token, comma, count, as in RFC 4180: quotes around tokens that need them.
+.json  one object, token -> count; with document frequencies, token -> an object with both.
+====== =======================================================================================
+
+All are UTF-8 with ``\n`` line ends, the most frequent token first. A lone surrogate, which no UTF-8
+can hold, is escaped in .tsv and .json and kept as three bytes ("surrogatepass") in .csv. A pair of
+surrogates that a token holds as two characters becomes the one character it means in .json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, NamedTuple
+
+from perftricks.wordcount.counts import WordCounts
+from perftricks.wordcount.errors import CorpusError, OptionError
+from perftricks.wordcount.sources import STDIN, PathLike, Source
+
+_COLUMNS = ("token", "count", "document_frequency")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        token: The token.
+        count: How often it occurs.
+        document_frequency: In how many documents it occurs; None if the table does not say.
+    """
+
+    token: str
+    count: int
+    document_frequency: int | None = None
+
+
+def write_table(path: PathLike, counts: WordCounts) -> None:
+    """Write a table in the format of the file's extension: ``.tsv``, ``.csv`` or ``.json``.
+
+    The file appears complete or not at all: what was there before stays until the new table is on
+    the disk. Its permissions stay as well.
+
+    Args:
+        path: Where to. The folder must exist.
+        counts: The table; its document frequencies are written if it has them.
+
+    Raises:
+        OptionError: If the extension is another one, or the folder does not exist.
+        OSError: If writing fails, for want of space for example.
+
+    >>> write_table("a.xls", WordCounts({}, documents=0))
+    Traceback (most recent call last):
+    perftricks.wordcount.errors.OptionError: output 'a.xls': unknown extension '.xls'; expected \
+.tsv, .csv or .json
+    """
+    check_output(path)
+    target = os.fspath(path)
+    with _replacing(target) as file:
+        _FORMATS[_extension(target)].write(file, counts)
+
+
+def read_rows(path: PathLike) -> list[Row]:
+    """Read a table that :func:`write_table` wrote, with its document frequencies if it has them.
+
+    Args:
+        path: A ``.tsv``, ``.csv`` or ``.json`` file.
+
+    Returns:
+        The rows in the order of the file.
+
+    Raises:
+        OptionError: If the extension is another one.
+        CorpusError: If the file is no such table; it names the line.
+    """
+    name = os.fspath(path)
+    form = _FORMATS[_extension(name)]
+    with open(name, encoding="utf-8", errors="surrogatepass", newline="") as file:
+        content = file.read()
+    return list(form.parse(content, name))
+
+
+def read_table(path: PathLike) -> dict[str, int]:
+    """Read the counts of a table that :func:`write_table` wrote.
+
+    Args:
+        path: A ``.tsv``, ``.csv`` or ``.json`` file.
+
+    Returns:
+        Token -> count, in the order of the file.
+
+    Raises:
+        OptionError: If the extension is another one.
+        CorpusError: If the file is no such table; it names the line.
+    """
+    return {row.token: row.count for row in read_rows(path)}
+
+
+def check_output(path: PathLike, sources: Sequence[Source] = ()) -> None:
+    """Check that a table can be written, before the work of making it.
+
+    Args:
+        path: Where to.
+        sources: The files that are read, none of which may be overwritten.
+
+    Raises:
+        OptionError: If the extension is unknown, the folder does not exist or may not be written,
+            or the path is one of the sources or no regular file.
+    """
+    target = os.path.realpath(path)
+    name = os.fspath(path)
+    _extension(name)
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder):
+        raise OptionError(f"output {name!r}: folder {folder!r} does not exist; create it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OptionError(f"output {name!r}: folder {folder!r} may not be written to")
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise OptionError(f"output {name!r} exists and is no regular file; choose another name")
+    for source in sources:
+        if source.path != STDIN and os.path.realpath(source.path) == target:
+            raise OptionError(f"output {name!r} would overwrite an input; choose another name")
+
+
+def escape(token: str) -> str:
+    r"""Write a token so that it fits in a line and a column.
+
+    >>> print(escape("a\tb"), escape("\\"), escape("\u2028"))
+    a\tb \\ \u2028
+    """
+    return _UNSAFE.sub(_escape_one, token)
+
+
+def unescape(text: str) -> str:
+    r"""Undo :func:`escape`.
+
+    >>> unescape(r"a\tb") == "a\tb"
+    True
+    """
+    return _ESCAPE.sub(_unescape_one, text) if "\\" in text else text
+
+
+# Backslash, control characters, everything that str.splitlines takes for a line end, surrogates.
+_UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_ESCAPE = re.compile(r"\\(?:(x[0-9a-f]{2}|u[0-9a-f]{4})|(.?))", re.DOTALL)
+_SHORT = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+_LONG = {escaped[1]: character for character, escaped in _SHORT.items()}
+
+
+def _escape_one(match: re.Match[str]) -> str:
+    character = match.group()
+    code = ord(character)
+    return _SHORT.get(character) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+def _unescape_one(match: re.Match[str]) -> str:
+    code, short = match.groups()
+    if code:
+        return chr(int(code[1:], 16))
+    if short not in _LONG:
+        raise ValueError(f"unknown escape {match.group()!r}")
+    return _LONG[short]
+
+
+def _rows(counts: WordCounts) -> Iterator[Row]:
+    frequency = counts.document_frequency
+    for token, count in counts.most_common():
+        yield Row(token, count, None if frequency is None else frequency[token])
+
+
+def _header(counts: WordCounts) -> tuple[str, ...]:
+    return _COLUMNS[:2] if counts.document_frequency is None else _COLUMNS
+
+
+def _cells(row: Row) -> list[str]:
+    numbers = (row.count, row.document_frequency)
+    return [str(number) for number in numbers if number is not None]
+
+
+def _write_tsv(file: IO[bytes], counts: WordCounts) -> None:
+    file.write("\t".join(_header(counts)).encode() + b"\n")
+    for row in _rows(counts):
+        file.write("\t".join([escape(row.token), *_cells(row)]).encode() + b"\n")
+
+
+def _parse_tsv(content: str, name: str) -> Iterator[Row]:
+    # Lines end at \n alone, so that no other separator in a token could end one.
+    lines = content.removesuffix("\n").split("\n")
+    width = _check_header(lines[0].split("\t"), name)
+    for number, line in enumerate(lines[1:], 2):
+        token, *numbers = line.split("\t")
+        try:
+            yield _row(unescape(token), numbers, width)
+        except ValueError as error:
+            raise CorpusError(name, f"not a row of a table: {error}", line=number) from None
+
+
+def _write_csv(file: IO[bytes], counts: WordCounts) -> None:
+    file.write(",".join(_header(counts)).encode() + b"\n")
+    for row in _rows(counts):
+        line = ",".join([_quoted(row.token), *_cells(row)])
+        file.write(line.encode("utf-8", "surrogatepass") + b"\n")
+
+
+def _quoted(token: str) -> str:
+    if token and not _NEEDS_QUOTES.search(token):
+        return token
+    return '"' + token.replace('"', '""') + '"'
+
+
+_NEEDS_QUOTES = re.compile(r'[",\r\n]|^\s|\s$')
+# Not the csv module: before Python 3.11 it cannot read a NUL.
+_CSV_ROW = re.compile(r'(?:"((?:[^"]|"")*)"|([^",\r\n]*)),([^"\r\n]*)\r?(?:\n|\Z)')
+
+
+def _parse_csv(content: str, name: str) -> Iterator[Row]:
+    header, _, _ = content.partition("\n")
+    width = _check_header(header.rstrip("\r").split(","), name)
+    position = len(header) + 1
+    while position < len(content):
+        match = _CSV_ROW.match(content, position)
+        try:
+            if match is None:
+                raise ValueError("expected a token and its count")
+            quoted, plain, numbers = match.groups()
+            token = plain if quoted is None else quoted.replace('""', '"')
+            yield _row(token, numbers.split(","), width)
+        except ValueError as error:
+            line = content.count("\n", 0, position) + 1
+            raise CorpusError(name, f"not a row of a table: {error}", line=line) from None
+        position = match.end()
+
+
+def _write_json(file: IO[bytes], counts: WordCounts) -> None:
+    separator = b"{\n"
+    for row in _rows(counts):
+        value: int | dict[str, int] = row.count
+        if row.document_frequency is not None:
+            value = dict(zip(_COLUMNS[1:], (row.count, row.document_frequency), strict=True))
+        pair = f"{json.dumps(row.token, ensure_ascii=False)}: {json.dumps(value)}"
+        # "backslashreplace" writes a lone surrogate as \udXXX, which is JSON's own escape for it.
+        file.write(separator + pair.encode("utf-8", "backslashreplace"))
+        separator = b",\n"
+    file.write(b"{}\n" if separator == b"{\n" else b"\n}\n")
+
+
+def _parse_json(content: str, name: str) -> Iterator[Row]:
+    try:
+        table = json.loads(content)
+        if not isinstance(table, dict):
+            raise ValueError("expected one object, token -> count")
+    except ValueError as error:
+        raise CorpusError(name, f"not a table: {error}") from None
+    for token, value in table.items():
+        numbers = [value]
+        if isinstance(value, dict) and value.keys() == set(_COLUMNS[1:]):
+            numbers = [value[column] for column in _COLUMNS[1:]]
+        if any(type(number) is not int for number in numbers):
+            raise CorpusError(name, f"not a table: the count of {token!r} is {value!r}")
+        yield Row(token, *numbers)
+
+
+def _check_header(columns: list[str], name: str) -> int:
+    if tuple(columns) not in (_COLUMNS[:2], _COLUMNS):
+        expected = ", ".join(_COLUMNS[:2])
+        raise CorpusError(name, f"not a table: expected a header with {expected}", line=1)
+    return len(columns)
+
+
+def _row(token: str, numbers: list[str], width: int) -> Row:
+    if len(numbers) != width - 1:
+        raise ValueError(f"expected {width} columns, found {len(numbers) + 1}")
+    return Row(token, *map(int, numbers))
+
+
+class _Format(NamedTuple):
+    write: Callable[[IO[bytes], WordCounts], None]
+    parse: Callable[[str, str], Iterator[Row]]
+
+
+_FORMATS: Mapping[str, _Format] = {
+    ".tsv": _Format(_write_tsv, _parse_tsv),
+    ".csv": _Format(_write_csv, _parse_csv),
+    ".json": _Format(_write_json, _parse_json),
+}
+
+
+def _extension(name: str) -> str:
+    extension = os.path.splitext(name)[1].lower()
+    if extension not in _FORMATS:
+        found = f"unknown extension {extension!r}" if extension else "no extension"
+        raise OptionError(f"output {name!r}: {found}; expected .tsv, .csv or .json")
+    return extension
+
+
+@contextlib.contextmanager
+def _replacing(path: str) -> Iterator[IO[bytes]]:
+    """Open a new file beside ``path`` that takes its place if all goes well."""
+    target = os.path.realpath(path)  # a link stays a link
+    folder = os.path.dirname(target)
+    temporary = os.path.join(folder, f".perftricks-{secrets.token_hex(8)}.tmp")
+    # 0o666 less the umask is what a new file gets; tempfile's 0o600 would lock out the colleagues.
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        with open(descriptor, "wb", buffering=1 << 20) as file:
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    """Put the new name on the disk too, where the system can do that."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,214 @@
+"""From a file to its text, piece by piece: opening, decompressing, decoding.
+
+No more than a chunk is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import contextlib
+import gzip
+import lzma
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import IO, Any, Protocol, cast
+
+from perftricks.wordcount.errors import CorpusError, OptionError
+from perftricks.wordcount.sources import STDIN, Compression, Source
+
+CHUNK_BYTES = 1 << 20
+
+_UTF8_BOM = "\ufeff"
+
+
+class Meter:
+    """Counts the bytes that were read.
+
+    Attributes:
+        stored: Bytes as stored.
+        text: Bytes after decompression.
+    """
+
+    def __init__(self) -> None:
+        self.stored = 0
+        self.text = 0
+
+
+class _Readable(Protocol):
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to ``size`` bytes, none at the end."""
+
+
+class _MeteredFile:
+    """The bytes of a file as stored, counted; all that the decompressors ask of a file."""
+
+    def __init__(self, raw: _Readable, name: str, meter: Meter) -> None:
+        self.position = 0
+        # A pipe gives what it has, instead of waiting until it can fill the chunk.
+        self._read = getattr(raw, "read1", raw.read)
+        self._name = name
+        self._meter = meter
+
+    def read(self, size: int = CHUNK_BYTES) -> bytes:
+        """Return up to ``size`` bytes, none at the end."""
+        try:
+            data: bytes = self._read(size)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise CorpusError(
+                self._name, f"reading failed: {reason}", offset=self.position
+            ) from error
+        self.position += len(data)
+        self._meter.stored += len(data)
+        return data
+
+
+def read_text(source: Source, encoding: str, errors: str, meter: Meter) -> Iterator[str]:
+    """Yield the text of a source in pieces of about a megabyte.
+
+    A byte order mark at the start is dropped. Line ends are left as they are.
+
+    Args:
+        source: What to read.
+        encoding: The name of the encoding.
+        errors: What to do with bytes that are not that encoding, as for ``bytes.decode``.
+        meter: Counts the bytes.
+
+    Raises:
+        CorpusError: If the file cannot be read or decompressed, or ``errors`` is "strict" and bytes
+            are not the encoding.
+    """
+    decoder = codecs.getincrementaldecoder(encoding)(errors)
+    end = 0  # position, in the decompressed bytes, of the end of the current chunk
+    begun = False
+    for chunk in _and_empty_last(_read_bytes(source, meter)):
+        end += len(chunk)
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            # The decoder may have kept bytes of earlier chunks; what it failed on ends where the
+            # chunk does.
+            offset = end - len(error.object) + error.start
+            raise _not_the_encoding(source, encoding, error.object[error.start], offset) from None
+        except UnicodeError as error:
+            raise CorpusError(source.name, f"not {encoding}: {error}", offset=0) from None
+        if text and not begun:
+            begun = True
+            text = text.removeprefix(_UTF8_BOM)
+        yield text
+
+
+def check_encoding(encoding: str, errors: str) -> None:
+    """Check that the encoding and the error handler exist.
+
+    Raises:
+        OptionError: If they do not.
+    """
+    try:
+        b" ".decode(encoding)  # turns away codecs from bytes to bytes, such as "hex"
+        codecs.getincrementaldecoder(encoding)
+    except (LookupError, ValueError):
+        raise OptionError(
+            f"{encoding!r} is not the name of a text encoding; expected one that Python knows, "
+            "such as utf-8, gb18030 or big5"
+        ) from None
+    try:
+        codecs.lookup_error(errors)
+    except LookupError:
+        raise OptionError(f"errors must be strict, replace or ignore, not {errors!r}") from None
+
+
+def check_compression(compression: Compression) -> None:
+    """Check that the decompressor is installed.
+
+    Raises:
+        OptionError: If it is not.
+    """
+    if compression == "zst":
+        _import_zstd()
+
+
+def _and_empty_last(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    yield from chunks
+    yield b""
+
+
+def _not_the_encoding(source: Source, encoding: str, byte: int, offset: int) -> CorpusError:
+    where = " (counted after decompression)" if source.compression else ""
+    return CorpusError(
+        source.name,
+        f"0x{byte:02x}{where} is not {encoding}; name the encoding that the file has, or replace "
+        'or ignore such bytes (errors "replace" or "ignore")',
+        offset=offset,
+    )
+
+
+def _read_bytes(source: Source, meter: Meter) -> Iterator[bytes]:
+    """Yield the bytes of a source, decompressed, in chunks that are not empty."""
+    with contextlib.ExitStack() as opened:
+        stored = _MeteredFile(_open(source, opened), source.name, meter)
+        if not source.compression:
+            while chunk := stored.read():
+                meter.text += len(chunk)
+                yield chunk
+            return
+        stream, broken = _decompressor(source.compression, stored)
+        try:
+            while chunk := stream.read(CHUNK_BYTES):
+                meter.text += len(chunk)
+                yield chunk
+            if not stored.position:
+                raise EOFError
+        except EOFError:
+            problem = f"the .{source.compression} data ends too early; the file looks truncated"
+            raise CorpusError(source.name, problem, offset=stored.position) from None
+        except broken as error:
+            problem = (
+                f"the .{source.compression} data is broken, here or shortly before: "
+                f"{str(error) or type(error).__name__}"
+            )
+            raise CorpusError(source.name, problem, offset=stored.position) from None
+
+
+def _open(source: Source, opened: contextlib.ExitStack) -> _Readable:
+    if source.path == STDIN:
+        if sys.stdin is None:
+            raise CorpusError(source.name, "the standard input is closed")
+        return sys.stdin.buffer
+    try:
+        return opened.enter_context(open(source.path, "rb", buffering=0))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CorpusError(source.name, f"cannot be opened any more: {reason}") from None
+
+
+def _decompressor(
+    compression: Compression, stored: _MeteredFile
+) -> tuple[_Readable, tuple[type[Exception], ...]]:
+    """Return the decompressed stream and what it raises when the data is broken."""
+    file = cast(IO[bytes], stored)
+    if compression == "gz":
+        return gzip.GzipFile(fileobj=file, mode="rb"), (gzip.BadGzipFile, zlib.error)
+    if compression == "bz2":
+        return bz2.BZ2File(file), (OSError, ValueError)
+    if compression == "xz":
+        return lzma.LZMAFile(file), (lzma.LZMAError,)
+    zstd = _import_zstd()
+    return zstd.ZstdFile(file), (zstd.ZstdError,)
+
+
+def _import_zstd() -> Any:
+    """Import the standard library's zstd, or its backport."""
+    try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+    except ImportError:
+        raise OptionError(
+            ".zst files need the package backports.zstd on Python before 3.14: "
+            "pip install backports.zstd"
+        ) from None
+    return zstd
