@@ -1,0 +1,84 @@
+"""``@recompute_grad``: what may be decorated, and whether it is recomputed. No framework code."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any, Callable, Optional, TypeVar, cast, overload
+
+from perftricks.recompute import switch
+from perftricks.recompute.engines import engine_for
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@overload
+def recompute_grad(call: F) -> F: ...
+
+
+@overload
+def recompute_grad(call: None = ...) -> Callable[[F], F]: ...
+
+
+def recompute_grad(call: Optional[F] = None) -> Any:
+    """Recompute what ``call`` computes in the backward pass instead of keeping it in memory.
+
+    Decorate the ``call`` of a layer, or a function that takes and returns tensors. It is on where
+    ``RECOMPUTE=1`` is set, or inside ``recompute_scope(True)``; otherwise ``call`` runs as if it
+    were not decorated. Loss, gradients and state are the same either way.
+
+    Args:
+        call: A layer's ``call`` method or a function of tensors. It may take and return nested
+            structures of tensors and of anything else, use variables and tensors from outside,
+            draw random numbers from ``keras.random``, update variables and call ``add_loss``. It
+            must do the same when it is run again: numpy's own random numbers, for example, cannot
+            be drawn again.
+
+    Returns:
+        A function with the same signature; the original is its ``__wrapped__``. Without ``call``,
+        a decorator, so that both ``@recompute_grad`` and ``@recompute_grad()`` work.
+
+    Raises:
+        TypeError: If ``call`` is something else: a class, a layer, a generator function, a string.
+
+    Example:
+        >>> from perftricks.recompute import recompute_grad
+        >>> @recompute_grad
+        ... def block(x):
+        ...     return x * x
+        >>> block(3)
+        9
+
+    Source: Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174.
+    """
+    if call is None:
+        return recompute_grad
+    _check(call)
+
+    @functools.wraps(call)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not switch.enabled(default=False):
+            return call(*args, **kwargs)
+        return engine_for(call, args).checkpointed_call(call, args, kwargs)
+
+    # TensorFlow's AutoGraph must not rewrite the engines; they pass `call` on to it.
+    wrapper.autograph_info__ = {}  # type: ignore[attr-defined]
+    return cast(F, wrapper)
+
+
+def _check(call: Any) -> None:
+    hint = "put @recompute_grad above `def call(self, ...)` of the layer, or above a function"
+    if inspect.isclass(call):
+        what = "the class %s" % call.__name__
+    elif isinstance(call, (staticmethod, classmethod, property)):
+        what = "a %s" % type(call).__name__
+        hint = "put @recompute_grad below @%s, next to the function" % type(call).__name__
+    elif callable(getattr(call, "call", None)):
+        what = "%s, an instance of %s," % (getattr(call, "name", "an object"), type(call).__name__)
+    elif inspect.isgeneratorfunction(call) or inspect.iscoroutinefunction(call):
+        what = "%s, which does not run when it is called," % call.__name__
+    elif not callable(call):
+        what = "%r, which cannot be called," % (call,)
+    else:
+        return
+    raise TypeError("recompute_grad got %s but expects a layer's call: %s" % (what.rstrip(","), hint))

@@ -1,0 +1,50 @@
+"""JAX: ``jax.checkpoint``. It traces once and takes gradients of what a function closes over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable, List
+
+import jax
+
+if TYPE_CHECKING:
+    from perftricks.recompute.engines.keras3 import PureCall
+
+
+def is_tensor(x: Any) -> bool:
+    """Tell whether ``x`` is an array or a tracer."""
+    return isinstance(x, jax.Array)
+
+
+def is_recording() -> bool:
+    """Say yes: a transformation may be applied to anything."""
+    return True
+
+
+def prepare(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function as it is."""
+    return call
+
+
+def home() -> None:
+    """Return nothing: a value is valid wherever it is read."""
+
+
+def read(value: Any, home: None) -> Any:
+    """Return the value as it is."""
+    return value
+
+
+def keep(value: Any) -> Any:
+    """Return the value as it is: arrays do not change."""
+    return value
+
+
+def written(new: Any, old: Any) -> Any:
+    """Return the new value: gradients flow through an assignment, as in any scope of Keras."""
+    return new
+
+
+def checkpoint(pure: PureCall) -> List[Any]:
+    """Run a call; the backward pass runs it again."""
+    outputs: List[Any] = jax.checkpoint(pure.run)(*pure.tensors)
+    return outputs

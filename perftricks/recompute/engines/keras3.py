@@ -1,0 +1,371 @@
+"""Keras 3: a call as a pure function of tensors and variables, so that it can be run twice.
+
+::
+
+    call(*args, **kwargs) ──▶ PureCall.run(tensors) ──▶ tensors      first, and again in backward
+                                │                          │
+                  variables are read as they       everything it did: outputs, masks, losses,
+                  were before the call             new values of variables, changed attributes
+                                                           │
+                                                   PureCall.finish: done once, outside
+
+A framework module (``tensorflow``, ``jax``, ``torch``) has these functions:
+
+- ``is_tensor(x)``: whether to hand ``x`` to the framework as an input;
+- ``is_recording()``: whether gradients may be asked for at all;
+- ``prepare(call)``: what to run in place of a function that belongs to no layer;
+- ``home()``: where the call begins, for reads that happen deeper, inside a loop that is traced;
+- ``read(value, home)``: the value of a variable as a tensor;
+- ``keep(value)``: the same, safe from an update in place;
+- ``written(new, old)``: what a variable yields after an assignment during the call;
+- ``checkpoint(pure)``: run ``pure.run(pure.tensors)`` and forget all but its result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import warnings
+from types import ModuleType
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import keras
+from keras import tree
+
+from perftricks.recompute.engines import compat
+from perftricks.recompute.engines.python_state import Attributes, Change, ThreadState
+
+BACKENDS = ("tensorflow", "jax", "torch")
+_warned = set()
+
+
+def checkpointed_call(
+    call: Callable[..., Any],
+    args: Tuple[Any, ...],
+    kwargs: Dict[str, Any],
+    layers: Sequence[Any] = (),
+) -> Any:
+    """Return ``call(*args, **kwargs)``; the backward pass runs it again.
+
+    Args:
+        call: A layer's call, bound or with the layer first in ``args``, or any function.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        layers: The layers that ``call`` runs, if they are not found by themselves: the layer it
+            belongs to, layers among the arguments, and those a function refers to by name. They
+            are needed for what layers keep in Python attributes; variables are noticed when read.
+    """
+    framework = _framework()
+    owners = [*layers, *_layers_of(call, args)]
+    leaves = tree.flatten((args, kwargs))
+    if (
+        framework is None
+        or compat.is_symbolic()
+        or any(isinstance(leaf, keras.KerasTensor) for leaf in leaves)
+        or not framework.is_recording()
+    ):
+        return call(*args, **kwargs)
+    if not owners or owners == [*layers]:
+        call = framework.prepare(call)
+    pure = PureCall(framework, call, args, kwargs, _flat(owners))
+    try:
+        return pure.finish(framework.checkpoint(pure))
+    except _NotBuilt:
+        # Variables were created during the call. Now that they are there, run it for good.
+        with keras.StatelessScope():
+            pass  # leaving it initializes them, unless an outer scope does
+        return call(*args, **kwargs)
+
+
+class PureCall:
+    """One call, ready to be run more than once.
+
+    Attributes:
+        tensors: The tensors among the arguments, and the masks attached to them.
+        reads: The variables that were read by the first run, with their values before the call.
+    """
+
+    def __init__(
+        self,
+        framework: ModuleType,
+        call: Callable[..., Any],
+        args: Tuple[Any, ...],
+        kwargs: Dict[str, Any],
+        layers: Sequence[Any],
+    ) -> None:
+        self._framework = framework
+        self._call = call
+        masks = [
+            compat.get_mask(leaf) if framework.is_tensor(leaf) else None
+            for leaf in tree.flatten((args, kwargs))
+        ]
+        self._arguments = _Structure(framework, (args, kwargs, masks))
+        self.tensors = self._arguments.tensors
+        self.reads: Dict[int, Tuple[Any, Any]] = {}
+        self._outer = compat.stateless_scope()
+        self._home = framework.home()
+        self._attributes = Attributes(layers)
+        self._layers = layers
+        self._thread_state = ThreadState()
+        self._effects: Optional[_Effects] = None
+
+    def run(self, *tensors: Any) -> List[Any]:
+        """Run the call on these tensors; return the tensors in everything it did.
+
+        The first run finds out which variables are read. Each later one sees what the first saw.
+        """
+        if self._effects is None:
+            effects = self._run(tensors, _Scope(self, self._read))
+            self._attributes.restore()
+            self._effects = effects
+            return effects.structure.tensors
+        return self.replay(tensors, [value for _, value in self.reads.values()])
+
+    def replay(self, tensors: Sequence[Any], values: Sequence[Any]) -> List[Any]:
+        """Run the call again, on these tensors and these values of the variables in ``reads``."""
+        given = dict(zip(self.reads, values))
+
+        def read(variable: Any) -> Any:
+            if id(variable) not in given:
+                raise RuntimeError(
+                    "%s reads the variable %s when it is recomputed and did not read it at first; "
+                    "a call that is recomputed must do the same each time"
+                    % (_name(self._call), variable.path)
+                )
+            return given[id(variable)]
+
+        now = Attributes(self._layers)
+        self._attributes.restore()
+        try:
+            effects = self._thread_state.run(self._run, tensors, _Scope(None, read))
+        finally:
+            now.restore()
+        assert self._effects is not None
+        if len(effects.structure.tensors) != len(self._effects.structure.where):
+            raise RuntimeError(
+                "%s gave %d tensors at first and %d when it is recomputed; a call that is "
+                "recomputed must do the same each time"
+                % (
+                    _name(self._call),
+                    len(self._effects.structure.where),
+                    len(effects.structure.tensors),
+                )
+            )
+        return effects.structure.tensors
+
+    def finish(self, tensors: Sequence[Any]) -> Any:
+        """Do once, outside, what the call did; ``tensors`` are what ``checkpoint`` gave back."""
+        assert self._effects is not None
+        return self._effects.happen(tensors)
+
+    def current(self, variable: Any) -> Any:
+        """Return the value of a variable outside of the call."""
+        value = None if self._outer is None else self._outer.get_current_value(variable)
+        return compat.own_value(variable) if value is None else value
+
+    def _read(self, variable: Any) -> Any:
+        value = self.current(variable)
+        if value is None:
+            raise _NotBuilt
+        self.reads[id(variable)] = variable, self._framework.read(value, self._home)
+        return self.reads[id(variable)][1]
+
+    def keep(self, variable: Any) -> None:
+        """Save the value of a variable that is about to change."""
+        _, value = self.reads[id(variable)]
+        self.reads[id(variable)] = variable, self._framework.keep(value)
+
+    def _run(self, tensors: Sequence[Any], scope: _Scope) -> _Effects:
+        args, kwargs, masks = self._arguments.fill(tensors)
+        inputs = tree.flatten((args, kwargs))
+        with scope, _attached(inputs, masks):
+            outputs = self._call(*args, **kwargs)
+            masks_after = [
+                compat.get_mask(leaf) if self._framework.is_tensor(leaf) else None
+                for leaf in inputs
+            ]
+        losses = [(scope.owners[id(loss)], loss) for loss in scope.losses]
+        for owner, loss in losses:
+            compat.forget_loss(owner, loss)
+        originals = tree.flatten(self._arguments.structure[:2])
+        return _Effects(
+            self._framework,
+            outputs,
+            masks=[
+                (original, after)
+                for original, before, after in zip(originals, masks, masks_after)
+                if before is not after
+            ],
+            losses=losses,
+            written=scope.written,
+            changes=self._attributes.changes(),
+        )
+
+
+class _Scope(keras.StatelessScope):  # type: ignore[misc]
+    """Answers each read of a variable, whoever owns it, and holds back each assignment."""
+
+    def __init__(self, first: Optional[PureCall], read: Callable[[Any], Any]) -> None:
+        super().__init__(collect_losses=True, initialize_variables=False)
+        self._first = first
+        self._read = read
+        self.owners: Dict[int, Any] = {}
+        self.written: Dict[int, Tuple[Any, Any, Any]] = {}
+
+    def get_current_value(self, variable: Any) -> Any:
+        if id(variable) not in self.state_mapping:
+            self.state_mapping[id(variable)] = self._read(variable)
+        return self.state_mapping[id(variable)]
+
+    def add_update(self, update: Tuple[Any, Any]) -> None:
+        variable, value = update
+        old = self.get_current_value(variable)
+        if self._first is not None and id(variable) not in self.written:
+            self._first.keep(variable)
+        # Whether an assignment takes effect may depend on the precision that is in force.
+        precision = compat.keras_thread_state().get("autocast_scope")
+        self.written[id(variable)] = variable, value, precision
+        framework = _framework()
+        assert framework is not None
+        self.state_mapping[id(variable)] = framework.written(value, old)
+
+    def add_loss(self, loss: Any) -> None:
+        self.owners[id(loss)] = compat.loss_owner()
+        super().add_loss(loss)
+
+
+class _Effects:
+    """Everything a call did: what it returned, and what it changed."""
+
+    def __init__(
+        self,
+        framework: ModuleType,
+        outputs: Any,
+        masks: List[Tuple[Any, Any]],
+        losses: List[Tuple[Any, Any]],
+        written: Dict[int, Tuple[Any, Any, Any]],
+        changes: List[Change],
+    ) -> None:
+        self._masked = [tensor for tensor, _ in masks]
+        self._owners = [owner for owner, _ in losses]
+        self._variables = [(variable, precision) for variable, _, precision in written.values()]
+        self._changes = changes
+        self.structure = _Structure(
+            framework,
+            (
+                outputs,
+                [
+                    compat.get_mask(leaf) if framework.is_tensor(leaf) else None
+                    for leaf in tree.flatten(outputs)
+                ],
+                [mask for _, mask in masks],
+                [loss for _, loss in losses],
+                [value for _, value, _ in written.values()],
+                [change.value if change.content is None else change.content for change in changes],
+            ),
+        )
+
+    def happen(self, tensors: Sequence[Any]) -> Any:
+        outputs, output_masks, masks, losses, values, attributes = self.structure.fill(tensors)
+        for (variable, precision), value in zip(self._variables, values):
+            with _autocast(precision):
+                variable.assign(value)
+        for change, value in zip(self._changes, attributes):
+            if change.content is None:
+                change._replace(value=value).apply()
+            else:
+                change._replace(content=value).apply()
+        for owner, loss in zip(self._owners, losses):
+            owner.add_loss(loss)
+        for tensor, mask in [*zip(self._masked, masks), *zip(tree.flatten(outputs), output_masks)]:
+            if mask is not None or compat.get_mask(tensor) is not None:
+                compat.set_mask(tensor, mask)
+        return outputs
+
+
+class _Structure:
+    """A nested structure and where its tensors are."""
+
+    def __init__(self, framework: ModuleType, structure: Any) -> None:
+        self.structure = structure
+        self._leaves = tree.flatten(structure)
+        self.where = [i for i, leaf in enumerate(self._leaves) if framework.is_tensor(leaf)]
+        self.tensors = [self._leaves[i] for i in self.where]
+
+    def fill(self, tensors: Sequence[Any]) -> Any:
+        """Return the structure with other tensors in the place of its own."""
+        leaves = list(self._leaves)
+        for i, tensor in zip(self.where, tensors):
+            leaves[i] = tensor
+        return tree.pack_sequence_as(self.structure, leaves)
+
+
+class _NotBuilt(BaseException):
+    """A variable was read that has no value yet. Keras rewrites what derives from Exception."""
+
+
+@contextlib.contextmanager
+def _attached(tensors: Sequence[Any], masks: Sequence[Any]) -> Iterator[None]:
+    """Attach masks to tensors for a while."""
+    pairs = [(tensor, mask) for tensor, mask in zip(tensors, masks) if mask is not None]
+    before = [compat.get_mask(tensor) for tensor, _ in pairs]
+    for tensor, mask in pairs:
+        compat.set_mask(tensor, mask)
+    try:
+        yield
+    finally:
+        for (tensor, _), mask in zip(pairs, before):
+            compat.set_mask(tensor, mask)
+
+
+@contextlib.contextmanager
+def _autocast(scope: Any) -> Iterator[None]:
+    """Put a precision in force for a while."""
+    state = compat.keras_thread_state()
+    before = state.get("autocast_scope")
+    state["autocast_scope"] = scope
+    try:
+        yield
+    finally:
+        state["autocast_scope"] = before
+
+
+def _framework() -> Optional[ModuleType]:
+    name = compat.keras_backend()
+    if name in BACKENDS:
+        return importlib.import_module("perftricks.recompute.engines." + name)
+    if name not in _warned:
+        _warned.add(name)
+        warnings.warn(
+            "perftricks.recompute knows the backends %s of Keras, not %r: decorated functions run "
+            "plainly" % (", ".join(BACKENDS), name),
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return None
+
+
+def _layers_of(call: Callable[..., Any], args: Tuple[Any, ...]) -> List[Any]:
+    """List the layers that a call belongs to or refers to."""
+    owner = getattr(call, "__self__", None)
+    candidates = [owner] if owner is not None else [*args[:1]]
+    if not any(isinstance(x, keras.Layer) for x in candidates):
+        function = getattr(call, "__func__", call)
+        code = getattr(function, "__code__", None)
+        for cell in getattr(function, "__closure__", None) or ():
+            with contextlib.suppress(ValueError):  # a cell that is not filled yet
+                candidates.extend(tree.flatten(cell.cell_contents))
+        if code is not None:
+            names = function.__globals__
+            candidates.extend(names[name] for name in code.co_names if name in names)
+    return [x for x in candidates if isinstance(x, keras.Layer)]
+
+
+def _flat(layers: Sequence[Any]) -> List[Any]:
+    """List layers and all layers below them, each once."""
+    found = {id(inner): inner for layer in layers for inner in compat.flat_layers(layer)}
+    return list(found.values())
+
+
+def _name(call: Callable[..., Any]) -> str:
+    return str(getattr(call, "__qualname__", call))

@@ -1,0 +1,146 @@
+"""What Keras keeps in Python objects: attributes of layers, and scopes that belong to a thread.
+
+A call may leave things there (a cached dropout mask, a list of losses). They are put back before
+the call is run again, so that it sees what it saw the first time, and nothing it leaves behind the
+second time stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import copy
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, TypeVar
+
+from perftricks.recompute.engines import compat
+
+T = TypeVar("T")
+MISSING = object()
+
+
+class Change(NamedTuple):
+    """An attribute that a call has set, changed in place or deleted."""
+
+    namespace: Dict[str, Any]
+    name: str
+    value: Any  # the object, or MISSING where it was deleted
+    content: Any  # what it contains if it is a list, set or dict; else None
+
+    def apply(self) -> None:
+        """Make the change, again or for the first time. A layer's own bookkeeping is bypassed."""
+        if self.value is MISSING:
+            self.namespace.pop(self.name, None)
+            return
+        if self.content is not None:
+            _refill(self.value, self.content)
+        self.namespace[self.name] = self.value
+
+
+class Attributes:
+    """The attributes of some layers at one moment."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self._saved = [
+            (vars(layer), {name: (v, _content(v)) for name, v in vars(layer).items()})
+            for layer in layers
+        ]
+
+    def changes(self) -> List[Change]:
+        """List what has changed since."""
+        return [
+            Change(namespace, name, value, _content(value))
+            for namespace, name, value, _, _ in self._differences()
+        ]
+
+    def restore(self) -> None:
+        """Undo what has changed since."""
+        for namespace, name, _, old, content in self._differences():
+            Change(namespace, name, old, content).apply()
+
+    def _differences(self) -> List[Any]:
+        found = []
+        for namespace, before in self._saved:
+            for name, value in namespace.items():
+                old, content = before.get(name, (MISSING, None))
+                if value is not old or not _same(value, content):
+                    found.append((namespace, name, value, old, content))
+            if len(namespace) != len(before) or not namespace.keys() >= before.keys():
+                for name in before.keys() - namespace.keys():
+                    found.append((namespace, name, MISSING) + before[name])
+        return found
+
+
+class ThreadState:
+    """The scopes that are open at one moment: precision, names, training or not, our own switch."""
+
+    def __init__(self) -> None:
+        self._keras = dict(compat.keras_thread_state())
+        self._freeze()
+        self._context = contextvars.copy_context()
+
+    def _freeze(self) -> None:
+        # These two are changed in place while layers run; everything else is replaced or shared.
+        for name in ("current_call_ctx", "name_scope_stack"):
+            if self._keras.get(name) is not None:
+                self._keras[name] = copy.copy(self._keras[name])
+
+    def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a function in the scopes that were open then, in whatever thread this is."""
+        return self._context.copy().run(self._run, function, *args)
+
+    def _run(self, function: Callable[..., T], *args: Any) -> T:
+        with self._entered():
+            return function(*args)
+
+    @contextlib.contextmanager
+    def _entered(self) -> Iterator[None]:
+        namespace = compat.keras_thread_state()
+        now = dict(namespace)
+        then = ThreadState.__new__(ThreadState)
+        then._keras = dict(self._keras)
+        then._freeze()
+        _refill(namespace, then._keras)
+        try:
+            yield
+        finally:
+            _refill(namespace, now)
+
+
+def _content(value: Any) -> Any:
+    """Return a copy of a container, or None for anything else."""
+    if isinstance(value, list):
+        return list(value)
+    if isinstance(value, dict):
+        return dict(value)
+    if isinstance(value, set):
+        return set(value)
+    return None
+
+
+def _same(value: Any, content: Any) -> bool:
+    """Tell whether a container still has the very objects it had; tensors are not compared."""
+    if content is None:
+        return True
+    if len(value) != len(content):
+        return False
+    if isinstance(value, dict):
+        return all(content.get(key, MISSING) is item for key, item in value.items())
+    if isinstance(value, set):
+        return bool(value == content)
+    return all(map(_is, value, content))
+
+
+def _is(a: Any, b: Any) -> bool:
+    return a is b
+
+
+def _refill(container: Any, content: Any) -> None:
+    """Replace what is in a container, below any tracking that a subclass does."""
+    if isinstance(container, list):
+        list.__setitem__(container, slice(None), content)
+    elif isinstance(container, dict):
+        dict.clear(container)
+        dict.update(container, content)
+    else:
+        set.clear(container)
+        set.update(container, content)

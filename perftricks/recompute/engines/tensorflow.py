@@ -1,0 +1,216 @@
+"""TensorFlow: a custom gradient around a call that no tape has seen.
+
+The call runs while recording is stopped. Afterwards its result is attached, as the output of one
+operation, to everything it used: arguments, variables, and tensors captured from outside, which
+are found by watching the operations. The gradient function runs the call again under a tape of its
+own, and not before the incoming gradient exists: a graph orders it by control dependencies; XLA
+ignores those, so there the inputs pass an optimization barrier together with the gradient.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Sequence, Set
+
+import tensorflow as tf
+
+from perftricks.recompute.engines import compat
+
+if TYPE_CHECKING:
+    from perftricks.recompute.engines.keras3 import PureCall
+
+# Operations that would happen twice, or come out differently the second time.
+_WRITES = {"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"}
+_DRAWS = {
+    "Multinomial",
+    "ParameterizedTruncatedNormal",
+    "RandomGamma",
+    "RandomPoissonV2",
+    "RandomShuffle",
+    "RandomStandardNormal",
+    "RandomUniform",
+    "RandomUniformInt",
+    "RngReadAndSkip",
+    "TruncatedNormal",
+}
+
+
+def is_tensor(x: Any) -> bool:
+    """Tell whether ``x`` is a dense tensor; variables and the parts of others are found in use."""
+    return isinstance(x, tf.Tensor)
+
+
+def is_recording() -> bool:
+    """Tell whether a tape is active; a graph may be differentiated without one."""
+    recording: bool = compat.tensorflow_record().could_possibly_record()
+    return recording or not tf.executing_eagerly()
+
+
+def prepare(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Let AutoGraph convert a function where it would have converted the plain call."""
+    autograph = tf.__internal__.autograph
+    converted: Callable[..., Any] = autograph.tf_convert(call, autograph.control_status_ctx())
+    return converted
+
+
+def home() -> Any:
+    """Return the graph in which the call begins, or None when it runs eagerly."""
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+
+def read(value: Any, home: Any) -> Any:
+    """Return the value of a variable as a tensor that is valid in the whole call."""
+    with tf.init_scope() if home is None else home.as_default():
+        return tf.convert_to_tensor(value)
+
+
+def keep(value: Any) -> Any:
+    """Return the value as it is: tensors do not change."""
+    return value
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def written(new: Any, old: Any) -> Any:
+    """Return the new value as a leaf would be: its gradient is the variable's."""
+    return tf.identity(new), lambda gradient: (None, gradient)
+
+
+def checkpoint(pure: PureCall) -> List[Any]:
+    """Run a call; the gradient function runs it again."""
+    record = compat.tensorflow_record()
+    with record.stop_recording(), record.VariableWatcher() as watcher:
+        # Copies by name only: a tensor that is also captured must be found as captured.
+        with _Operations.watched() as operations:
+            results = pure.run(*[tf.identity(x) for x in pure.tensors])
+    operations.check()
+    attached = [i for i, y in enumerate(results) if operations.made(y) and _differentiable(y)]
+    if not attached:
+        return results
+    variables = [variable for variable, _ in pure.reads.values()]
+    known = {id(compat.own_value(variable)) for variable in variables}
+    raw = [v for v in watcher.watched_variables() if id(v) not in known]
+    values = [tf.convert_to_tensor(pure.current(variable)) for variable in variables]
+    inputs = [*pure.tensors, *values]
+    captured = operations.captured
+
+    def gradient(*upstream: Any) -> List[Any]:
+        upstream = tuple(tf.convert_to_tensor(dy) for dy in upstream)
+        with _after(upstream, inputs) as (upstream, copies):
+            sources = [x for x in [*copies, *captured, *raw] if _differentiable(x)]
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(sources)
+                tensors, values = copies[: len(pure.tensors)], copies[len(pure.tensors) :]
+                again = pure.replay(tensors, values)
+            found = iter(tape.gradient([again[i] for i in attached], sources, upstream))
+        return [
+            next(found) if _differentiable(x) else None for x in [*copies, *captured, *raw]
+        ]
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def attach(*sources: Any) -> Any:
+        return [results[i] for i in attached], gradient
+
+    outputs = list(results)
+    sources = [*inputs, *captured, *[tf.convert_to_tensor(v) for v in raw]]
+    for i, y in zip(attached, attach(*sources)):
+        outputs[i] = y
+    return outputs
+
+
+@contextlib.contextmanager
+def _after(upstream: Sequence[Any], inputs: Sequence[Any]) -> Iterator[Any]:
+    """Give copies of the inputs, by name only, that are there once the incoming gradient is."""
+    if tf.executing_eagerly():
+        yield upstream, [tf.identity(x) for x in inputs]
+    elif compat.tensorflow_compiles_with_xla(tf.compat.v1.get_default_graph()):
+        after = _barrier(*inputs, *upstream)
+        yield after[len(inputs) :], after[: len(inputs)]
+    else:
+        with tf.control_dependencies(upstream):
+            yield upstream, [tf.identity(x) for x in inputs]
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _barrier(*tensors: Any) -> Any:
+    def gradient(*upstream: Any) -> List[Any]:
+        return [dy if _differentiable(x) else None for x, dy in zip(tensors, upstream)]
+
+    return compat.tensorflow_xla_barrier(tensors), gradient
+
+
+def _differentiable(x: Any) -> bool:
+    dtype = tf.as_dtype(x.dtype)
+    return bool(dtype.is_floating or dtype.is_complex)
+
+
+class _Operations:
+    """The operations of a call: which tensors they made, and which they took from outside."""
+
+    def __init__(self) -> None:
+        self._types: Set[str] = set()
+        self._made: Set[int] = set()
+        self._taken: Dict[int, Any] = {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def watched(cls) -> Iterator[_Operations]:
+        """Watch the operations that run or are created inside."""
+        operations = cls()
+        if tf.executing_eagerly():
+            callbacks = compat.tensorflow_op_callbacks()
+            callbacks.add_op_callback(operations._ran)
+            try:
+                yield operations
+            finally:
+                callbacks.remove_op_callback(operations._ran)
+        else:
+            graph = tf.compat.v1.get_default_graph()
+            start = len(graph.get_operations())
+            yield operations
+            for op in graph.get_operations()[start:]:
+                # A placeholder stands for a tensor from outside of the graph.
+                outside = op.type == "Placeholder"
+                operations._note(op.type, op.inputs, () if outside else op.outputs)
+
+    def _ran(
+        self,
+        op_type: Any,
+        inputs: Any,
+        attrs: Any,
+        outputs: Any,
+        op_name: Any = None,
+        graph: Any = None,
+    ) -> None:
+        if graph is None:
+            self._note(op_type, inputs, outputs)
+
+    def _note(self, op_type: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        self._types.add(op_type if isinstance(op_type, str) else op_type.decode())
+        for x in inputs:
+            if compat.tensor_id(x) not in self._made and _differentiable(x):
+                self._taken[compat.tensor_id(x)] = x
+        self._made.update(compat.tensor_id(y) for y in outputs)
+
+    @property
+    def captured(self) -> List[Any]:
+        """The tensors from outside."""
+        return list(self._taken.values())
+
+    def made(self, tensor: Any) -> bool:
+        """Tell whether a tensor was made by these operations."""
+        return compat.tensor_id(tensor) in self._made
+
+    def check(self) -> None:
+        """Refuse what cannot be run twice."""
+        if self._types & _WRITES:
+            raise RuntimeError(
+                "a call that is to be recomputed assigns a tf.Variable (%s), which would happen "
+                "twice; make it a weight of the layer, by self.add_weight"
+                % ", ".join(sorted(self._types & _WRITES))
+            )
+        if self._types & _DRAWS:
+            raise RuntimeError(
+                "a call that is to be recomputed draws random numbers of TensorFlow (%s), which "
+                "come out differently when it is run again; use keras.random with a SeedGenerator, "
+                "or tf.random.stateless_*" % ", ".join(sorted(self._types & _DRAWS))
+            )

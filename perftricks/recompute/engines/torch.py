@@ -1,0 +1,78 @@
+"""PyTorch: ``torch.utils.checkpoint``, which recomputes what autograd wanted to save."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable, List
+
+import torch
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
+
+if TYPE_CHECKING:
+    from perftricks.recompute.engines.keras3 import PureCall
+
+
+def is_tensor(x: Any) -> bool:
+    """Tell whether ``x`` is a tensor."""
+    return isinstance(x, torch.Tensor)
+
+
+def is_recording() -> bool:
+    """Tell whether autograd is on."""
+    return torch.is_grad_enabled()
+
+
+def prepare(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function as it is."""
+    return call
+
+
+def home() -> None:
+    """Return nothing: a value is valid wherever it is read."""
+
+
+def read(value: Any, home: None) -> Any:
+    """Return the value as it is; no copy of the weights is made."""
+    return value
+
+
+def keep(value: Any) -> Any:
+    """Return a copy, through which gradients flow: variables are updated in place."""
+    return value.clone()
+
+
+class _Written(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, new: Any, old: Any) -> Any:
+        return new.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return None, gradient
+
+
+def written(new: Any, old: Any) -> Any:
+    """Return the new value as a leaf would be: its gradient is the variable's."""
+    return _Written.apply(new.detach(), old)
+
+
+def checkpoint(pure: PureCall) -> List[Any]:
+    """Run a call; the backward pass runs it again."""
+    versions = {}
+
+    def run(*tensors: Any) -> List[Any]:
+        if not versions:
+            outputs = pure.run(*tensors)
+            versions.update({k: value._version for k, (_, value) in pure.reads.items()})
+            versions.setdefault(0, 0)
+            return outputs
+        for key, (variable, value) in pure.reads.items():
+            if value._version != versions[key]:
+                raise RuntimeError(
+                    "the variable %s was updated between the forward and the backward pass of a "
+                    "call that is to be recomputed; run backward before the update" % variable.path
+                )
+        return pure.run(*tensors)
+
+    # The random numbers of Keras need no saved state, those of a wrapped torch module do.
+    outputs: List[Any] = torch_checkpoint(run, *pure.tensors, use_reentrant=False)
+    return outputs
