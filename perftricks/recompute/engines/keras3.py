@@ -141,13 +141,13 @@ class PureCall:
         finally:
             now.restore()
         assert self._effects is not None
-        if len(effects.structure.tensors) != len(self._effects.structure.where):
+        if len(effects.structure.tensors) != len(self._effects.structure.tensors):
             raise RuntimeError(
                 "%s gave %d tensors at first and %d when it is recomputed; a call that is "
                 "recomputed must do the same each time"
                 % (
                     _name(self._call),
-                    len(self._effects.structure.where),
+                    len(self._effects.structure.tensors),
                     len(effects.structure.tensors),
                 )
             )
@@ -284,19 +284,25 @@ class _Effects:
 
 
 class _Structure:
-    """A nested structure and where its tensors are."""
+    """A nested structure and the tensors in it, each once."""
 
     def __init__(self, framework: ModuleType, structure: Any) -> None:
         self.structure = structure
         self._leaves = tree.flatten(structure)
-        self.where = [i for i, leaf in enumerate(self._leaves) if framework.is_tensor(leaf)]
-        self.tensors = [self._leaves[i] for i in self.where]
+        # A tensor that is there twice stays one tensor, so that its gradients are added up in the
+        # same order as in the plain call.
+        tensors = {id(leaf): leaf for leaf in self._leaves if framework.is_tensor(leaf)}
+        self.tensors = list(tensors.values())
+        numbers = {key: number for number, key in enumerate(tensors)}
+        self._where = [
+            (i, numbers[id(leaf)]) for i, leaf in enumerate(self._leaves) if id(leaf) in numbers
+        ]
 
     def fill(self, tensors: Sequence[Any]) -> Any:
         """Return the structure with other tensors in the place of its own."""
         leaves = list(self._leaves)
-        for i, tensor in zip(self.where, tensors):
-            leaves[i] = tensor
+        for i, number in self._where:
+            leaves[i] = tensors[number]
         return tree.pack_sequence_as(self.structure, leaves)
 
 

@@ -1,0 +1,52 @@
+"""The contract of recompute on Keras 3, bound to the backend that KERAS_BACKEND names.
+
+One process, one backend: ``KERAS_BACKEND=jax pytest tests/recompute``. Without the variable nothing
+here is collected, so that the ordinary session needs no framework; with it, a framework that is
+missing is an error and not a skip.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import pytest
+
+BACKEND = os.environ.get("KERAS_BACKEND")
+
+if BACKEND is None:
+    collect_ignore_glob = ["*"]
+else:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if BACKEND == "jax":
+        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2 " + os.environ.get(
+            "XLA_FLAGS", ""
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of the frameworks about each other
+        import keras
+
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        # Grappler fuses operations whose intermediate results nobody else needs. The plain run needs
+        # them in its backward pass, so the last bits would differ; test_modes has it on.
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if os.path.dirname(__file__) in str(item.path):
+            for category in ("DeprecationWarning", "FutureWarning"):
+                item.add_marker(pytest.mark.filterwarnings(f"ignore::{category}"))
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    """Each test starts with a fresh Keras and with nothing switched."""
+    monkeypatch.delenv("RECOMPUTE", raising=False)
+    keras.utils.clear_session()
+    yield
+    keras.config.set_dtype_policy("float32")

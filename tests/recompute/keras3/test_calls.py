@@ -1,0 +1,604 @@
+"""What a decorated call may take, return, use and change."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from perftricks.recompute import recompute_grad, recompute_scope
+from tests.recompute.keras3.training import (
+    BACKEND,
+    FEW_ULP,
+    array,
+    assert_exact,
+    fresh_model,
+    recomputed,
+    step,
+    steps,
+)
+
+WIDTH = 6
+only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's own API")
+only_torch = pytest.mark.skipif(BACKEND != "torch", reason="about torch's own API")
+
+
+def data(*shape):
+    """Return inputs and targets."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=shape or (8, WIDTH)).astype("float32")
+    return x, np.tanh(x[..., ::-1]).astype("float32")
+
+
+def around(layer, **kwargs):
+    """Return a builder of a model that calls a layer on something that needs a gradient."""
+
+    def build():
+        inputs = keras.Input((WIDTH,))
+        x = layers.Dense(WIDTH, activation="tanh")(inputs)
+        return keras.Model(inputs, layers.Dense(WIDTH)(layer()(x, **kwargs)))
+
+    return build
+
+
+class WithDense(layers.Layer):
+    """A layer with a Dense inside, to derive from."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(WIDTH, activation="tanh")
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+
+def test_structures_in_and_out():
+    """Nested inputs and outputs, None, numbers, strings, booleans and integer tensors."""
+
+    class Mixed(WithDense):
+        def build(self, shape):
+            super().build(shape[0])
+
+        @recompute_grad
+        def call(self, pair, scale=2, *, mode=None, flags=None):
+            first, more = pair
+            assert mode == "sum"
+            assert flags == {"on": True, "none": None}
+            y = self.dense(first) * scale + more["second"]
+            index = ops.argmax(y, axis=-1)
+            return {"y": y, "both": (first, [y * 2]), "index": index}
+
+        def compute_output_spec(self, pair, scale=2, *, mode=None, flags=None):
+            y = keras.KerasTensor(pair[0].shape, pair[0].dtype)
+            return {"y": y, "both": (y, [y]), "index": keras.KerasTensor(y.shape[:-1], "int32")}
+
+    def build():
+        inputs = keras.Input((WIDTH,))
+        x = layers.Dense(WIDTH)(inputs)
+        out = Mixed()(
+            (x, {"second": x * 3}), scale=3, mode="sum", flags={"on": True, "none": None}
+        )
+        picked = ops.expand_dims(ops.cast(out["index"], "float32"), -1)
+        return keras.Model(inputs, out["y"] + out["both"][0] + out["both"][1][0] + picked)
+
+    assert_exact(build, *data())
+
+
+def test_what_is_no_tensor_comes_back_as_it_is():
+    """Outputs that are None, numbers, strings or objects are those of the call."""
+    thing = object()
+
+    @recompute_grad
+    def function(x, n):
+        return x + n, None, n, "text", thing
+
+    with recompute_scope(True):
+        out = function(ops.ones((2,)), 3)
+    assert out[1:] == (None, 3, "text", thing)
+    np.testing.assert_array_equal(array(out[0]), [4, 4])
+
+
+def test_tensor_keyword_arguments():
+    """Tensors passed by keyword get their gradients."""
+
+    class Gated(WithDense):
+        @recompute_grad
+        def call(self, x, gate=None):
+            return self.dense(x) * gate
+
+    def build():
+        inputs = keras.Input((WIDTH,))
+        gate = layers.Dense(WIDTH, activation="sigmoid")(inputs)
+        return keras.Model(inputs, Gated()(inputs, gate=gate))
+
+    assert_exact(build, *data())
+
+
+@pytest.mark.parametrize("how", ["context", "keyword", "position"])
+def test_training(how):
+    """``training`` reaches the layers inside whichever way it is passed."""
+
+    class Noisy(WithDense):
+        def __init__(self):
+            super().__init__()
+            self.dropout = layers.Dropout(0.4)
+            self.norm = layers.BatchNormalization()
+
+        def build(self, shape):
+            super().build(shape)
+            self.norm.build(shape)
+
+    class ByContext(Noisy):
+        @recompute_grad
+        def call(self, x):
+            return self.norm(self.dropout(self.dense(x)))
+
+    class ByKeyword(Noisy):
+        @recompute_grad
+        def call(self, x, training=None):
+            return self.norm(self.dropout(self.dense(x), training=training), training=training)
+
+    class ByPosition(Noisy):
+        @recompute_grad
+        def inner(self, x, training):
+            return self.norm(self.dropout(self.dense(x), training=training), training=training)
+
+        def call(self, x, training=None):
+            return self.inner(x, training)
+
+    assert_exact(around({"context": ByContext, "keyword": ByKeyword, "position": ByPosition}[how]), *data())
+
+
+def test_captured_tensors_and_variables():
+    """What a call uses from outside gets the same gradients: tensors, other layers' variables."""
+
+    class Outer(WithDense):
+        def __init__(self):
+            super().__init__()
+            self.other = layers.Dense(WIDTH)
+
+        def build(self, shape):
+            super().build(shape)
+            self.other.build(shape)
+
+        def call(self, x):
+            captured = self.other(x) * 2
+            kernel = self.other.kernel
+
+            @recompute_grad
+            def inner(x):
+                return self.dense(x) * captured + ops.matmul(captured, kernel) + captured
+
+            return inner(x) + captured
+
+    build = around(Outer)
+    assert_exact(build, *data())
+    assert sum("gradient of outer/" in name for name in steps(build, *data(), True).arrays) == 4
+
+
+def test_a_captured_tensor_alone():
+    """The gradient of a captured tensor arrives even if nothing else needs one."""
+
+    class Outer(WithDense):
+        def call(self, x):
+            hidden = self.dense(x)
+            function = recompute_grad(lambda n: ops.tanh(hidden) * n)
+            return function(3)
+
+    assert_exact(around(Outer), *data())
+
+
+def test_a_captured_tensor_that_is_also_an_argument():
+    """Both ways in count: the gradient is the sum, once each."""
+
+    class Outer(WithDense):
+        def call(self, x):
+            hidden = self.dense(x)
+            function = recompute_grad(lambda a: ops.tanh(hidden) * ops.exp(a))
+            return function(hidden)
+
+    assert_exact(around(Outer), *data())
+
+
+def test_plain_functions_that_run_layers():
+    """A function around layers is exact too, with dropout, moving averages and losses."""
+
+    class Outer(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inner = [
+                layers.Dense(WIDTH, activity_regularizer="l2"),
+                layers.BatchNormalization(),
+                layers.Dropout(0.4),
+            ]
+
+        def build(self, shape):
+            for layer in self.inner:
+                layer.build(shape)
+
+        def call(self, x):
+            def run(x):
+                for layer in self.inner:
+                    x = layer(x)
+                return x
+
+            return recompute_grad(run)(x)
+
+    assert_exact(around(Outer), *data())
+
+
+def test_layers_that_are_used_twice():
+    """A shared decorated layer with dropout and moving averages is updated by each call, once."""
+
+    class Shared(WithDense):
+        def __init__(self):
+            super().__init__()
+            self.dropout = layers.Dropout(0.4)
+            self.norm = layers.BatchNormalization()
+
+        def build(self, shape):
+            super().build(shape)
+            self.norm.build(shape)
+
+        @recompute_grad
+        def call(self, x):
+            x = self.norm(self.dropout(self.dense(x)))
+            return self.norm(self.dropout(self.dense(x)))
+
+    def build():
+        inputs = keras.Input((WIDTH,))
+        shared = Shared()
+        return keras.Model(inputs, shared(shared(inputs)) + shared(inputs * 2))
+
+    assert_exact(build, *data())
+
+
+def test_decorated_layers_inside_decorated_layers():
+    """Nested recomputation: three levels with state in each."""
+
+    class Block(layers.Layer):
+        def __init__(self, depth):
+            super().__init__()
+            self.inner = Block(depth - 1) if depth else recomputed(layers.Dense)(WIDTH, "gelu")
+            self.dropout = recomputed(layers.Dropout)(0.3)
+            self.norm = recomputed(layers.BatchNormalization)()
+
+        def build(self, shape):
+            self.inner.build(shape)
+            self.norm.build(shape)
+
+        @recompute_grad
+        def call(self, x):
+            x = self.norm(self.dropout(self.inner(x)))
+            self.add_loss(ops.mean(ops.square(x)))
+            return x
+
+    assert_exact(around(lambda: Block(2)), *data())
+
+
+def test_losses_are_counted_once():
+    """Losses belong to the layers that added them, also after the backward pass."""
+
+    class Lossy(WithDense):
+        def __init__(self):
+            super().__init__()
+            self.regularizer = layers.ActivityRegularization(l2=0.1)
+
+        @recompute_grad
+        def call(self, x):
+            y = self.regularizer(self.dense(x))
+            self.add_loss([ops.mean(y), ops.sum(ops.square(x))])
+            return y
+
+    build = around(Lossy)
+    assert_exact(build, *data())
+    if BACKEND != "jax":  # there losses are returned, and assert_exact has compared them
+        model = fresh_model(build)
+        step(model, *data(), True)
+        lossy = next(layer for layer in model.layers if isinstance(layer, Lossy))
+        assert [len(lossy.losses), len(lossy.regularizer.losses), len(model.losses)] == [3, 1, 3]
+
+
+def test_metrics_are_counted_once():
+    """A metric that a layer updates sees each batch once."""
+
+    class Measured(WithDense):
+        def __init__(self):
+            super().__init__()
+            self.mean = keras.metrics.Mean(name="activation")
+
+        @recompute_grad
+        def call(self, x):
+            y = self.dense(x)
+            self.mean.update_state(y)
+            return y
+
+    assert_exact(around(Measured), *data())
+    if BACKEND != "jax":
+        model = fresh_model(around(Measured))
+        step(model, *data(), True)
+        assert array(model.layers[2].mean.count) == 8
+
+
+def test_assignments_are_leaves():
+    """What is read after an assignment is the variable's own, as in the plain call."""
+
+    class Assigning(WithDense):
+        def build(self, shape):
+            super().build(shape)
+            self.total = self.add_weight(shape=(WIDTH,), initializer="zeros", trainable=False)
+            self.scale = self.add_weight(shape=(WIDTH,), initializer="ones")
+
+        @recompute_grad
+        def call(self, x):
+            # Autograd of torch refuses to go back to before an update in place.
+            y = self.dense(x) * (1 if BACKEND == "torch" else self.total)
+            self.total.assign_add(ops.mean(x, axis=0))
+            self.total.assign_add(ops.ones(WIDTH))
+            self.scale.assign(ops.tanh(self.scale) + ops.mean(x))
+            return y + self.total * self.scale * x
+
+    assert_exact(around(Assigning), *data())
+
+
+def test_attributes_that_a_call_sets():
+    """Tensors, numbers and lists that a call leaves on the layer are there once, and usable."""
+
+    class Remembering(WithDense):
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+            self.seen = []
+
+        @recompute_grad
+        def call(self, x):
+            self.calls += 1
+            self.seen.append(self.calls)
+            self.last = ops.tanh(x)
+            return self.dense(x) * self.calls
+
+    class Outer(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inner = Remembering()
+
+        def build(self, shape):
+            self.inner.build(shape)
+
+        def call(self, x):
+            self.inner.calls = 0
+            return self.inner(x) + self.inner.last + self.inner(x)
+
+    build = around(Outer)
+    assert_exact(build, *data())
+    model = fresh_model(build)
+    inner = model.layers[2].inner
+    inner.seen.clear()
+    step(model, *data(), True)
+    assert inner.calls == 2
+    assert list(inner.seen) == [1, 2]
+
+
+def test_masks_are_taken_away_as_in_the_plain_call():
+    """Attention takes the mask off its inputs; so does the decorated one."""
+    x = ops.ones((2, 3, 4))
+    attention = recomputed(layers.MultiHeadAttention)(1, 2)
+    attention.build(x.shape, x.shape)
+    seen = []
+    for on in (False, True):
+        keras.src.backend.set_keras_mask(x, ops.ones((2, 3), "bool"))
+        with recompute_scope(on):
+            y = attention(x, x)
+        seen.append((keras.src.backend.get_keras_mask(x) is None, keras.src.backend.get_keras_mask(y)))
+    assert seen[0][0] == seen[1][0]
+    np.testing.assert_array_equal(array(seen[0][1]), array(seen[1][1]))
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="Keras refuses it on JAX, decorated or not")
+def test_random_numbers_without_a_seed():
+    """Unseeded ``keras.random`` draws from the global generator, which moves on once."""
+
+    class Unseeded(WithDense):
+        @recompute_grad
+        def call(self, x):
+            return self.dense(x) + keras.random.normal(ops.shape(x)) * x
+
+    def build():
+        keras.random.normal((1,))  # the generator exists, as it would in a program that uses it
+        return around(Unseeded)()
+
+    assert_exact(build, *data())
+    assert_exact(around(Unseeded), *data())
+
+
+def test_layers_that_are_built_by_the_call():
+    """The first call may create layers and variables; it runs plainly, the next ones do not."""
+
+    class Lazy(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(WIDTH)
+            self.norm = layers.BatchNormalization()
+
+        @recompute_grad
+        def call(self, x):
+            return self.norm(self.dense(x), training=True)
+
+    x, y = data()
+    results = []
+    for on in (False, True):
+        keras.utils.set_random_seed(3)
+        keras.utils.clear_session()
+        layer = Lazy()
+        layer.built = True
+        with recompute_scope(on):
+            outputs = [array(ops.stop_gradient(layer(ops.convert_to_tensor(x)))) for _ in range(3)]
+        results.append([*outputs, *[array(v.value) for v in layer.variables]])
+    assert len(results[0]) == len(results[1]) == 9
+    for a, b in zip(*results):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_frozen_layers():
+    """A frozen decorated layer keeps its weights and passes the gradient on."""
+
+    def frozen():
+        layer = recomputed(layers.Dense)(WIDTH, "tanh")
+        layer.trainable = False
+        return layer
+
+    assert_exact(around(frozen), *data())
+
+
+def test_symbolic_calls_go_straight_through():
+    """A functional model is built through decorated layers as through plain ones."""
+    with recompute_scope(True):
+        model = around(lambda: recomputed(layers.Dense)(3))()
+    assert model.output_shape == (None, WIDTH)
+    assert [type(layer).__name__ for layer in model.layers].count("Dense") == 3
+
+
+def test_a_model_with_decorated_layers_saves_and_loads(tmp_path):
+    """A decorated subclass saves its weights as before."""
+    model = fresh_model(around(lambda: recomputed(layers.Dense)(3)))
+    model.save_weights(tmp_path / "a.weights.h5")
+    again = fresh_model(around(lambda: layers.Dense(3)))
+    again.load_weights(tmp_path / "a.weights.h5")
+    for a, b in zip(model.get_weights(), again.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_predict_and_evaluate_are_the_same():
+    """Inference through a decorated layer gives what the plain layer gives."""
+    x, y = data()
+    model = fresh_model(around(lambda: recomputed(layers.Dense)(WIDTH)))
+    model.compile("sgd", "mse")
+    results = []
+    for on in (False, True):
+        model.make_predict_function(force=True)
+        model.make_test_function(force=True)
+        with recompute_scope(on):
+            results.append((model.predict(x, verbose=0), model.evaluate(x, y, verbose=0)))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=FEW_ULP)
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=FEW_ULP)
+
+
+def changing():
+    """Return a layer whose call does something else when it is run again."""
+
+    class Changing(WithDense):
+        runs = 0
+
+        def build(self, shape):
+            super().build(shape)
+            self.scale = self.add_weight(shape=(), initializer="ones")
+
+        @recompute_grad
+        def call(self, x):
+            type(self).runs += 1
+            return self.dense(x * self.scale if type(self).runs % 2 == 0 else x)
+
+    return Changing
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX traces once and cannot go two ways")
+def test_a_call_that_reads_other_variables_the_second_time_is_an_error():
+    """Reading a variable for the first time in the recomputation names it."""
+    model = fresh_model(around(changing()))
+    kind = type(model.layers[2])
+    kind.runs = 0
+    with pytest.raises(RuntimeError, match="did not read it at first"):
+        step(model, *data(), True)
+
+
+@only_tensorflow
+def test_variables_that_keras_does_not_know():
+    """A captured tf.Variable gets its gradient, in a graph and eagerly."""
+    import tensorflow as tf
+
+    v = tf.Variable([1.0, 2.0])
+    function = recompute_grad(lambda x: tf.tanh(x * v) * v)
+
+    def gradients():
+        x = tf.constant([0.3, 0.4])
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(function(x) * v)
+        return tape.gradient(y, [x, v])
+
+    for run in (gradients, tf.function(gradients), tf.function(gradients, jit_compile=True)):
+        found = []
+        for on in (False, True):
+            with recompute_scope(on):
+                found.append([g.numpy() for g in (tf.function(run) if run is not gradients else run)()])
+        np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+@only_tensorflow
+@pytest.mark.parametrize("graph", [False, True])
+def test_what_tensorflow_cannot_repeat_is_refused(graph):
+    """Assigning a raw tf.Variable, or drawing from TensorFlow's own generator, is an error."""
+    import tensorflow as tf
+
+    v = tf.Variable(1.0)
+    functions = {
+        "assigns a tf.Variable": lambda x: x * v.assign_add(1.0),
+        "draws random numbers of TensorFlow": lambda x: x * tf.random.normal([2]),
+    }
+    for words, function in functions.items():
+
+        def run(function=function):
+            x = tf.constant([1.0, 2.0])
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                return tape.gradient(recompute_grad(function)(x), x)
+
+        with recompute_scope(True), pytest.raises(RuntimeError, match=words):
+            (tf.function(run) if graph else run)()
+
+
+@only_torch
+def test_an_update_before_backward_is_an_error():
+    """Weights that change between forward and backward would give another gradient."""
+    layer = recomputed(layers.Dense)(WIDTH)
+    x = ops.convert_to_tensor(data()[0])
+    layer.build(x.shape)
+    with recompute_scope(True):
+        y = ops.sum(ops.square(layer(x)))
+    layer.kernel.assign(layer.kernel * 2)
+    with pytest.raises(RuntimeError, match="was updated between the forward and the backward"):
+        y.backward()
+
+
+@only_torch
+def test_random_numbers_of_torch():
+    """A wrapped torch module draws the same numbers again."""
+    import torch
+
+    def build():
+        inputs = keras.Input((WIDTH,))
+        dropout = recomputed(layers.TorchModuleWrapper)(
+            torch.nn.Dropout(0.5), output_shape=(None, WIDTH)
+        )
+        return keras.Model(inputs, layers.Dense(WIDTH)(dropout(layers.Dense(WIDTH)(inputs))))
+
+    assert_exact(build, *data())
+
+
+def test_a_backend_without_training_runs_plainly():
+    """On a backend that is not known the decorated function runs plainly, with one warning."""
+    code = (
+        "import warnings, keras\n"
+        "from perftricks.recompute import *\n"
+        "f = recompute_grad(lambda x: keras.ops.sum(x))\n"
+        "with recompute_scope(True), warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    assert [float(f(keras.ops.ones(3))) for _ in range(2)] == [3, 3]\n"
+        "messages = [str(w.message) for w in caught if w.category is RuntimeWarning]\n"
+        "assert len(messages) == 1 and \"not 'numpy'\" in messages[0], messages"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"KERAS_BACKEND": "numpy"})

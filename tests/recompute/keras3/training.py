@@ -1,0 +1,172 @@
+"""Train the same model with and without recomputation, and compare everything."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from perftricks.recompute import recompute_grad, recompute_scope
+
+BACKEND = os.environ["KERAS_BACKEND"]
+
+
+def recomputed(layer_class):
+    """Return a subclass of a layer whose call is decorated."""
+    return type(layer_class.__name__, (layer_class,), {"call": recompute_grad(layer_class.call)})
+
+
+class Run(NamedTuple):
+    """What a training run has produced."""
+
+    losses: list
+    arrays: dict  # gradients and variables, by name
+
+    def assert_same(self, other, tolerance=0.0):
+        """Compare with another run: bitwise, or within a share of each array's largest number."""
+        assert self.arrays.keys() == other.arrays.keys()
+        others = {"loss": np.array(other.losses), **other.arrays}
+        for name, a in {"loss": np.array(self.losses), **self.arrays}.items():
+            b = others[name]
+            assert (a.dtype, a.shape) == (b.dtype, b.shape), name
+            if tolerance and a.dtype.kind not in "iub":
+                # Where all of a gradient is noise around zero there is nothing to compare with.
+                size = max(np.abs(a.astype("float64")).max(initial=0.0), 1e-3)
+                np.testing.assert_allclose(
+                    a.astype("float64"), b.astype("float64"), 0, tolerance * size, err_msg=name
+                )
+            else:
+                np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def array(x):
+    """Return a tensor, a variable or a sparse gradient as an array."""
+    if type(x).__name__ == "IndexedSlices":
+        return np.concatenate([np.ravel(x.indices).astype("float32"), np.ravel(x.values)])
+    return np.array(keras.ops.convert_to_numpy(x))
+
+
+def variables_of(*owners):
+    """Return all variables of models and optimizers, by their position and path."""
+    return {
+        f"{i}.{v.path}": array(v.value) for i, owner in enumerate(owners) for v in owner.variables
+    }
+
+
+def fresh_model(build):
+    """Build a model as if the process had just begun."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(7)
+    return build()
+
+
+def fit(build, x, y, on, *, epochs=2, batch_size=4, optimizer=None, loss="mse", **options):
+    """Train with fit, four steps by default; return losses and all variables."""
+    model = fresh_model(build)
+    optimizer = optimizer() if optimizer else keras.optimizers.SGD(0.1, momentum=0.9)
+    model.compile(optimizer, loss, **options)
+    with recompute_scope(on):
+        history = model.fit(
+            x, y, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0
+        ).history
+    return Run(history["loss"], variables_of(model, model.optimizer))
+
+
+def loss_of(outputs, y, losses):
+    """Return mean square error plus what layers have added."""
+    y = keras.ops.convert_to_tensor(y)
+    outputs = keras.tree.flatten(outputs)
+    loss = sum(keras.ops.mean(keras.ops.square(keras.ops.cast(o, "float32") - y)) for o in outputs)
+    return loss + sum(keras.ops.sum(extra) for extra in losses)
+
+
+def step(model, x, y, on, training=True):
+    """Run one eager step of a custom loop; return loss, gradients and state.
+
+    The gradients are those of all trainable variables and of the inputs that are floats.
+    """
+    inputs = [keras.ops.convert_to_tensor(a) for a in keras.tree.flatten(x)]
+    floats = [i for i, a in enumerate(inputs) if "float" in keras.backend.standardize_dtype(a.dtype)]
+    with recompute_scope(on):
+        loss, gradients, state = _STEPS[BACKEND](model, x, inputs, floats, y, training)
+    names = [f"input {i}" for i in floats] + [v.path for v in model.trainable_variables]
+    arrays = {f"gradient of {n}": array(g) for n, g in zip(names, gradients) if g is not None}
+    assert len(arrays) >= sum(g is not None for g in gradients)
+    arrays.update({f"{i}.{v.path}": array(s) for i, (v, s) in enumerate(state)})
+    return Run([array(loss)], arrays)
+
+
+def steps(build, x, y, on, count=2, **options):
+    """Build a model and run some eager steps; return the last, whose state has seen them all."""
+    model = fresh_model(build)
+    for _ in range(count):
+        run = step(model, x, y, on, **options)
+    return run
+
+
+def _tensorflow_step(model, x, inputs, floats, y, training):
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch([inputs[i] for i in floats])
+        outputs = model(keras.tree.pack_sequence_as(x, inputs), training=training)
+        loss = loss_of(outputs, y, model.losses)
+    sources = [inputs[i] for i in floats] + [v.value for v in model.trainable_variables]
+    gradients = tape.gradient(loss, sources)
+    return loss, gradients, [(v, v.value) for v in model.non_trainable_variables]
+
+
+def _jax_step(model, x, inputs, floats, y, training):
+    import jax
+
+    def compute(sources):
+        filled = list(inputs)
+        for i, a in zip(floats, sources):
+            filled[i] = a
+        outputs, state, losses = model.stateless_call(
+            sources[len(floats) :],
+            [v.value for v in model.non_trainable_variables],
+            keras.tree.pack_sequence_as(x, filled),
+            training=training,
+            return_losses=True,
+        )
+        return loss_of(outputs, y, losses), state
+
+    sources = [inputs[i] for i in floats] + [v.value for v in model.trainable_variables]
+    (loss, state), gradients = jax.value_and_grad(compute, has_aux=True)(sources)
+    for v, value in zip(model.non_trainable_variables, state):
+        v.assign(value)
+    return loss, gradients, list(zip(model.non_trainable_variables, state))
+
+
+def _torch_step(model, x, inputs, floats, y, training):
+    model.zero_grad()
+    for i in floats:
+        inputs[i] = inputs[i].detach().requires_grad_()
+    outputs = model(keras.tree.pack_sequence_as(x, inputs), training=training)
+    loss = loss_of(outputs, y, model.losses)
+    loss.backward()
+    gradients = [inputs[i].grad for i in floats]
+    gradients += [v.value.grad for v in model.trainable_variables]
+    state = [(v, v.value) for v in model.non_trainable_variables]
+    return loss.detach(), gradients, state
+
+
+_STEPS = {"tensorflow": _tensorflow_step, "jax": _jax_step, "torch": _torch_step}
+
+# JAX compiles the forward and the backward pass as one program, and so does TensorFlow with
+# jit_compile: XLA then fuses the recomputed operations in other groups, which rounds differently.
+# In every other mode the runs are equal bit by bit.
+FEW_ULP = 4e-6
+
+
+def assert_exact(build, x, y, *, tolerance=None, **options):
+    """Compare runs with and without recomputation: steps of a custom loop, then fit."""
+    compiled = BACKEND == "jax" or options.get("jit_compile")
+    tolerance = tolerance or (FEW_ULP if compiled else 0.0)
+    eager = FEW_ULP if BACKEND == "jax" else 0.0
+    steps(build, x, y, False).assert_same(steps(build, x, y, True), eager)
+    off, on = fit(build, x, y, False, **options), fit(build, x, y, True, **options)
+    off.assert_same(on, tolerance)
