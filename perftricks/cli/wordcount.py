@@ -33,45 +33,45 @@ Exit status: 0 done, 1 bad data, 2 wrong usage, 130 interrupted.
 """
 
 
-class Method(Enum):
+class Method(str, Enum):
     """Choices of --method."""
 
-    naive = "naive"
-    batched = "batched"
-    parallel = "parallel"
+    NAIVE = "naive"
+    BATCHED = "batched"
+    PARALLEL = "parallel"
 
 
-class Mode(Enum):
+class Mode(str, Enum):
     """Choices of --mode."""
 
-    default = "default"
-    all = "all"
-    search = "search"
+    DEFAULT = "default"
+    ALL = "all"
+    SEARCH = "search"
 
 
-class Errors(Enum):
+class Errors(str, Enum):
     """Choices of --errors."""
 
-    strict = "strict"
-    replace = "replace"
-    ignore = "ignore"
+    STRICT = "strict"
+    REPLACE = "replace"
+    IGNORE = "ignore"
 
 
-class Document(Enum):
+class Document(str, Enum):
     """Choices of --document."""
 
-    line = "line"
-    file = "file"
+    LINE = "line"
+    FILE = "file"
 
 
-class Format(Enum):
+class Format(str, Enum):
     """Choices of --format."""
 
-    text = "text"
-    jsonl = "jsonl"
-    csv = "csv"
-    tsv = "tsv"
-    tsv_raw = "tsv-raw"
+    TEXT = "text"
+    JSONL = "jsonl"
+    CSV = "csv"
+    TSV = "tsv"
+    TSV_RAW = "tsv-raw"
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -184,10 +184,10 @@ def wordcount(
     ] = "utf-8",
     errors: Annotated[
         Errors, typer.Option("--errors", help="What to do with bytes that are not that encoding.")
-    ] = Errors.strict,
+    ] = Errors.STRICT,
     document: Annotated[
         Document, typer.Option("--document", help="What a document is in a text file.")
-    ] = Document.line,
+    ] = Document.LINE,
     field: Annotated[
         str | None,
         typer.Option(
@@ -232,10 +232,10 @@ def wordcount(
             "--hmm/--no-hmm is for jieba; the tokenizer is another": hmm is not None and other,
             "--user-dict is for jieba; the tokenizer is another": user_dict is not None and other,
             "--hmm/--no-hmm means nothing in mode all, which has no HMM": hmm is not None
-            and mode is Mode.all,
+            and mode is Mode.ALL,
             "--batch-size means nothing to method naive, which has no batches": batch_size
             is not None
-            and method is Method.naive,
+            and method is Method.NAIVE,
             "--compare runs all methods; --method says one": compare and method is not None,
             "--compare writes no table; leave --output out": compare and output is not None,
             "--quiet leaves nothing to show; add --output or --json": quiet

@@ -5,10 +5,9 @@ import subprocess
 import sys
 
 import pytest
-import typer.testing
 
 import perftricks
-from perftricks.cli import COMMANDS, app, main
+from perftricks.cli import COMMANDS, main
 from tests.cli.conftest import ROOT, Result, command
 
 
@@ -53,13 +52,6 @@ def test_help_of_each_command(call, name):
     assert result.status == 0
     assert COMMANDS[name] in result.out
     assert f"perftricks {name} " in result.out.partition("Examples:")[2]
-
-
-def test_as_a_typer_app():
-    """The app runs under Typer's own runner too."""
-    result = typer.testing.CliRunner().invoke(app, ["wordcount", "--help"])
-    assert result.exit_code == 0
-    assert "Count the words" in result.output
 
 
 @pytest.mark.parametrize(

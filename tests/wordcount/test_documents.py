@@ -5,7 +5,7 @@ import io
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perftricks.wordcount import CorpusError, OptionError
@@ -33,6 +33,7 @@ def reference_lines(text):
     return [*lines, line] if line else lines
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.sampled_from("a茶\n\r\x0b\x0c\x1c\x85\u2028 "), max_size=8), max_size=6))
 def test_lines_equal_the_reference(chunks):
     r"""Lines do not depend on where the text is cut into pieces, and end at \n or \r\n only."""

@@ -7,7 +7,7 @@ import re
 import stat
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from perftricks.wordcount import (
@@ -65,6 +65,7 @@ def json_can_hold(token):
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
+@settings(deadline=None)
 @given(tokens=st.lists(any_token, unique=True, max_size=8))
 @example(tokens=NASTY)
 def test_round_trip(tmp_path_factory, extension, tokens):
@@ -122,6 +123,7 @@ def test_csv_from_elsewhere(tmp_path):
     assert read_table(path) == {"茶": 2, "b": 1}
 
 
+@settings(deadline=None)
 @given(any_token)
 def test_escape(token):
     """Escaping leaves nothing that breaks a line or a column, and can be undone."""

@@ -9,7 +9,7 @@ import sys
 import types
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perftricks.wordcount import CorpusError, OptionError, streams
@@ -164,10 +164,10 @@ def test_position_in_compressed_data(tmp_path):
 
 
 def test_utf16_needs_its_mark(tmp_path):
-    """UTF-16 without a byte order mark is an error that says so."""
+    """UTF-16 without a byte order mark is an error, whichever error Python has for it."""
     path = tmp_path / "a.txt"
     path.write_bytes(b"abcd")
-    with pytest.raises(CorpusError, match="not utf-16: UTF-16 stream does not start with BOM"):
+    with pytest.raises(CorpusError, match=r"a\.txt, byte 0: .*not utf-16"):
         read(path, "utf-16")
 
 
@@ -180,6 +180,7 @@ def test_replace_and_ignore(tmp_path):
         assert read(path, errors=errors) == data.decode(errors=errors)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60), st.integers(1, 7))
 def test_replacing_does_not_depend_on_chunks(data, chunk):
     """Decoding in pieces gives what decoding at once gives."""
