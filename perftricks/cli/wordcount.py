@@ -227,24 +227,23 @@ def wordcount(
         data=(CorpusError, TokenizerError, ParallelError, OSError, MemoryError),
     ):
         other = tokenizer != "jieba"
-        contradictions = {
-            "--mode is for jieba; the tokenizer is another": mode is not None and other,
-            "--hmm/--no-hmm is for jieba; the tokenizer is another": hmm is not None and other,
-            "--user-dict is for jieba; the tokenizer is another": user_dict is not None and other,
-            "--hmm/--no-hmm means nothing in mode all, which has no HMM": hmm is not None
-            and mode is Mode.ALL,
-            "--batch-size means nothing to method naive, which has no batches": batch_size
-            is not None
-            and method is Method.NAIVE,
-            "--compare runs all methods; --method says one": compare and method is not None,
-            "--compare writes no table; leave --output out": compare and output is not None,
-            "--quiet leaves nothing to show; add --output or --json": quiet
-            and not (output or json),
-        }
-        for message, present in contradictions.items():
+        no_hmm_there = mode is Mode.ALL and hmm is not None
+        no_batches_there = method is Method.NAIVE and batch_size is not None
+        nothing_to_show = quiet and not (output or json)
+        contradictions = (
+            (other and mode is not None, "--mode is for jieba; the tokenizer is another"),
+            (other and hmm is not None, "--hmm/--no-hmm is for jieba; the tokenizer is another"),
+            (other and user_dict is not None, "--user-dict is for jieba; the tokenizer is another"),
+            (no_hmm_there, "--hmm/--no-hmm means nothing in mode all, which has no HMM"),
+            (no_batches_there, "--batch-size means nothing to method naive, which has no batches"),
+            (compare and method is not None, "--compare runs all methods; --method says one"),
+            (compare and output is not None, "--compare writes no table; leave --output out"),
+            (nothing_to_show, "--quiet leaves nothing to show; add --output or --json"),
+        )
+        for present, message in contradictions:
             if present:
-                raise OptionError(f"{message}")
-        if other:  # a module of the user's is looked for where they are
+                raise OptionError(message)
+        if ":" in tokenizer:  # a module of the user's is looked for where they are
             sys.path.insert(0, os.getcwd())
         spec = make_spec(
             tokenizer,
