@@ -168,8 +168,8 @@ import os, signal, sys, threading, time
 from perftricks.parallel import parallel_apply
 if __name__ == "__main__":
     for attempt in range(25):
-        threading.Timer(0.0015 * attempt, os.killpg, (0, signal.SIGINT)).start()
         try:
+            threading.Timer(0.0015 * attempt, os.killpg, (0, signal.SIGINT)).start()
             parallel_apply(time.sleep, [0.01] * 100, 3, 8, start_method={start_method!r})
             time.sleep(1)
         except KeyboardInterrupt:
