@@ -1,5 +1,4 @@
-"""The kernel's machine code and the tables of a dictionary, built once per user and found again at
-once.
+"""The kernel's machine code and the tables of a dictionary, built once per user.
 
 Machine code is keyed by the kernel's sources, numba, llvmlite and the processor; tables by
 everything they are made of: the words and frequencies, the forced splits, the HMM, jieba's
@@ -60,8 +59,7 @@ def _is_private_folder(path: Path) -> bool:
 
 
 def cache_folder() -> Path:
-    """The folder of the cache: $PERFTRICKS_CACHE, else the user's cache folder, else one in the
-    temporary folder.
+    """The folder of the cache: $PERFTRICKS_CACHE, the user's cache folder, or a temporary one.
 
     If nothing can be written at all, a folder that lasts as long as the process.
     """
@@ -80,8 +78,9 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def _build_lock(path: Path) -> Iterator[None]:
-    """Let one process at a time build a file; where files cannot be locked, several may build it,
-    harmlessly.
+    """Let one process at a time build a file.
+
+    Where files cannot be locked, several may build it, harmlessly.
     """
     try:
         import fcntl
@@ -133,8 +132,9 @@ def _sources(modules: tuple[str, ...]) -> str:
 
 
 def _read_code(path: Path) -> bytes | None:
-    """The object code in a file, or None if there is none or it is damaged: LLVM does not survive
-    damaged code.
+    """The object code in a file, or None if there is none or it is damaged.
+
+    LLVM does not survive damaged code.
     """
     try:
         content = path.read_bytes()
@@ -183,8 +183,9 @@ def _pack_numbers(numbers: list[Any]) -> bytes:
 
 
 def content_key(tokenizer: Any) -> str:
-    """The key of the tables of an initialized tokenizer: by content, so nothing that was changed
-    goes unnoticed.
+    """The key of the tables of an initialized tokenizer.
+
+    It goes by content, so that nothing that was changed goes unnoticed.
     """
     import jieba
     from jieba import finalseg
@@ -233,8 +234,9 @@ def _is_untouched_default(tokenizer: Any) -> bool:
 
 
 def default_key() -> str | None:
-    """A key for what ``jieba.initialize()`` would load, from jieba's files alone; None if they are
-    not found.
+    """A key for what ``jieba.initialize()`` would load, from jieba's files alone.
+
+    None if they are not found.
 
     jieba prefers its own cache file, whatever its age, to the dictionary it was made from; so does
     this.
@@ -283,8 +285,7 @@ def _read_lexicon(path: Path) -> Lexicon | None:
 
 
 def load_lexicon(folder: Path, kernel: Kernel, tokenizer: Any = None) -> Lexicon:
-    """The tables of a tokenizer (jieba's default one if None), built now if the folder does not
-    hold them yet.
+    """The tables of a tokenizer, built now if the folder does not hold them yet.
 
     Raises tables.UnsupportedDictionary if the kernel does not reproduce jieba with this tokenizer.
     """

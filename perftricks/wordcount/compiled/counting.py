@@ -25,11 +25,13 @@ from .layout import (
     N_ENTRIES,
     N_SLOTS,
     NEWLINE,
+    NEWLINE_BYTE,
     NEWLINE_NONE,
     NGRAM,
     POSITION,
     SEARCH,
     SEPARATOR,
+    SEPARATOR_BYTE,
     SLOT_BITS,
     STOP,
     TOKENS_FROM,
@@ -234,8 +236,9 @@ def drop_segmented(buffer, n, filled):
 
 @kernel
 def count_text(lexicon, buffer, table, ngrams, job):
-    """Count the tokens of the text from POSITION to STOP, or until the caller has to act; see
-    ``layout``.
+    """Count the tokens of the text from POSITION to STOP, or until the caller has to act.
+
+    What the caller has to do is one of the results in ``layout``.
 
     The text must start and stop where it can be cut cleanly: see ``find_cut``.
     """
@@ -268,17 +271,18 @@ def count_text(lexicon, buffer, table, ngrams, job):
 
 
 @kernel
-def find_line_feed(text, position, stop):
-    """The position of the first line feed, or stop."""
-    while position < stop and text[position] != 10:
+def find_end(text, position, stop, end):
+    """The position of the first byte that ends a document, or stop."""
+    while position < stop and text[position] != end:
         position += 1
     return position
 
 
 @kernel
 def find_block(lexicon, text, position, stop):
-    """The first position from here on where a block starts behind a character outside blocks; stop
-    if none does.
+    """The first position from here on where a block starts behind a character outside blocks.
+
+    The end if none does.
 
     Also stop if the text up to there is not valid UTF-8.
     """
@@ -310,9 +314,10 @@ def find_cut_after(lexicon, job):
     whole = state[DOC_FREQ] != 0
     if state[NEWLINE] != NEWLINE_NONE:
         limit = stop if whole else min(stop, position + NEAR)
-        feed = find_line_feed(job.text, position, limit)
-        if feed < limit:
-            return feed + 1
+        end = SEPARATOR_BYTE if state[NEWLINE] == NEWLINE_BYTE else 10
+        found = find_end(job.text, position, limit, end)
+        if found < limit:
+            return found + 1
     if whole:
         return stop
     return find_block(lexicon, job.text, position, stop)
@@ -320,9 +325,7 @@ def find_cut_after(lexicon, job):
 
 @kernel
 def write_text(text, text_start, index, n, out):
-    """Write the chosen strings to out, each followed by a line feed: the number of units
-    written.
-    """
+    """Write the chosen strings, each followed by a line feed: the number of units written."""
     k = int64(0)
     for i in range(n):
         for j in range(text_start[index[i]], text_start[index[i] + 1]):
@@ -442,8 +445,9 @@ def merge_entries(address):
 
 
 def merge_ngrams(address):
-    """Exported: (NgramTable, the other, int32 map of its token ids, int64[2] n and whether
-    doc_freq) -> 0.
+    """Exported: (NgramTable, the other, int32 map of its token ids, int64[2] options) -> 0.
+
+    The options are n and whether there are document frequencies.
     """
     options = pointer(address[15], INT64)
     merge_grams(
@@ -457,9 +461,7 @@ def merge_ngrams(address):
 
 
 def write_words(address):
-    """Exported: (units, int32 starts, int64 indices, int64[1] their number, uint16 out) -> units
-    written.
-    """
+    """Exported: (units, int32 starts, int64 indices, int64[1] size, uint16 out) -> units written."""
     return write_text(
         pointer(address[0], UINT16),
         pointer(address[1], INT32),

@@ -24,6 +24,7 @@ from .layout import (
     MODE_HMM,
     MODE_NO_HMM,
     NEWLINE,
+    NEWLINE_BYTE,
     NEWLINE_CRLF,
     NEWLINE_LF,
     NEWLINE_NONE,
@@ -31,6 +32,7 @@ from .layout import (
     NGRAM,
     POSITION,
     SEARCH,
+    SEPARATOR_BYTE,
     STATE_SIZE,
     STOP,
     TOKENS_FROM,
@@ -44,13 +46,14 @@ from .native import Kernel
 from .token_table import TokenTable
 
 Mode = Literal["default", "search", "all"]
-Newline = Literal["lf", "crlf", "universal", "none"]
+Newline = Literal["lf", "crlf", "universal", "none", "byte"]
 
 NEWLINES = {
     "lf": NEWLINE_LF,
     "crlf": NEWLINE_CRLF,
     "universal": NEWLINE_UNIVERSAL,
     "none": NEWLINE_NONE,
+    "byte": NEWLINE_BYTE,
 }
 BUFFER_CHARACTERS = 1024
 PADDING = 8
@@ -142,8 +145,9 @@ class Worker:
 
 
 class Chunks:
-    """The pieces of a text, handed out one by one to the threads that ask: no static split to wait
-    for.
+    """The pieces of a text, handed out one by one to the threads that ask.
+
+    There is no static split to wait for.
     """
 
     def __init__(
@@ -191,13 +195,13 @@ class Chunks:
 
 
 class TextCounter:
-    """Counts texts given as UTF-8 bytes, exactly as :mod:`jieba` segments them.
+    r"""Counts texts given as UTF-8 bytes, exactly as :mod:`jieba` segments them.
 
     mode: ``"default"`` (``lcut``), ``"search"`` (``lcut_for_search``) or ``"all"``
     (``lcut(cut_all=True)``). hmm: jieba's ``HMM`` argument.
-    newline: what ends a document. ``"lf"``: ``\\n`` and nothing else, so that a ``\\r`` before it
-        is a token. ``"crlf"``: ``\\n``, with one ``\\r`` before it. ``"universal"``: ``\\n``,
-        ``\\r`` and ``\\r\\n``. ``"none"``: each text that is fed is one document, and its line
+    newline: what ends a document. ``"lf"``: ``\n`` and nothing else, so that a ``\r`` before it
+        is a token. ``"crlf"``: ``\n``, with one ``\r`` before it. ``"universal"``: ``\n``,
+        ``\r`` and ``\r\n``. ``"none"``: each text that is fed is one document, and its line
         ends are tokens.
     ngram: also count sequences of so many tokens of a document.
     doc_freq: also count in how many documents each token (and n-gram) occurs.
@@ -241,8 +245,9 @@ class TextCounter:
         return sum(worker.table.nbytes for worker in self._workers)
 
     def feed(self, data: Any) -> None:
-        """Count one text (any contiguous bytes-like object, a memory map for instance); it ends
-        its last document.
+        """Count one text: any contiguous bytes-like object, a memory map for instance.
+
+        Its end is the end of its last document.
 
         Raises InvalidUTF8; the counts are of no use after that.
         """
@@ -282,7 +287,7 @@ class TextCounter:
         """Whether the text ends in a document without a separator behind it."""
         if self._newline == "none":
             return True
-        ends = (10, 13) if self._newline == "universal" else (10,)
+        ends = {"universal": (10, 13), "byte": (SEPARATOR_BYTE,)}.get(self._newline, (10,))
         return text.size > 0 and int(text[-1]) not in ends
 
     def table(self) -> TokenTable:

@@ -1,4 +1,4 @@
-"""The memory layout shared by the Python side and the compiled kernel.
+r"""The memory layout shared by the Python side and the compiled kernel.
 
 Every structure here is a named tuple of flat arrays. On the Python side the fields are numpy
 arrays; inside the kernel the same tuple holds raw pointers (see :mod:`.pointers`). This module
@@ -8,7 +8,7 @@ Token ids
     ``0 .. n_slots``            a word of the dictionary, by its slot in the trie
     ``n_slots + code``          a character outside jieba's blocks, by UTF-16 code unit
     ``n_slots + SEPARATOR``     the end of a document: counted as a document, never as a token
-    ``n_slots + CRLF``          the token ``"\\r\\n"``
+    ``n_slots + CRLF``          the token ``"\r\n"``
     ``n_slots + EMPTY``         the token ``""`` (jieba's ``cut_all`` yields it)
     ``n_slots + FIRST_OOV ..``  tokens outside the vocabulary, in order of first appearance
 """
@@ -52,7 +52,8 @@ N_SLOTS, FIRST_HAN, MAX_DEPTH = 0, 1, 2
 MODE_HMM, MODE_NO_HMM, MODE_ALL = 0, 1, 2
 
 # Treatment of line ends.
-NEWLINE_LF, NEWLINE_CRLF, NEWLINE_UNIVERSAL, NEWLINE_NONE = 0, 1, 2, 3
+NEWLINE_LF, NEWLINE_CRLF, NEWLINE_UNIVERSAL, NEWLINE_NONE, NEWLINE_BYTE = range(5)
+SEPARATOR_BYTE = 0xFF  # ends a document with NEWLINE_BYTE; no UTF-8 has it
 
 # Indices into Job.state: what a call of the kernel is told and where it stopped.
 (

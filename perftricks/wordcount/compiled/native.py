@@ -1,5 +1,4 @@
-"""Machine code of the kernel: compiled once with numba, stored as an object file, loaded without
-numba.
+"""Machine code of the kernel: compiled once with numba, loaded without numba.
 
 Importing numba takes most of a second, llvmlite (which numba depends on) a tenth of that. The
 functions the kernel exports work on raw pointers, allocate nothing and raise nothing, so their
@@ -107,9 +106,7 @@ class Kernel:
             self._functions[name] = prototype(address)
 
     def call(self, name: str, arrays: Iterable[np.ndarray]) -> int:
-        """Call an exported function with the arrays it expects, all of them contiguous and of the
-        right type.
-        """
+        """Call an exported function with the arrays it expects, contiguous and of the right type."""
         arrays = tuple(arrays)
         addresses = _as_address_table(arrays)
         result, exception = ctypes.c_int64(), ctypes.c_void_p()

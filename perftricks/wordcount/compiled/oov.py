@@ -112,9 +112,7 @@ def intern_short(table, key):
 
 @kernel
 def intern_tail(table, n):
-    """The entry of the n units that were written behind the last entry; a new one if they are
-    new.
-    """
+    """The entry of the n units that were written behind the last entry; a new one if new."""
     tail = table.size[N_UNITS]
     key, flag = key_of_units(table.unit, tail, n)
     if flag == 0:

@@ -34,9 +34,7 @@ def pointer(typingctx: Any, address: Any, element: Any) -> Any:
 
 @intrinsic
 def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
-    """Ask the processor to fetch the cache line of an element: it is needed soon, but not at
-    once.
-    """
+    """Ask the processor to fetch the cache line of an element, which is needed soon."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         int32 = ir.IntType(32)

@@ -33,6 +33,7 @@ from .layout import (
     M_TO_M,
     MODE_ALL,
     N_SLOTS,
+    NEWLINE_BYTE,
     NEWLINE_LF,
     NEWLINE_NONE,
     NEWLINE_UNIVERSAL,
@@ -41,6 +42,7 @@ from .layout import (
     S_TO_S,
     SCORE_MASK,
     SEPARATOR,
+    SEPARATOR_BYTE,
     SHORT,
     START_B,
     START_E,
@@ -96,12 +98,13 @@ def decode_character(text, position, stop):
 
 @kernel
 def decode_line_end(text, position, stop, newline):
-    r"""The code of a ``\r`` or ``\n`` at the position and where the text goes on, as the newline
-    option says.
+    r"""The code of a ``\r`` or ``\n`` at the position, as the newline option says.
+
+    Also where the text goes on.
     """
     is_return = text[position] == 13
     is_pair = is_return and position + 1 < stop and text[position + 1] == 10
-    if newline == NEWLINE_NONE:
+    if newline == NEWLINE_NONE or newline == NEWLINE_BYTE:
         if is_pair:
             return int64(CRLF), position + 2
         return int64(text[position]), position + 1
@@ -122,7 +125,9 @@ def decode(lexicon, buffer, text, position, stop, filled, capacity, newline):
     while position < stop and filled < capacity:
         code, after = decode_character(text, position, stop)
         if code < 0:
-            return position, int64(-1)
+            if newline != NEWLINE_BYTE or text[position] != SEPARATOR_BYTE:
+                return position, int64(-1)
+            code, after = int64(SEPARATOR), position + 1
         if code == 10 or code == 13:
             code, after = decode_line_end(text, position, stop, newline)
         if code < 0x10000:
@@ -139,9 +144,7 @@ def decode(lexicon, buffer, text, position, stop, filled, capacity, newline):
 
 @inlined
 def child(lexicon, parent, symbol):
-    """The slot of the parent's word extended by a symbol, or 0 (no such prefix in the
-    dictionary).
-    """
+    """The slot of the parent's word extended by a symbol, or 0: no such prefix."""
     slot = (lexicon.node[parent] >> BASE_SHIFT) + symbol
     return slot if lexicon.check[slot] == symbol else int64(0)
 
@@ -183,9 +186,7 @@ def find_words(lexicon, buffer, n):
 
 @inlined
 def find_longer_words(lexicon, buffer, i, best, end, word):
-    """``Tokenizer.get_DAG`` and ``calc`` for the words of more than three characters at one
-    position.
-    """
+    """``Tokenizer.get_DAG`` and ``calc`` for the words of more than three characters."""
     base = int64(buffer.base[i])
     x = i + 3
     while base != 0:
@@ -265,8 +266,9 @@ def token_of_text(lexicon, buffer, table, start, end):
 
 @kernel
 def put_words_inside(lexicon, buffer, start, end, k):
-    """Append the words of two and three characters inside a token, as ``Tokenizer.cut_for_search``
-    does.
+    """Append the words of two and three characters inside a token.
+
+    That is what ``Tokenizer.cut_for_search`` does.
     """
     if end - start > 2:
         for i in range(start, end - 1):
@@ -329,8 +331,9 @@ def put_outside(lexicon, buffer, table, i, k):
 
 @kernel
 def viterbi(lexicon, buffer, start, end):
-    """``finalseg.viterbi``: the most probable states of a run of Han characters, into
-    ``buffer.tag``.
+    """``finalseg.viterbi``: the most probable states of a run of Han characters.
+
+    They go to ``buffer.tag``.
 
     jieba takes the maximum of tuples (probability, state letter), so of two equal predecessors the
     letter later in the alphabet wins: S before E before B for the states that compete, M before B.
@@ -444,8 +447,9 @@ def emit_recognized(lexicon, buffer, table, start, end, search, k):
 
 @kernel
 def emit_run(lexicon, buffer, table, start, end, search, k):
-    """A run of words of one character in ``Tokenizer.__cut_DAG``: to the HMM, unless it is a word
-    itself.
+    """A run of words of one character in ``Tokenizer.__cut_DAG``.
+
+    It goes to the HMM, unless it is a word itself.
     """
     if end - start > 1:
         slot = find_slot(lexicon, buffer, start, end)
@@ -506,9 +510,7 @@ def emit_no_hmm(lexicon, buffer, table, n, search):
 
 @kernel
 def token_of_codes(lexicon, table, code, n):
-    """The token id of any text given by its codes: outside blocks, inside them, or not
-    contiguous.
-    """
+    """The token id of any text given by its codes, contiguous or not."""
     if n == 0:
         return lexicon.shape[N_SLOTS] + EMPTY
     slot = int64(0)
@@ -594,8 +596,9 @@ def put_longer_words(lexicon, buffer, start, end, k):
 
 @kernel
 def emit_all_block(lexicon, buffer, table, start, end, k):
-    """``Tokenizer.__cut_all`` for one block, with its ``eng_buf`` that need not be contiguous
-    text.
+    """``Tokenizer.__cut_all`` for one block.
+
+    Its ``eng_buf`` need not be contiguous text.
     """
     covered = start  # one past jieba's old_j
     joining = False
@@ -662,8 +665,9 @@ def is_clean_cut(buffer, i, filled, mode):
 
 @kernel
 def last_clean_cut(buffer, filled, mode):
-    """The largest number of characters that can be segmented without the text that follows; 0 if
-    there is none.
+    """The largest number of characters that can be segmented without the text that follows.
+
+    0 if there is none.
     """
     i = filled
     while i > 0 and not is_clean_cut(buffer, i, filled, mode):

@@ -83,8 +83,9 @@ def every_character() -> str:
 
 @cache
 def characters_matching(pattern: re.Pattern[str]) -> np.ndarray:
-    """The code points of the basic plane that the pattern matches, ascending; none may lie beyond
-    it.
+    """The code points that the pattern matches, ascending.
+
+    None may lie beyond the basic plane.
     """
     runs = "".join(pattern.findall(every_character())).encode("utf-32-le", "surrogatepass")
     found = np.frombuffer(runs, "<u4").astype(np.int64)
@@ -178,8 +179,9 @@ def hmm_arrays(
 
 
 def scores(frequencies: list[Any], total: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(the distinct scores, the index of each word's score): -inf for frequency 0, jieba's own
-    float otherwise.
+    """(the distinct scores, the index of each word's score).
+
+    -inf for frequency 0, jieba's own float otherwise.
     """
     distinct = sorted(set(frequencies))
     try:
@@ -281,8 +283,9 @@ def build_lexicon(kernel: Kernel, tokenizer: Any) -> Lexicon:
 def place_words(
     kernel: Kernel, parent: np.ndarray, last: np.ndarray, weight: np.ndarray, n_symbols: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """(slot of each word, base of each word, number of slots): single characters sit at their
-    symbol.
+    """(slot of each word, base of each word, number of slots).
+
+    Single characters sit at their symbol.
 
     The families that the words of most weight belong to are placed first, so that what is used
     often lies together.
@@ -333,9 +336,7 @@ def place_families(
 def word_texts(
     slot: np.ndarray, lengths: np.ndarray, codes: np.ndarray, character: np.ndarray, n_slots: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(text_start, text): the word of each slot as UTF-16, also of the characters that are no
-    words.
-    """
+    """(text_start, text): the word of each slot as UTF-16, single characters included."""
     size = np.zeros(n_slots, np.int64)
     size[1 : character.size] = 1
     size[slot] = lengths

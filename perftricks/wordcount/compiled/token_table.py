@@ -42,8 +42,9 @@ def _grown(array: np.ndarray, size: int) -> np.ndarray:
 
 
 def _slot_bits(entries: int) -> int:
-    """Bits of a slot table that is at most three quarters full: a small table means fewer cache
-    misses.
+    """Bits of a slot table that is at most three quarters full.
+
+    A small table means fewer cache misses.
     """
     return max(10, (entries * 4 // 3 - 1).bit_length())
 
@@ -112,9 +113,7 @@ class TokenTable:
         return int(self.ngrams.size[N_ENTRIES])
 
     def reserve(self, entries: int, units: int) -> None:
-        """Make room for so many more tokens outside the vocabulary, of so many UTF-16 units
-        together.
-        """
+        """Make room for so many more tokens outside the vocabulary, of so many UTF-16 units."""
         old = self.tokens
         need_entries = self.n_entries + entries
         need_units = int(old.size[N_UNITS]) + units
@@ -165,8 +164,9 @@ class TokenTable:
     # ------------------------------------------------------------------ merging
 
     def merge(self, other: TokenTable) -> None:
-        """Add the counts of another table of the same lexicon and options; the other one is left
-        as it is.
+        """Add the counts of another table of the same lexicon and options.
+
+        The other one is left as it is.
         """
         if other.ngram != self.ngram or other.has_doc_freq != self.has_doc_freq:
             raise ValueError("only tables with the same options can be merged")
@@ -189,8 +189,9 @@ class TokenTable:
     # ------------------------------------------------------------------ disk
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table to a file, atomically: after a crash there is the old file, the new one
-        or none.
+        """Write the table to a file, atomically.
+
+        After a crash there is the old file, the new one or none.
         """
         used = self.tokens.count.nonzero()[0]
         entries, units = self.n_entries, int(self.tokens.size[N_UNITS])
@@ -263,8 +264,9 @@ class TokenTable:
     def _written(
         self, function: str, text: np.ndarray, start: np.ndarray, index: np.ndarray
     ) -> list[str]:
-        """The chosen strings. Tokens of two characters or more hold no line feed, so one decode
-        and split do.
+        """The chosen strings.
+
+        Tokens of two characters or more hold no line feed, so one decode and split do.
         """
         size = int((start[index + 1] - start[index]).sum()) + index.size
         out = np.empty(size, np.uint16)
@@ -301,9 +303,7 @@ class TokenTable:
         return dict(zip(tokens, counts.tolist(), strict=True))
 
     def most_common(self, n: int) -> list[tuple[str, int]]:
-        """The n most frequent tokens, without building the whole dictionary; ties in no particular
-        order.
-        """
+        """The n most frequent tokens, equal counts by code point, without building a dict."""
         ids = self._used_ids()
         counts = self.tokens.count[ids]
         if n < ids.size:
@@ -319,8 +319,9 @@ class TokenTable:
         return dict(zip(self.strings(ids), self.tokens.doc_freq[ids].tolist(), strict=True))
 
     def ngram_items(self) -> Iterator[tuple[tuple[str, ...], int, int]]:
-        """All n-grams: (tokens, count, documents that contain it, or 0 if they were not
-        counted).
+        """All n-grams: (tokens, count, documents that contain it).
+
+        The last is 0 if documents were not counted.
         """
         n, grams = self.ngram, self.n_ngrams
         ids, inverse = np.unique(self.ngrams.gram[: grams * n], return_inverse=True)

@@ -31,8 +31,9 @@ def set_bit(bitmap, position):
 
 @kernel
 def find_base(families, family, base, limit):
-    """The first base from the given one on that is unused and finds all the children's slots free;
-    -1 if none.
+    """The first unused base from the given one on where the slots of all children are free.
+
+    -1 if there is none.
     """
     first = families.first[family]
     end = first + families.size[family]

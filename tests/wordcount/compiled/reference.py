@@ -26,9 +26,7 @@ def cutter(tokenizer, mode="default", hmm=True):
 
 
 def expected(tokenizer, text, newline="lf", mode="default", hmm=True, ngram=1):
-    """(token counts, document frequencies, n-gram counts, n-gram document frequencies,
-    documents).
-    """
+    """Count tokens, their documents, n-grams, their documents, and documents with jieba."""
     cut = cutter(tokenizer, mode, hmm)
     counts, frequencies, grams, gram_frequencies = Counter(), Counter(), Counter(), Counter()
     documents = documents_of(text, newline)

@@ -167,9 +167,7 @@ def small_tokenizer(tmp_path, words):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_dictionaries_full_of_ties(kernel, tmp_path, seed, forced_splits):
-    """Few characters, few frequencies: paths of equal score everywhere, and words that are
-    prefixes only.
-    """
+    """Paths of equal score everywhere, and words that are mere prefixes, change nothing."""
     rng = random.Random(seed)
     alphabet = rng.sample("一二三四五", 3) + rng.sample("aB1+.%-", 2)
     words = {}

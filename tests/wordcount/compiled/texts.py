@@ -18,9 +18,7 @@ HAN = [chr(c) for c in range(0x4E00, 0x9FD6)]
 
 
 class TextMaker:
-    """Random texts that mix words of the dictionary, single characters of all kinds and their
-    fragments.
-    """
+    """Random texts of words, single characters of all kinds and their fragments."""
 
     def __init__(self, seed):
         self.random = random.Random(seed)
