@@ -83,7 +83,10 @@ def bench(session: nox.Session) -> None:
         "--benchmark-only",
         "--benchmark-columns=median,min,max,rounds",
         "--benchmark-sort=mean",
-        "--benchmark-group-by=group",
+        "--benchmark-group-by=group,param:corpus",
+        "--timeout=1800",
+        "-W",
+        "ignore",  # of the packages that are compared; the tests are where warnings are errors
         "-p",
         "no:xdist",
         *session.posargs,

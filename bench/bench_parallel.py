@@ -33,9 +33,7 @@ def perftricks_ordered(items):
 
 def perftricks_spawn(items):
     """On fresh interpreters."""
-    return parallel_apply(
-        nothing, items, WORKERS, 2000, random_seeds=False, start_method="spawn"
-    )
+    return parallel_apply(nothing, items, WORKERS, 2000, random_seeds=False, start_method="spawn")
 
 
 def perftricks_batch_size_1(items):
@@ -62,12 +60,12 @@ def process_pool_executor(items):
 
 
 def joblib_loky(items):
-    """joblib with automatic batches."""
+    """Run joblib with its automatic batches."""
     return joblib.Parallel(n_jobs=WORKERS)(joblib.delayed(nothing)(x) for x in items)
 
 
 def mpire_imap(items):
-    """mpire, its streaming call."""
+    """Run mpire, its streaming call."""
     with mpire.WorkerPool(WORKERS) as pool:
         return list(pool.imap_unordered(nothing, items, iterable_len=ITEMS))
 

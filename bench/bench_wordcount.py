@@ -68,15 +68,16 @@ def perftricks_count_words(path):
 
 
 def pool_imap(path):
-    """multiprocessing.Pool over batches."""
+    """Run multiprocessing.Pool over batches."""
     with multiprocessing.Pool(WORKERS) as pool:
         return total(pool.imap_unordered(count_batch, batches(path)))
 
 
 def mpire_imap(path):
-    """mpire over batches."""
+    """Run mpire over batches."""
+    arguments = ((batch,) for batch in batches(path))  # it would unpack a bare list
     with mpire.WorkerPool(WORKERS) as pool:
-        return total(pool.imap_unordered(count_batch, batches(path), chunk_size=1))
+        return total(pool.imap_unordered(count_batch, arguments, chunk_size=1))
 
 
 _expected = {}

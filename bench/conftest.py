@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench.corpus import write_corpus
+from perftricks.wordcount.documents import ReadOptions
+from perftricks.wordcount.job import FileFeed, sample
+from perftricks.wordcount.sources import find_sources
 
 GENERATED = "generated"
 SIZE = 3_000_000  # bytes; the naive loop takes about 3 s
@@ -29,14 +32,7 @@ def corpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def _head(path: Path) -> str:
-    from perftricks.wordcount.sources import find_sources
-
-    lines = []
-    size = 0
-    for source in find_sources([path]):
-        for line in read_lines(source):
-            lines.append(line)
-            size += len(line.encode())
-            if size > SIZE:
-                return "\n".join(lines) + "\n"
-    return "\n".join(lines) + "\n"
+    """Return the beginning of a corpus in any format that needs no further option."""
+    feed = FileFeed(find_sources([path]), ReadOptions())
+    documents, _ = sample(feed, SIZE)
+    return "".join(f"{document}\n" for document in documents)

@@ -1,4 +1,4 @@
-"""A Chinese corpus made by chance, for benchmarks: words of jieba's dictionary by their frequency."""
+"""A Chinese corpus made by chance: words of jieba's dictionary by their frequency."""
 
 from __future__ import annotations
 

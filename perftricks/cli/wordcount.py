@@ -33,45 +33,45 @@ Exit status: 0 done, 1 bad data, 2 wrong usage, 130 interrupted.
 """
 
 
-class Method(Enum):
+class Method(str, Enum):
     """Choices of --method."""
 
-    naive = "naive"
-    batched = "batched"
-    parallel = "parallel"
+    NAIVE = "naive"
+    BATCHED = "batched"
+    PARALLEL = "parallel"
 
 
-class Mode(Enum):
+class Mode(str, Enum):
     """Choices of --mode."""
 
-    default = "default"
-    all = "all"
-    search = "search"
+    DEFAULT = "default"
+    ALL = "all"
+    SEARCH = "search"
 
 
-class Errors(Enum):
+class Errors(str, Enum):
     """Choices of --errors."""
 
-    strict = "strict"
-    replace = "replace"
-    ignore = "ignore"
+    STRICT = "strict"
+    REPLACE = "replace"
+    IGNORE = "ignore"
 
 
-class Document(Enum):
+class Document(str, Enum):
     """Choices of --document."""
 
-    line = "line"
-    file = "file"
+    LINE = "line"
+    FILE = "file"
 
 
-class Format(Enum):
+class Format(str, Enum):
     """Choices of --format."""
 
-    text = "text"
-    jsonl = "jsonl"
-    csv = "csv"
-    tsv = "tsv"
-    tsv_raw = "tsv-raw"
+    TEXT = "text"
+    JSONL = "jsonl"
+    CSV = "csv"
+    TSV = "tsv"
+    TSV_RAW = "tsv-raw"
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -184,10 +184,10 @@ def wordcount(
     ] = "utf-8",
     errors: Annotated[
         Errors, typer.Option("--errors", help="What to do with bytes that are not that encoding.")
-    ] = Errors.strict,
+    ] = Errors.STRICT,
     document: Annotated[
         Document, typer.Option("--document", help="What a document is in a text file.")
-    ] = Document.line,
+    ] = Document.LINE,
     field: Annotated[
         str | None,
         typer.Option(
@@ -227,24 +227,23 @@ def wordcount(
         data=(CorpusError, TokenizerError, ParallelError, OSError, MemoryError),
     ):
         other = tokenizer != "jieba"
-        contradictions = {
-            "--mode is for jieba; the tokenizer is another": mode is not None and other,
-            "--hmm/--no-hmm is for jieba; the tokenizer is another": hmm is not None and other,
-            "--user-dict is for jieba; the tokenizer is another": user_dict is not None and other,
-            "--hmm/--no-hmm means nothing in mode all, which has no HMM": hmm is not None
-            and mode is Mode.all,
-            "--batch-size means nothing to method naive, which has no batches": batch_size
-            is not None
-            and method is Method.naive,
-            "--compare runs all methods; --method says one": compare and method is not None,
-            "--compare writes no table; leave --output out": compare and output is not None,
-            "--quiet leaves nothing to show; add --output or --json": quiet
-            and not (output or json),
-        }
-        for message, present in contradictions.items():
+        no_hmm_there = mode is Mode.ALL and hmm is not None
+        no_batches_there = method is Method.NAIVE and batch_size is not None
+        nothing_to_show = quiet and not (output or json)
+        contradictions = (
+            (other and mode is not None, "--mode is for jieba; the tokenizer is another"),
+            (other and hmm is not None, "--hmm/--no-hmm is for jieba; the tokenizer is another"),
+            (other and user_dict is not None, "--user-dict is for jieba; the tokenizer is another"),
+            (no_hmm_there, "--hmm/--no-hmm means nothing in mode all, which has no HMM"),
+            (no_batches_there, "--batch-size means nothing to method naive, which has no batches"),
+            (compare and method is not None, "--compare runs all methods; --method says one"),
+            (compare and output is not None, "--compare writes no table; leave --output out"),
+            (nothing_to_show, "--quiet leaves nothing to show; add --output or --json"),
+        )
+        for present, message in contradictions:
             if present:
-                raise OptionError(f"{message}")
-        if other:  # a module of the user's is looked for where they are
+                raise OptionError(message)
+        if ":" in tokenizer:  # a module of the user's is looked for where they are
             sys.path.insert(0, os.getcwd())
         spec = make_spec(
             tokenizer,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
 from perftricks.parallel import seeds
 from perftricks.parallel.backends import Backend, ExecutorBackend, SerialBackend, ThreadBackend
 from perftricks.parallel.cores import available_cores
-from perftricks.parallel.errors import ItemTimeoutError, WorkerCrashedError
-from perftricks.parallel.processes import ProcessBackend, StartMethod
+from perftricks.parallel.launch import StartMethod
+from perftricks.parallel.processes import ProcessBackend
 from perftricks.parallel.progress import Progress, Reporter, reporter
 from perftricks.parallel.window import BatchSizer, Piece, Window
 from perftricks.parallel.work import CountCollector, ListCollector, Work
@@ -115,8 +115,8 @@ def parallel_apply(
         unordered: Deliver results as they come; False delivers them in the order of the items.
         executor: "process", "thread", "serial" (the calling thread), or any
             ``concurrent.futures.Executor``, which stays open.
-        batch_size: How many items go to a worker at a time. "auto" finds a size at which a batch
-            takes about 0.1 s.
+        batch_size: How many items go to a worker at a time, fewer if ``max_queue_size`` would not
+            hold a batch for each worker. "auto" finds a size at which a batch takes about 0.1 s.
         on_error: What to do with an item that fails. "raise" (default) raises its exception: at
             once if the task raised it; if the item killed its worker or ran out of time, after all
             other items that were read have been delivered. "skip" leaves it out. "return" delivers
@@ -227,7 +227,7 @@ def parallel_apply_generator(
         size = 1  # with a larger batch the caller would wait for several results to get one
     sizer = BatchSizer(
         size,
-        limit=limit if size else limit // (2 * workers),
+        limit=limit // workers if size else limit // (2 * workers),
         budget=None if size else 4 * BatchSizer.TARGET_SECONDS,
     )
     window = Window(
@@ -315,7 +315,10 @@ def parallel_count(
         iterable,
         max_queue_size=limit,
         sizer=BatchSizer(
-            size, limit=limit if size else limit // (2 * workers), budget=0.5, max_chars=500_000
+            size,
+            limit=limit // workers if size else limit // (2 * workers),
+            budget=0.5,
+            max_chars=500_000,
         ),
         workers=workers,
         max_batches=4 * workers,
@@ -333,14 +336,17 @@ def _results(
     arrange = _as_they_come if unordered else _in_order
     try:
         with report:
-            for index, value, error in arrange(window.pieces()):
+            for index, value, error, worker_lost in arrange(window.pieces()):
                 window.deliver()
                 if error is None:
                     yield index, value
                 elif on_error == "return":
                     yield index, error
+                elif on_error == "raise" and not worker_lost:
+                    raise error
                 elif on_error == "raise":
-                    postponed += _raise_or_postpone(error, window)
+                    window.halt()
+                    postponed.append(error)
                 report.done(1)
         finished = True
     finally:
@@ -361,9 +367,12 @@ def _total(window: Window, backend: Backend, on_error: OnError, report: Reporter
                     total.update(piece.values)
                 window.deliver(piece.items)
                 report.done(piece.items)
-                if on_error == "raise":
-                    for error in piece.errors.values():
-                        postponed += _raise_or_postpone(error, window)
+                if piece.errors and on_error == "raise":
+                    error = min(piece.errors.items())[1]
+                    if not piece.worker_lost:
+                        raise error
+                    window.halt()
+                    postponed.append(error)
         finished = True
     finally:
         backend.close(kill=not finished)
@@ -372,22 +381,14 @@ def _total(window: Window, backend: Backend, on_error: OnError, report: Reporter
     return total
 
 
-def _raise_or_postpone(error: Exception, window: Window) -> list[Exception]:
-    """Raise a task's own exception; keep the loss of a worker until the rest is delivered."""
-    if not isinstance(error, (WorkerCrashedError, ItemTimeoutError)):
-        raise error
-    window.halt()
-    return [error]
-
-
-_Item = tuple[int, Any, "Exception | None"]
+_Item = tuple[int, Any, "Exception | None", bool]  # index, value, error, worker lost
 
 
 def _as_they_come(pieces: Iterable[Piece]) -> Iterator[_Item]:
     for piece in pieces:
         for index, value in enumerate(piece.values, piece.start):
             if index not in piece.missing:
-                yield index, value, piece.errors.get(index)
+                yield index, value, piece.errors.get(index), piece.worker_lost
 
 
 def _in_order(pieces: Iterable[Piece]) -> Iterator[_Item]:
@@ -418,7 +419,7 @@ def _open_backend(
         )
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be a positive number of seconds or None, not {timeout!r}")
-    _set_seeds(work, workers, random_seeds, root_seed)
+    _set_seeds(work, executor, workers, random_seeds, root_seed)
     if executor == "process":
         return ProcessBackend(work, workers, _start_method(start_method), timeout)
     if executor == "thread":
@@ -433,7 +434,11 @@ def _open_backend(
 
 
 def _set_seeds(
-    work: Work, workers: int, random_seeds: bool | Sequence[Any] | None, root_seed: int | None
+    work: Work,
+    executor: ExecutorChoice,
+    workers: int,
+    random_seeds: bool | Sequence[Any] | None,
+    root_seed: int | None,
 ) -> None:
     if random_seeds is True:
         work.root_seed = seeds.new_root_seed() if root_seed is None else operator.index(root_seed)
@@ -443,7 +448,12 @@ def _set_seeds(
             f"root_seed={root_seed!r} seeds the items, which random_seeds={random_seeds!r} "
             "excludes: leave one of them out"
         )
-    if random_seeds:
+    if random_seeds is not None and random_seeds is not False:
+        if isinstance(executor, concurrent.futures.Executor):
+            raise ValueError(
+                "random_seeds is a sequence of one seed for each worker, but the workers are those "
+                "of an executor: give True to seed each item"
+            )
         work.worker_seeds = tuple(random_seeds)
         if len(work.worker_seeds) != workers:
             raise ValueError(
@@ -466,9 +476,17 @@ def _executor(executor: ExecutorChoice | None, dummy: bool) -> ExecutorChoice:
 
 
 def _start_method(start_method: StartMethod | None) -> StartMethod:
+    available = multiprocessing.get_all_start_methods()
+    in_daemon = multiprocessing.current_process().daemon
     if start_method is None:
-        return "fork" if multiprocessing.get_start_method() == "fork" else "spawn"
-    _check_choice("start_method", start_method, tuple(multiprocessing.get_all_start_methods()))
+        usual = multiprocessing.get_start_method(allow_none=True) or available[0]
+        return "fork" if usual == "fork" and not in_daemon else "spawn"
+    _check_choice("start_method", start_method, tuple(available))
+    if in_daemon and start_method != "spawn":
+        raise ValueError(
+            f"start_method={start_method!r} is not possible in a daemonic process of "
+            "multiprocessing, which may have no children of that kind; use 'spawn'"
+        )
     return start_method
 
 

@@ -12,6 +12,7 @@ import hashlib
 import queue
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from perftricks.parallel.errors import Failure, UnpicklableError, WorkerCrashedError, raisable
@@ -20,7 +21,6 @@ from perftricks.parallel.work import (
     BatchLost,
     BatchResult,
     Work,
-    decode_result,
     encode_order,
     encode_work,
     run_batch,
@@ -32,13 +32,13 @@ class Outcome(NamedTuple):
     """What a backend reports of one batch."""
 
     batch: Batch
-    result: BatchResult | BatchLost
+    result: BatchResult | BatchLost | bytes  # bytes: still pickled
 
 
 class Broken(NamedTuple):
-    """A report that no more work can be done, and why."""
+    """A report that no more work can be done, and why: an error, or a pickled ``Failure``."""
 
-    error: Exception
+    error: Exception | bytes
 
 
 class WorkerLost(NamedTuple):
@@ -158,13 +158,15 @@ class ExecutorBackend:
         self._local = isinstance(executor, concurrent.futures.ThreadPoolExecutor)
         self._job = b"" if self._local else encode_work(work)
         self._futures: set[_Future] = set()
+        self._closing = threading.Event()
 
     def submit(self, batch: Batch, budget: float | None) -> None:
         """Submit the batch to the executor."""
         future: _Future
         try:
             if self._local:
-                future = self._executor.submit(_run_local, self._work, batch, budget)
+                go_on = self._go_on
+                future = self._executor.submit(_run_local, self._work, batch, budget, go_on)
             else:
                 order = encode_order(batch, budget)
                 future = self._executor.submit(_run_remote, self._job, order)
@@ -181,9 +183,13 @@ class ExecutorBackend:
         """Do nothing: the executor has its own workers."""
 
     def close(self, *, kill: bool) -> None:
-        """Cancel what has not started; the executor belongs to the caller and stays open."""
+        """Cancel what has not begun; the executor belongs to the caller and stays open."""
+        self._closing.set()
         for future in tuple(self._futures):
             future.cancel()
+
+    def _go_on(self) -> bool:
+        return not self._closing.is_set()
 
     def _report(self, batch: Batch, future: _Future) -> None:
         self._futures.discard(future)
@@ -196,11 +202,10 @@ class ExecutorBackend:
         except Exception as error:
             # Not the task's doing, which is inside the result: the executor lost the batch.
             self.reports.put(Outcome(batch, BatchLost("crash", error)))
+        except BaseException as error:  # must reach the caller, who is waiting for a report
+            self.reports.put(Broken(raisable(error, None)))
         else:
-            if isinstance(result, bytes):
-                self.reports.put(Outcome(batch, decode_result(result)))
-            else:
-                self.reports.put(Outcome(batch, result))
+            self.reports.put(Outcome(batch, result))
 
 
 class SetUpError(Exception):
@@ -226,7 +231,9 @@ def _executor_broken(batch: Batch, error: BaseException) -> WorkerCrashedError:
 _thread_state = threading.local()
 
 
-def _run_local(work: Work, batch: Batch, budget: float | None) -> BatchResult:
+def _run_local(
+    work: Work, batch: Batch, budget: float | None, go_on: Callable[[], bool]
+) -> BatchResult:
     """Run a batch in a thread of the caller's pool, set up once for each run and thread."""
     if getattr(_thread_state, "work", None) is not work:
         try:
@@ -234,7 +241,7 @@ def _run_local(work: Work, batch: Batch, budget: float | None) -> BatchResult:
         except BaseException as error:
             raise SetUpError(Failure.of(error)) from error
         _thread_state.work = work
-    return run_batch(work, batch, budget)
+    return run_batch(work, batch, budget, go_on)
 
 
 _JOBS_KEPT = 4

@@ -8,7 +8,7 @@ import signal
 import traceback
 from dataclasses import dataclass
 
-import cloudpickle
+from perftricks.parallel import pickling
 
 
 class ParallelError(Exception):
@@ -80,9 +80,18 @@ class Failure:
                 error = pickle.loads(self.pickled)
         if error is None:
             error = RemoteError(self.summary, index)
+        if isinstance(error, ParallelError) and error.index is None:
+            error.index = index
         where = "" if index is None else f"(item {index})\n"
         error.__cause__ = RemoteTraceback(where + self.traceback)
         return error
+
+
+def unpack_failure(pickled: bytes) -> Exception:
+    """Return the exception of a worker's set-up."""
+    failure = pickle.loads(pickled)
+    assert isinstance(failure, Failure)
+    return failure.unpack(None)
 
 
 def raisable(error: BaseException, index: int | None) -> Exception:
@@ -123,7 +132,7 @@ def _pickle_exception(error: BaseException) -> bytes | None:
     if raisable(error, None) is not error:
         return None
     try:
-        pickled = cloudpickle.dumps(error)
+        pickled = pickling.dumps(error)
         rebuilt = pickle.loads(pickled)
     except Exception:
         return None

@@ -10,7 +10,8 @@
 
 A worker holds one batch at a time, so when it dies it is known which. Its thread reports the death
 and ends; :meth:`ProcessBackend.maintain` starts another worker, always in the caller's thread,
-because a fork made elsewhere could copy a lock that the caller holds.
+because a fork made elsewhere could copy a lock that the caller holds. For the same reason the
+threads here run nothing of the caller's: results stay pickled until they reach the caller's thread.
 
 The standard library's ``ProcessPoolExecutor`` gives up all work when one worker dies; its queues
 are shared, so it cannot do otherwise.
@@ -20,67 +21,27 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import multiprocessing
 import os
-import pickle
 import queue
-import signal
-import subprocess
-import sys
 import threading
 import time
-import warnings
 import weakref
-from collections.abc import Iterator
-from multiprocessing.connection import Connection, Pipe
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple
 
 from perftricks.parallel import worker
 from perftricks.parallel.backends import Broken, Outcome, Report, WorkerLost
 from perftricks.parallel.errors import (
-    Failure,
     ItemTimeoutError,
     UnpicklableError,
     WorkerCrashedError,
     describe_exit,
 )
-from perftricks.parallel.work import (
-    Batch,
-    BatchLost,
-    Work,
-    decode_result,
-    encode_order,
-    encode_work,
-)
-
-StartMethod = Literal["fork", "forkserver", "spawn"]
+from perftricks.parallel.launch import StartMethod, launch, signals_held_back
+from perftricks.parallel.work import Batch, BatchLost, Work, encode_order, encode_work
 
 _LIVENESS_SECONDS = 1.0  # how often a silent worker is checked, should its pipe not tell
 _GRACE_SECONDS = 5.0  # how long a worker that was told to stop may take
-_launch_lock = threading.Lock()  # no other fork of ours while pipe ends are in two hands
-_parent_ends: set[Connection] = set()
 _open_backends: weakref.WeakSet[ProcessBackend] = weakref.WeakSet()
-
-
-class Process(Protocol):
-    """The part of ``multiprocessing.Process`` that is used here."""
-
-    @property
-    def pid(self) -> int | None:
-        """The process id."""
-
-    @property
-    def exitcode(self) -> int | None:
-        """The exit status, negative for a signal, None while it runs."""
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait for the process to end."""
-
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-
-    def kill(self) -> None:
-        """Send SIGKILL."""
 
 
 class _Order(NamedTuple):
@@ -110,32 +71,48 @@ class ProcessBackend:
         self._start_method = start_method
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._staff: dict[int, _Worker] = {}
-        self._owner = os.getpid()
+        self._owner: int | None = None
         self._closed = False
-        if start_method == "fork":
-            self._job: Work | bytes = work
-        else:
-            self._job = encode_work(work)
-        _open_backends.add(self)
+        self._job: Work | bytes = work if start_method == "fork" else encode_work(work)
 
     def submit(self, batch: Batch, budget: float | None) -> None:
         """Queue the batch for the next free worker."""
         try:
-            message = encode_order(batch, budget)
+            message = encode_order(batch, budget, shares_main=self._start_method == "fork")
         except UnpicklableError as error:
             self.reports.put(Outcome(batch, BatchLost("unpicklable", error)))
         else:
             self._orders.put(_Order(batch, message))
 
     def maintain(self, in_flight: int) -> None:
-        """Start the workers that are missing, the dead ones included."""
-        self._staff = {slot: staff for slot, staff in self._staff.items() if staff.is_serving()}
+        """Start the workers that are missing, the dead ones included.
+
+        Raises:
+            OSError: If a process cannot be started and there is none at all.
+            RuntimeError: If the run was begun in another process, of which this is a fork.
+        """
+        if self._owner not in (None, os.getpid()):
+            raise RuntimeError("this run was begun by another process; a fork cannot go on with it")
+        self._staff = {slot: staff for slot, staff in self._staff.items() if staff.serving}
         missing = min(self._workers, in_flight) - len(self._staff)
-        free = (slot for slot in range(self._workers) if slot not in self._staff)
-        for slot in [next(free) for _ in range(missing)]:
-            self._staff[slot] = _Worker(
-                self._orders, self.reports, self._start_method, self._timeout, slot, self._job
-            )
+        if missing <= 0:
+            return
+        self._owner = os.getpid()
+        free = [slot for slot in range(self._workers) if slot not in self._staff]
+        for slot in free[:missing]:
+            with signals_held_back():
+                try:
+                    self._staff[slot] = self._hire(slot)
+                except (OSError, RuntimeError):  # no more processes, descriptors or threads
+                    if not self._staff:
+                        raise
+                    return
+                _open_backends.add(self)
+
+    def _hire(self, slot: int) -> _Worker:
+        return _Worker(
+            self._orders, self.reports, self._start_method, self._timeout, slot, self._job
+        )
 
     def close(self, *, kill: bool) -> None:
         """End all workers and wait until they are gone."""
@@ -155,7 +132,12 @@ class ProcessBackend:
 
 
 class _Worker:
-    """One worker process, and the thread of the parent that talks to it."""
+    """One worker process, and the thread of the parent that talks to it.
+
+    Attributes:
+        ready: Whether the process has been set up.
+        serving: Whether it takes orders, now or once it is ready.
+    """
 
     def __init__(
         self,
@@ -167,32 +149,23 @@ class _Worker:
         job: Work | bytes,
     ) -> None:
         self.ready = False
+        self.serving = True
         self._orders = orders
         self._reports = reports
+        self._start_method = start_method
         self._timeout = timeout
-        with _launch_lock:
-            to_worker, self._outgoing = Pipe(duplex=False)
-            self._incoming, to_parent = Pipe(duplex=False)
-            lifeline, self._lifeline = Pipe(duplex=False)
-            ours = (self._outgoing, self._incoming, self._lifeline)
-            _parent_ends.update(ours)
-            theirs = (to_worker, to_parent, lifeline)
-            try:
-                self._process = _launch(start_method, *theirs, slot, job, timeout is not None)
-            except BaseException:
-                _close(*ours)
-                raise
-            finally:
-                _close(*theirs)
-        self._job = job if start_method == "spawn" else None
+        self._launched = launch(start_method, slot, job, ticking=timeout is not None)
+        self._process = self._launched.process
         self._thread = threading.Thread(
             target=self._serve, name=f"perftricks-{self._process.pid}", daemon=True
         )
-        self._thread.start()
-
-    def is_serving(self) -> bool:
-        """Tell whether the worker takes orders, now or once it has started."""
-        return self._thread.is_alive()
+        try:
+            self._thread.start()
+        except BaseException:
+            self._process.kill()
+            self._process.join(_GRACE_SECONDS)
+            self._launched.close()
+            raise
 
     def terminate(self) -> None:
         """Ask the process to end, whatever it is doing."""
@@ -207,6 +180,7 @@ class _Worker:
             self._process.kill()
             self._process.join(_GRACE_SECONDS)
         self._thread.join(_GRACE_SECONDS)
+        self._process.close()
 
     def _serve(self) -> None:
         """Pass orders to the process until told to stop, or until the process dies."""
@@ -221,52 +195,66 @@ class _Worker:
             self._process.kill()
             failed = RuntimeError(f"the thread of a worker failed: {error!r}")
             failed.__cause__ = error
-            self._reports.put(Broken(failed))
+            self._report_last(Broken(failed))
         finally:
-            _close(self._outgoing, self._incoming, self._lifeline)
+            self.serving = False
+            self._launched.close()
             self._process.join(_GRACE_SECONDS)
+            self._process.close()
+
+    def _report_last(self, report: Report) -> None:
+        """Report something after which this worker is of no use; it must not seem to be."""
+        self.serving = False
+        self._reports.put(report)
 
     def _started(self) -> bool:
         """Wait until the worker is ready for work; report it if it never is."""
         try:
-            if isinstance(self._job, bytes):
-                self._outgoing.send_bytes(self._job)
+            greeting = getattr(self._process, "greeting", None)
+            if greeting is not None:
+                self._launched.orders.send_bytes(greeting)
             message = self._receive(None)
         except (EOFError, OSError):
-            self._reports.put(WorkerLost(self._cause_of_death(), started=False))
+            how = self._cause_of_death()
+            if self._start_method == "forkserver":
+                how += " (with 'forkserver' a script needs `if __name__ == '__main__':`)"
+            self._report_last(WorkerLost(how, started=False))
             return False
         if message == worker.READY:
             self.ready = True
             return True
         assert message is not None
-        failure: Failure = pickle.loads(message)
-        self._reports.put(Broken(failure.unpack(None)))
+        self._report_last(Broken(message))
         return False
 
     def _execute(self, order: _Order) -> bool:
         """Have the worker run one order and report what came of it; False if the worker is gone."""
         batch, message = order
         try:
-            self._outgoing.send_bytes(message)
+            self._launched.orders.send_bytes(message)
         except OSError:  # it died while idle: nobody has seen this order
             self._orders.put(order)
-            self._reports.put(WorkerLost(self._cause_of_death(), started=True))
+            self._report_last(WorkerLost(self._cause_of_death(), started=True))
             return False
         begun = 0
+        limit = None  # only items are timed, not the packing and unpacking around them
         try:
-            while (reply := self._receive(self._timeout)) == worker.TICK:
-                begun += 1
+            while (reply := self._receive(limit)) in (worker.TICK, worker.PACKING):
+                limit = self._timeout if reply == worker.TICK else None
+                begun += reply == worker.TICK
         except (EOFError, OSError):
-            self._reports.put(Outcome(batch, BatchLost("crash", self._crash(batch))))
+            self._report_last(Outcome(batch, BatchLost("crash", self._crash(batch))))
             return False
         if reply is None:
             self._process.kill()
-            offset = max(0, begun - 1)
-            self._reports.put(
-                Outcome(batch, BatchLost("timeout", self._too_slow(batch.start + offset), offset))
+            late = ItemTimeoutError(
+                f"item {batch.start + begun - 1} took longer than timeout={self._timeout} seconds; "
+                "its worker was killed",
+                batch.start + begun - 1,
             )
+            self._report_last(Outcome(batch, BatchLost("timeout", late, begun - 1)))
             return False
-        self._reports.put(Outcome(batch, decode_result(reply)))
+        self._reports.put(Outcome(batch, reply))
         return True
 
     def _receive(self, timeout: float | None) -> bytes | None:
@@ -278,16 +266,16 @@ class _Worker:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = _LIVENESS_SECONDS if deadline is None else deadline - time.monotonic()
-            if self._incoming.poll(max(0.0, min(left, _LIVENESS_SECONDS))):
-                return self._incoming.recv_bytes()
-            if self._process.exitcode is not None and not self._incoming.poll(0):
+            if self._launched.results.poll(max(0.0, min(left, _LIVENESS_SECONDS))):
+                return self._launched.results.recv_bytes()
+            if self._process.exitcode is not None and not self._launched.results.poll(0):
                 raise EOFError
             if left <= 0:
                 return None
 
     def _stop(self) -> None:
         with contextlib.suppress(OSError):
-            self._outgoing.send_bytes(worker.STOP)
+            self._launched.orders.send_bytes(worker.STOP)
         self._process.join(_GRACE_SECONDS)
         if self._process.exitcode is None:
             self._process.kill()
@@ -305,127 +293,6 @@ class _Worker:
             f"{self._cause_of_death()}",
             batch.start,
         )
-
-    def _too_slow(self, index: int) -> ItemTimeoutError:
-        return ItemTimeoutError(
-            f"item {index} took longer than timeout={self._timeout} seconds; its worker was killed",
-            index,
-        )
-
-
-def _launch(
-    start_method: StartMethod,
-    orders: Connection,
-    results: Connection,
-    lifeline: Connection,
-    slot: int,
-    job: Work | bytes,
-    ticking: bool,
-) -> Process:
-    """Start a worker process on its ends of the pipes."""
-    if start_method == "spawn" and os.name == "posix":
-        return _ExecProcess(orders, results, lifeline, slot, ticking)
-    context = multiprocessing.get_context(start_method)
-    process: multiprocessing.process.BaseProcess = context.Process(  # type: ignore[attr-defined]
-        target=worker.main,
-        args=(orders, results, lifeline, os.getpid(), slot, job, ticking),
-        name=f"perftricks-{slot}",
-    )
-    with _signals_held_back(), warnings.catch_warnings():
-        # Python 3.12 warns of any fork beside threads. The threads here are ours and hold no lock.
-        warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
-        process.start()
-    return process
-
-
-class _ExecProcess:
-    """A worker in a fresh interpreter that does not import the caller's main module.
-
-    ``multiprocessing`` would import it, which costs what the script's imports cost and forces
-    ``if __name__ == "__main__":`` on the user. The function arrives by value instead.
-    """
-
-    def __init__(
-        self,
-        orders: Connection,
-        results: Connection,
-        lifeline: Connection,
-        slot: int,
-        ticking: bool,
-    ) -> None:
-        descriptors = (orders.fileno(), results.fileno(), lifeline.fileno())
-        arguments = (*descriptors, os.getpid(), slot, ticking)
-        program = (
-            f"import sys; sys.path[:] = {sys.path!r}; "
-            f"from perftricks.parallel.worker import main_from_descriptors as main; main{arguments}"
-        )
-        with _signals_held_back():
-            self._popen = subprocess.Popen(
-                [sys.executable, "-c", program],
-                stdin=subprocess.DEVNULL,
-                pass_fds=descriptors,
-            )
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._popen.pid
-
-    @property
-    def exitcode(self) -> int | None:
-        """The exit status, negative for a signal, None while it runs."""
-        return self._popen.poll()
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait for the process to end, at most ``timeout`` seconds."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._popen.wait(timeout)
-
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-        self._popen.terminate()
-
-    def kill(self) -> None:
-        """Send SIGKILL."""
-        self._popen.kill()
-
-
-def _close(*connections: Connection) -> None:
-    for connection in connections:
-        connection.close()
-        _parent_ends.discard(connection)
-
-
-def _forget_the_parent() -> None:
-    """In any child forked off this process: have nothing to do with the workers of the parent.
-
-    The lock may have been held when the child was forked. Pipe ends held open here would keep the
-    workers from noticing that the parent is gone.
-    """
-    global _launch_lock
-    _launch_lock = threading.Lock()
-    _open_backends.clear()
-    _close(*_parent_ends)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_the_parent)
-
-
-@contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Hold back Ctrl-C and SIGTERM while a process starts, until it has handlers of its own.
-
-    Before that it would answer them as the parent does.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, worker.HELD_BACK)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @atexit.register

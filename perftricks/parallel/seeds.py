@@ -60,14 +60,14 @@ def item_seed() -> int | None:
     return _current_seed.get()
 
 
-def set_item_seed(seed: int) -> None:
-    """Make ``seed`` what :func:`item_seed` returns in this thread."""
-    _current_seed.set(seed)
-
-
-def clear_item_seed() -> None:
-    """Forget the item's seed: the task is over."""
-    _current_seed.set(None)
+@contextlib.contextmanager
+def item_seed_set(seed: int) -> Iterator[None]:
+    """Make ``seed`` what :func:`item_seed` returns in this thread, for a while."""
+    token = _current_seed.set(seed)
+    try:
+        yield
+    finally:
+        _current_seed.reset(token)
 
 
 def expect_numpy(*, may_wait: bool) -> None:

@@ -15,8 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from perftricks.parallel.backends import Backend, Broken, Report, WorkerLost
-from perftricks.parallel.errors import Failure, WorkerCrashedError
-from perftricks.parallel.work import Batch, BatchLost, BatchResult
+from perftricks.parallel.errors import (
+    Failure,
+    UnpicklableError,
+    WorkerCrashedError,
+    unpack_failure,
+)
+from perftricks.parallel.work import Batch, BatchLost, BatchResult, decode_result
 
 _CHECK_SECONDS = 1.0  # how often the workers are looked after while nothing is reported
 _MAX_FAILED_STARTS = 3  # in a row
@@ -64,6 +69,7 @@ class Piece:
         errors: Index -> why there is no result for that item.
         missing: Indices that are not in this piece because they are being tried again.
         items: How many items are settled by this piece, those in ``errors`` included.
+        worker_lost: Whether the errors are those of a worker that died or was killed.
     """
 
     start: int
@@ -71,6 +77,7 @@ class Piece:
     errors: dict[int, Exception]
     missing: frozenset[int]
     items: int
+    worker_lost: bool = False
 
 
 class Window:
@@ -194,6 +201,8 @@ class Window:
 
     def _settle(self, report: Report) -> Piece | None:
         if isinstance(report, Broken):
+            if isinstance(report.error, bytes):
+                raise unpack_failure(report.error)
             raise report.error
         if isinstance(report, WorkerLost):
             self._replace(report)
@@ -201,6 +210,10 @@ class Window:
         self._in_flight -= 1
         self._failed_starts = 0
         batch, result = report
+        if isinstance(result, bytes):
+            # Here and not in the thread that received it: unpickling imports and runs what it
+            # likes, and this is the thread that forks.
+            result = decode_result(result)
         if isinstance(result, BatchResult):
             return self._settle_result(batch, result)
         piece = self._settle_loss(batch, result)
@@ -214,9 +227,7 @@ class Window:
             if self._failed_starts >= _MAX_FAILED_STARTS:
                 raise WorkerCrashedError(
                     f"{self._failed_starts} worker processes in a row died while starting; the "
-                    f"last one {lost.how}. Look for its message above. With start methods "
-                    "'forkserver' and 'spawn' (on Windows) a script needs "
-                    "`if __name__ == '__main__':` around what starts the work."
+                    f"last one {lost.how}. What it printed may say why."
                 )
         self._backend.maintain(self._in_flight)
 
@@ -273,4 +284,5 @@ class Window:
     def _give_up(self, batch: Batch, error: Exception) -> Piece:
         if getattr(error, "index", 0) is None:
             error.index = batch.start  # type: ignore[attr-defined]
-        return Piece(batch.start, [None], {batch.start: error}, frozenset(), 1)
+        lost = not isinstance(error, UnpicklableError)
+        return Piece(batch.start, [None], {batch.start: error}, frozenset(), 1, worker_lost=lost)

@@ -6,13 +6,11 @@ import pickle
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import cloudpickle
-
-from perftricks.parallel import seeds
+from perftricks.parallel import pickling, seeds
 from perftricks.parallel.errors import Failure, UnpicklableError, raisable
 
 
@@ -108,8 +106,29 @@ class CountCollector:
         self._counter: Counter[Any] = Counter()
 
     def add(self, value: Any) -> None:
-        """Count the keys of one item: all of them, or none if iterating over them fails."""
-        self._counter.update(value if isinstance(value, list) else list(value))
+        """Count the keys of one item: all of them, or none if that fails.
+
+        A mapping tells how often each key came, as for ``Counter.update``.
+        """
+        if isinstance(value, Mapping):
+            self._counter.update(Counter(value))
+            return
+        keys = value if isinstance(value, list) else list(value)
+        try:
+            self._counter.update(keys)
+        except TypeError:
+            self._take_back(keys)
+            raise
+
+    def _take_back(self, keys: list[Any]) -> None:
+        """Undo the counting of keys up to the one that cannot be hashed."""
+        for key in keys:
+            try:
+                self._counter[key] -= 1
+            except TypeError:
+                return
+            if not self._counter[key]:
+                del self._counter[key]
 
     def skip(self) -> None:
         """Count nothing."""
@@ -157,8 +176,7 @@ class Work:
         if self.root_seed is None:
             return self.func(item)
         seed = seeds.seed_of(self.root_seed, index)
-        seeds.set_item_seed(seed)
-        try:
+        with seeds.item_seed_set(seed):
             if not self.seed_globals:
                 return self.func(item)
             if not self.in_caller:
@@ -167,8 +185,6 @@ class Work:
             with seeds.generators_preserved():
                 seeds.seed_generators(seed)
                 return self.func(item)
-        finally:
-            seeds.clear_item_seed()
 
     def _seed_worker(self, seed: Any) -> None:
         seeds.expect_numpy(may_wait=False)
@@ -220,25 +236,25 @@ def run_batch(
 def encode_result(result: BatchResult | BatchLost) -> bytes:
     """Pickle what came of a batch; a value that cannot be pickled becomes a failure of its item."""
     if isinstance(result, BatchLost):
-        return _dumps(result)
+        return pickling.dumps(result)
     result.failures = {
         offset: error if isinstance(error, Failure) else Failure.of(error)
         for offset, error in result.failures.items()
     }
     try:
-        return _dumps(result)
+        return pickling.dumps(result)
     except Exception as error:
         if not isinstance(result.values, list):
-            return _dumps(BatchLost("unpicklable", _unsendable("its keys", error)))
+            return pickling.dumps(BatchLost("unpicklable", _unsendable("its keys", error)))
     for offset, value in enumerate(result.values):
         try:
-            _dumps(value)
+            pickling.dumps(value)
         except Exception as error:
             result.values[offset] = None
             result.failures[offset] = Failure.of(
                 _unsendable(f"its result, of type {type(value).__name__!r},", error)
             )
-    return _dumps(result)
+    return pickling.dumps(result)
 
 
 def decode_result(pickled: bytes) -> BatchResult | BatchLost:
@@ -251,25 +267,33 @@ def decode_result(pickled: bytes) -> BatchResult | BatchLost:
     return result
 
 
-def encode_order(batch: Batch, budget: float | None) -> bytes:
-    """Pickle a batch for a worker.
+def encode_order(batch: Batch, budget: float | None, *, shares_main: bool = False) -> bytes:
+    """Pickle a batch for a worker, which may share the main module.
 
     Raises:
         UnpicklableError: If an item cannot be pickled.
     """
     try:
-        return _dumps((batch, budget))
+        return pickling.dumps((batch, budget), shares_main=shares_main)
     except Exception as error:
         raise _unsendable("the item", error) from error
 
 
-def run_order(work: Work, order: bytes, before_item: Callable[[], bool] | None = None) -> bytes:
+def run_order(
+    work: Work,
+    order: bytes,
+    before_item: Callable[[], bool] | None = None,
+    before_packing: Callable[[], None] | None = None,
+) -> bytes:
     """Unpack a batch, run it and pack the result: all that a worker process does with an order."""
     try:
         batch, budget = pickle.loads(order)
     except Exception as error:
         return encode_result(BatchLost("unpicklable", _unsendable("the item", error)))
-    return encode_result(run_batch(work, batch, budget, before_item))
+    result = run_batch(work, batch, budget, before_item)
+    if before_packing is not None:
+        before_packing()
+    return encode_result(result)
 
 
 def encode_work(work: Work) -> bytes:
@@ -279,18 +303,13 @@ def encode_work(work: Work) -> bytes:
         UnpicklableError: If the function, what it closes over, or the initializer cannot be.
     """
     try:
-        return _dumps(work)
+        return pickling.dumps(work)
     except Exception as error:
         raise UnpicklableError(
             f"the function {work.func!r}, or something that it refers to, cannot be sent to a "
             f"worker process: {error}. Create what it needs in an initializer, or use threads "
             "(dummy=True)."
         ) from error
-
-
-def _dumps(thing: object) -> bytes:
-    pickled: bytes = cloudpickle.dumps(thing)
-    return pickled
 
 
 def _unsendable(what: str, error: Exception) -> UnpicklableError:

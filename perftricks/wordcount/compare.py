@@ -107,10 +107,13 @@ def compare_methods(
 def _differences(
     expected: WordCounts, found: WordCounts, limit: int = 5
 ) -> list[tuple[str, int, int]]:
-    """Return tokens whose counts differ, with the count found and the one expected."""
+    """Return the tokens whose counts differ most, with the count found and the one expected."""
     if expected == found and expected.document_frequency == found.document_frequency:
         return []
-    tokens = sorted(expected.keys() | found.keys())
-    pairs = [(token, found.get(token, 0), expected.get(token, 0)) for token in tokens]
-    different = [pair for pair in pairs if pair[1] != pair[2]]
+    rows = [
+        (token, found.get(token, 0), expected.get(token, 0))
+        for token in expected.keys() | found.keys()
+    ]
+    different = [row for row in rows if row[1] != row[2]]
+    different.sort(key=lambda row: (-abs(row[1] - row[2]), row[0]))
     return different[:limit] or [("(document frequency)", 0, 0)]

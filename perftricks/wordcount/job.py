@@ -94,7 +94,7 @@ def count_words(
         Exception: Whatever ``texts`` raises.
 
     >>> count_words(["我爱喝茶", "茶"])
-    WordCounts({'茶': 1, '喝茶': 1, '我爱': 1}, 3 distinct of 3 tokens in 2 documents)
+    WordCounts({'喝茶': 1, '我': 1, '爱': 1, '茶': 1}, 4 distinct of 4 tokens in 2 documents)
     """
     if isinstance(texts, (str, bytes)):
         raise TypeError("texts is one string; expected an iterable of them, such as [text]")
@@ -175,7 +175,7 @@ def count_files(
 
     >>> counts = count_files("docs/samples", min_length=2)
     >>> counts.most_common(2)
-    [('我们', 17), ('一个', 16)]
+    [('没有', 8), ('可以', 6)]
     """
     spec = make_spec(tokenizer, mode=mode, hmm=hmm, user_dict=user_dict)
     job = FileJob(
@@ -373,6 +373,8 @@ def run(feed: Feed, settings: Settings, progress: Progress | None = None) -> Wor
     """
     began = time.perf_counter()
     tracker = _Tracker(feed, progress)
+    if progress is not None:
+        progress(0, feed.total)
     documents, method, workers = _choose(iter(tracker), settings)
     keys = TokenKeys(settings.spec, settings.document_frequency)
     keys.prepare()

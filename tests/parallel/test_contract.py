@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import threading
 import time
@@ -216,13 +217,17 @@ def test_exceptions_that_cannot_be_pickled(runner, error, expected):
         assert "in raises" in str(caught.value.__cause__)
 
 
-@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, StopIteration])
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, StopIteration, KeyboardInterrupt])
 def test_exceptions_that_are_no_errors_do_not_end_the_caller(runner, kind):
     """A task that calls sys.exit() ends neither worker nor caller."""
 
     def leaves(x):
         raise kind("bye")
 
+    if runner.name == "serial" and kind is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):  # in the caller's thread it is the caller's own
+            runner.apply(leaves, [1])
+        return
     with pytest.raises(RemoteError, match=f"{kind.__name__}: bye") as caught:
         runner.apply(leaves, [1])
     assert caught.value.index == 0
@@ -498,7 +503,6 @@ def test_results_in_the_iterable_of_another_run(runner):
         ({"batch_size": "big"}, "batch_size must be an int of at least 1, not 'big'"),
         ({"retries": -1}, "retries must be at least 0, not -1"),
         ({"on_error": "ignore"}, "on_error must be one of 'raise', 'skip', 'return', not 'ignore'"),
-        ({"random_seeds": [1]}, "1 seeds for 2 workers"),
         ({"random_seeds": False, "root_seed": 1}, "leave one of them out"),
         ({"progress": 3}, "progress must be"),
     ],
@@ -525,6 +529,54 @@ def test_contradictory_arguments(arguments, message):
     """Arguments that exclude each other are refused with the way out."""
     with pytest.raises(ValueError, match=message):
         parallel_apply(square, [1], 2, 2, **arguments)
+
+
+def test_seeds_for_workers(runner):
+    """A sequence seeds each worker once; where the workers are not ours it is refused."""
+    if runner.name.endswith("-pool"):
+        with pytest.raises(ValueError, match="the workers are those of an executor"):
+            runner.apply(square, [1], random_seeds=[1, 2])
+        return
+    with pytest.raises(ValueError, match="1 seeds for 2 workers"):
+        runner.apply(square, [1], random_seeds=[1])
+    if runner.in_processes:
+        first = runner.apply(lambda x: random.random(), range(3), workers=1, random_seeds=[5])
+        assert first == [random.Random(5).random() for _ in range(1)] + first[1:]
+        assert first == runner.apply(
+            lambda x: random.random(), range(3), workers=1, random_seeds=[5]
+        )
+
+
+def test_item_seed_survives_a_run_inside_the_task(runner):
+    """A nested run does not take the item's seed away."""
+
+    def task(x):
+        before = item_seed()
+        parallel_apply(square, [x], 1, 1, executor="serial", root_seed=9)
+        return before == item_seed() is not None
+
+    assert runner.apply(task, range(3)) == [True] * 3
+
+
+@pytest.mark.parametrize("batch_size", [10, 8])
+def test_a_batch_for_each_worker(runner, batch_size):
+    """A batch size near max_queue_size leaves no worker without work."""
+
+    def where(x):
+        time.sleep(0.05)
+        return threading.get_ident(), os.getpid()
+
+    places = set(runner.apply(where, range(40), size=10, batch_size=batch_size))
+    assert len(places) == (1 if runner.name == "serial" else 2)
+
+
+def test_descriptors_do_not_pile_up(runner):
+    """Many small runs leave no file descriptor open, garbage collection or not."""
+    runner.apply(square, range(3))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        runner.apply(square, range(3))
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_not_a_function(runner):

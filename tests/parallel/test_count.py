@@ -51,6 +51,23 @@ def test_keys_may_come_from_a_generator(runner):
         runner.count(keys, range(4))
 
 
+def test_mappings_tell_how_often_a_key_came(runner):
+    """A function may return a Counter, as for Counter.update."""
+    assert runner.count(lambda text: Counter(text), ["aab", "ab"]) == {"a": 3, "b": 2}
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_keys_before_one_that_cannot_be_hashed_are_not_counted(runner, retries):
+    """An item that fails counts nothing, though the failure comes late."""
+    got = runner.count(
+        lambda x: ["a", "b", *([[x]] if x == 1 else [])],
+        range(3),
+        on_error="skip",
+        retries=retries,
+    )
+    assert got == {"a": 2, "b": 2}
+
+
 def test_a_worker_that_dies_counts_nothing_twice(processes, executions):
     """A batch that is run again after a crash is counted once."""
 

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from multiprocessing.connection import Connection
 
 import pytest
 
@@ -168,17 +169,45 @@ def test_killed_from_outside_while_working(processes, tmp_path):
 def test_killed_while_sending_a_large_result(processes, executions):
     """A result cut off in the middle is not taken for a result."""
 
+    def send_a_part_and_die(self, buffer, write=os.write):
+        write(self._handle, buffer[:1000])
+        die_by_sigkill()
+
     def large(x):
-        if executions.note(x) == 1 and x == 1:
-            pid, parent = os.fork(), os.getpid()
-            if pid == 0:
-                time.sleep(0.3)  # by then the other side has stopped reading: see the callback
-                os.kill(parent, signal.SIGKILL)
-                os._exit(0)
+        if x == 1 and executions.note(x) == 1:
+            Connection._send = send_a_part_and_die  # in this worker, which is about to send
         return bytes(50_000_000)
 
     sizes = processes.apply(large, range(3), batch_size=1, unordered=False)
     assert [len(result) for result in sizes] == [50_000_000] * 3
+    assert executions.of(1) == 2
+
+
+def test_killed_while_a_program_it_forked_lives_on(processes, executions):
+    """A process that a task forked does not keep the death of the worker from being noticed."""
+
+    def forks_and_dies(x):
+        if executions.note("start") == 1:
+            if os.fork() == 0:
+                time.sleep(20)
+                os._exit(0)
+            die_by_sigkill()
+        return x
+
+    began = time.monotonic()
+    assert processes.apply(forks_and_dies, range(4), unordered=False) == [0, 1, 2, 3]
+    assert time.monotonic() - began < 15  # no measurement: the forked process sleeps for 20
+
+
+def test_a_fork_that_returns_from_the_task_answers_nothing(processes):
+    """A task that forks and forgets to exit in the child does not give its result twice."""
+
+    def forks(x):
+        if x == 1:
+            os.fork()
+        return x
+
+    assert processes.apply(forks, range(4), unordered=False, batch_size=1) == [0, 1, 2, 3]
 
 
 def test_large_results_and_arguments(processes):
@@ -233,6 +262,18 @@ def test_timeout_is_per_item(processes):
     assert len(got) == 12
 
 
+def test_timeout_does_not_count_packing(processes):
+    """A result that takes long to pickle is not its item's fault."""
+
+    class SlowToPickle:
+        def __reduce__(self):
+            time.sleep(0.2)
+            return int, (7,)
+
+    got = processes.apply(lambda x: SlowToPickle(), range(5), size=5, batch_size=5, timeout=0.5)
+    assert got == [7] * 5
+
+
 def test_worker_that_cannot_start(tmp_path):
     """Workers that die while starting are an error after three tries, not a loop for ever."""
     from perftricks.parallel import parallel_apply
@@ -259,3 +300,58 @@ def test_unpicklable_argument_is_raised_with_its_index(processes):
     with pytest.raises(UnpicklableError) as caught:
         processes.apply(str, [1, 2, threading.Lock(), 4], batch_size=4)
     assert caught.value.index == 2
+
+
+def test_unpicklable_result_is_raised_with_its_index(processes):
+    """With on_error="raise" the caller learns whose result cannot be sent."""
+    with pytest.raises(UnpicklableError) as caught:
+        processes.apply(lambda x: threading.Lock() if x == 2 else x, range(4), batch_size=4)
+    assert caught.value.index == 2
+
+
+def test_a_crash_in_a_nested_run_is_the_tasks_error(processes):
+    """That an inner run lost a worker does not look as if the outer one had."""
+
+    def inner(x):
+        from perftricks.parallel import parallel_apply
+
+        return parallel_apply(lambda y: os._exit(1), [x], 1, 1)
+
+    with pytest.raises(WorkerCrashedError) as caught:
+        processes.apply(inner, range(100), size=2, batch_size=1)
+    assert "in inner" in str(caught.value.__cause__)
+
+
+def test_no_threads_to_be_had(processes, monkeypatch):
+    """When no thread can be started nothing is left running (checked after every test)."""
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name.startswith("perftricks"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        processes.apply(abs, range(4))
+
+
+def test_results_whose_module_only_the_task_imports(processes, tmp_path, monkeypatch):
+    """Unpickling a result may import for long while another worker is being started."""
+    (tmp_path / "slow_module.py").write_text(
+        "import time\ntime.sleep(0.5)\nclass Thing:\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(x):
+        import slow_module
+
+        return slow_module.Thing()
+
+    def items():
+        for x in range(4):
+            time.sleep(0.3)
+            yield x
+
+    got = processes.apply(make, items(), batch_size=1)
+    assert [type(thing).__name__ for thing in got] == ["Thing"] * 4

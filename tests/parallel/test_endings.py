@@ -160,6 +160,148 @@ def test_nested_runs(tmp_path, start_method):
     program.communicate()
 
 
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_ctrl_c_while_workers_start(tmp_path, start_method):
+    """However early Ctrl-C comes, the program ends by it and no worker stays."""
+    program = f"""
+import os, signal, sys, threading, time
+from perftricks.parallel import parallel_apply
+if __name__ == "__main__":
+    for attempt in range(25):
+        try:
+            threading.Timer(0.0015 * attempt, os.killpg, (0, signal.SIGINT)).start()
+            parallel_apply(time.sleep, [0.01] * 100, 3, 8, start_method={start_method!r})
+            time.sleep(1)
+        except KeyboardInterrupt:
+            continue
+    import perftricks.parallel.launch as launch
+    import perftricks.parallel.processes as processes
+    print(len(launch._parent_ends), len(processes._open_backends), threading.active_count())
+"""
+    done = start(tmp_path, "", script=program)
+    stdout, stderr = done.communicate(timeout=100)
+    assert (stdout.split(), stderr) == (["0", "0", "1"], "")
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_classes_of_the_main_module_keep_their_identity(tmp_path, start_method):
+    """Instances of a script's own classes are instances of them on both sides."""
+    script = f"""
+import enum, functools
+from perftricks.parallel import parallel_apply
+class Point:
+    pass
+class Color(enum.Enum):
+    RED = 1
+class OwnError(Exception):
+    pass
+@functools.lru_cache
+def cached(x):
+    return x
+def check(point):
+    return isinstance(point, Point), Point(), Color.RED, cached(1)
+def fail(x):
+    raise OwnError(x)
+if __name__ == "__main__":
+    for inside, point, color, one in parallel_apply(
+        check, [Point(), Point()], 2, 4, start_method={start_method!r}
+    ):
+        print(inside, type(point) is Point, color is Color.RED, one == 1)
+    try:
+        parallel_apply(fail, [1], 2, 4, start_method={start_method!r})
+    except OwnError as error:
+        print(error.args)
+"""
+    stdout, stderr = start(tmp_path, "", script=script).communicate(timeout=60)
+    assert (stdout.splitlines(), stderr) == (["True True True True"] * 2 + ["(1,)"], "")
+
+
+def test_a_generator_that_a_fork_consumes(tmp_path):
+    """A fork may run a generator it has inherited, but not go on with one that had begun."""
+    program = start(
+        tmp_path,
+        """
+        for begun in (False, True):
+            stream = parallel_apply_generator(nap, range(4), 2, 4, start_method="fork")
+            if begun:
+                next(stream)
+            if os.fork() == 0:
+                try:
+                    print(sorted(stream), flush=True)
+                except RuntimeError as error:
+                    print(error, flush=True)
+                os._exit(0)
+            os.wait()
+            print(len(list(stream)), flush=True)
+        """,
+    )
+    stdout, stderr = program.communicate(timeout=60)
+    lines = stdout.splitlines()
+    assert lines[:2] == ["[(0, 0), (1, 1), (2, 2), (3, 3)]", "4"]
+    assert "a fork cannot go on with it" in lines[2]
+    assert lines[3] == "3"
+    assert "Traceback" not in stderr  # a warning of the program's own fork is Python's
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_the_interpreters_ways_are_the_workers(tmp_path, start_method):
+    """Workers have the caller's arguments, key and search path, wherever it has gone since."""
+    (tmp_path / "beside.py").write_text("answer = 42\n")
+    program = start(
+        tmp_path,
+        f"""
+        import multiprocessing
+        def look(x):
+            import beside
+            return sys.argv[1:], bytes(multiprocessing.current_process().authkey), beside.answer
+        sys.argv.append("word")
+        os.chdir("/")
+        multiprocessing.current_process().authkey = b"key"
+        print(parallel_apply(look, [1], 1, 1, start_method={start_method!r}))
+        """,
+    )
+    stdout, stderr = program.communicate(timeout=60)
+    assert (stdout, stderr) == ("[(['word'], b'key', 42)]\n", "")
+
+
+def test_inside_a_daemonic_process(tmp_path):
+    """A daemonic process of multiprocessing gets workers that it may have."""
+    program = start(
+        tmp_path,
+        """
+        import multiprocessing
+        multiprocessing.set_start_method("fork")
+        def run():
+            print(parallel_apply(nap, [1, 2], 2, 4, unordered=False), flush=True)
+            try:
+                parallel_apply(nap, [1], 2, 4, start_method="fork")
+            except ValueError as error:
+                print(error, flush=True)
+        child = multiprocessing.Process(target=run, daemon=True)
+        child.start()
+        child.join()
+        """,
+    )
+    stdout, stderr = program.communicate(timeout=60)
+    assert stdout.splitlines()[0] == "[1, 2]"
+    assert "use 'spawn'" in stdout.splitlines()[1]
+    assert stderr == ""
+
+
+def test_the_start_method_stays_the_callers_choice(tmp_path):
+    """A run does not fix multiprocessing's start method for the whole program."""
+    program = start(
+        tmp_path,
+        """
+        import multiprocessing
+        parallel_apply(nap, [1], 1, 1)
+        multiprocessing.set_start_method("spawn")
+        print(multiprocessing.get_start_method())
+        """,
+    )
+    assert program.communicate(timeout=60) == ("spawn\n", "")
+
+
 def test_script_without_a_main_guard(tmp_path):
     """With spawn a script needs no guard, and its own functions and classes work."""
     script = """

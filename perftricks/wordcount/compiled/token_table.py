@@ -1,0 +1,335 @@
+"""The table of counts: growing, merging, saving, and turning token ids back into strings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .layout import (
+    CRLF,
+    EMPTY,
+    ENTRY_CAPACITY,
+    FIRST_OOV,
+    N_ENTRIES,
+    N_SLOTS,
+    N_UNITS,
+    SEPARATOR,
+    SIZE_FIELDS,
+    SLOT_BITS,
+    UNIT_CAPACITY,
+    Lexicon,
+    NgramTable,
+    Table,
+)
+from .native import Kernel
+
+UTF_16 = f"utf-16-{sys.byteorder[0]}e"
+FORMAT = "perftricks-token-table-1"
+INITIAL_ENTRIES = 3 << 14
+UNITS_PER_ENTRY = 4
+
+
+def _grown(array: np.ndarray, size: int) -> np.ndarray:
+    """The array with zeros behind it."""
+    bigger = np.zeros(size, array.dtype)
+    bigger[: array.size] = array
+    return bigger
+
+
+def _slot_bits(entries: int) -> int:
+    """Bits of a slot table that is at most three quarters full.
+
+    A small table means fewer cache misses.
+    """
+    return max(10, (entries * 4 // 3 - 1).bit_length())
+
+
+class TokenTable:
+    """Counts of tokens, and on demand of documents that contain them and of n-grams of them.
+
+    ``doc_freq``: also count in how many documents a token (or an n-gram, if ``ngram`` > 1) occurs.
+    ``ngram``: also count sequences of so many consecutive tokens of a document; 1 counts none.
+    """
+
+    def __init__(
+        self, kernel: Kernel, lexicon: Lexicon, *, ngram: int = 1, doc_freq: bool = False
+    ) -> None:
+        self.kernel = kernel
+        self.lexicon = lexicon
+        self.ngram = ngram
+        self.has_doc_freq = doc_freq
+        self.first_oov = int(lexicon.shape[N_SLOTS]) + FIRST_OOV
+        size = np.zeros(SIZE_FIELDS, np.int64)
+        size[ENTRY_CAPACITY] = INITIAL_ENTRIES
+        size[UNIT_CAPACITY] = INITIAL_ENTRIES * UNITS_PER_ENTRY
+        size[SLOT_BITS] = _slot_bits(INITIAL_ENTRIES)
+        ids = self.first_oov + INITIAL_ENTRIES
+        self.tokens = Table(
+            count=np.zeros(ids, np.int64),
+            slot=np.zeros(2 << int(size[SLOT_BITS]), np.int64),
+            unit=np.zeros(int(size[UNIT_CAPACITY]), np.uint16),
+            start=np.zeros(INITIAL_ENTRIES + 1, np.int64),
+            size=size,
+            doc_freq=np.zeros(ids if doc_freq else 1, np.int64),
+            last_document=np.zeros(ids if doc_freq else 1, np.int64),
+        )
+        self.ngrams = self._empty_ngrams(INITIAL_ENTRIES if ngram > 1 else 1)
+
+    def _empty_ngrams(self, entries: int) -> NgramTable:
+        size = np.zeros(SIZE_FIELDS, np.int64)
+        size[ENTRY_CAPACITY] = entries
+        size[SLOT_BITS] = _slot_bits(entries)
+        documents = entries if self.has_doc_freq and self.ngram > 1 else 1
+        return NgramTable(
+            count=np.zeros(entries, np.int64),
+            slot=np.zeros(2 << int(size[SLOT_BITS]), np.int64),
+            gram=np.zeros(entries * self.ngram, np.int32),
+            size=size,
+            window=np.zeros(self.ngram, np.int32),
+            doc_freq=np.zeros(documents, np.int64),
+            last_document=np.zeros(documents, np.int64),
+        )
+
+    # ------------------------------------------------------------------ size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the arrays take, untouched pages included."""
+        return sum(a.nbytes for a in (*self.tokens, *self.ngrams))
+
+    @property
+    def n_entries(self) -> int:
+        """How many distinct tokens outside the vocabulary the table holds."""
+        return int(self.tokens.size[N_ENTRIES])
+
+    @property
+    def n_ngrams(self) -> int:
+        """How many distinct n-grams the table holds."""
+        return int(self.ngrams.size[N_ENTRIES])
+
+    def reserve(self, entries: int, units: int) -> None:
+        """Make room for so many more tokens outside the vocabulary, of so many UTF-16 units."""
+        old = self.tokens
+        need_entries = self.n_entries + entries
+        need_units = int(old.size[N_UNITS]) + units
+        size = old.size.copy()
+        while size[ENTRY_CAPACITY] < need_entries:
+            size[ENTRY_CAPACITY] *= 2
+        while size[UNIT_CAPACITY] < need_units:
+            size[UNIT_CAPACITY] *= 2
+        size[SLOT_BITS] = max(int(size[SLOT_BITS]), _slot_bits(int(size[ENTRY_CAPACITY])))
+        capacity = int(size[ENTRY_CAPACITY])
+        ids = self.first_oov + capacity
+        if capacity > int(old.size[ENTRY_CAPACITY]):
+            self.tokens = self.tokens._replace(
+                count=_grown(old.count, ids),
+                start=_grown(old.start, capacity + 1),
+                doc_freq=_grown(old.doc_freq, ids if self.has_doc_freq else 1),
+                last_document=_grown(old.last_document, ids if self.has_doc_freq else 1),
+            )
+        if size[UNIT_CAPACITY] > old.size[UNIT_CAPACITY]:
+            self.tokens = self.tokens._replace(unit=_grown(old.unit, int(size[UNIT_CAPACITY])))
+        self.tokens = self.tokens._replace(size=size)
+        if size[SLOT_BITS] > old.size[SLOT_BITS]:
+            self.tokens = self.tokens._replace(slot=np.zeros(2 << int(size[SLOT_BITS]), np.int64))
+            self.kernel.call("rehash_table", self.tokens)
+
+    def reserve_ngrams(self, entries: int) -> None:
+        """Make room for so many more n-grams."""
+        old = self.ngrams
+        size = old.size.copy()
+        while size[ENTRY_CAPACITY] < self.n_ngrams + entries:
+            size[ENTRY_CAPACITY] *= 2
+        size[SLOT_BITS] = _slot_bits(int(size[ENTRY_CAPACITY]))
+        if np.array_equal(size, old.size):
+            return
+        capacity = int(size[ENTRY_CAPACITY])
+        with_documents = self.has_doc_freq and self.ngram > 1
+        self.ngrams = NgramTable(
+            count=_grown(old.count, capacity),
+            slot=np.zeros(2 << int(size[SLOT_BITS]), np.int64),
+            gram=_grown(old.gram, capacity * self.ngram),
+            size=size,
+            window=old.window,
+            doc_freq=_grown(old.doc_freq, capacity if with_documents else 1),
+            last_document=_grown(old.last_document, capacity if with_documents else 1),
+        )
+        self.kernel.call("rehash_ngrams", (*self.ngrams, np.array([self.ngram])))
+
+    # ------------------------------------------------------------------ merging
+
+    def merge(self, other: TokenTable) -> None:
+        """Add the counts of another table of the same lexicon and options.
+
+        The other one is left as it is.
+        """
+        if other.ngram != self.ngram or other.has_doc_freq != self.has_doc_freq:
+            raise ValueError("only tables with the same options can be merged")
+        entries = other.n_entries
+        self.reserve(entries, int(other.tokens.size[N_UNITS]) + 8)
+        entry_map = np.empty(entries, np.int64)
+        mine, theirs, first = self.tokens, other.tokens, self.first_oov
+        self.kernel.call("merge_entries", (*mine, *theirs, entry_map))
+        mine.count[:first] += theirs.count[:first]
+        mine.count[first + entry_map] += theirs.count[first : first + entries]
+        if self.has_doc_freq:
+            mine.doc_freq[:first] += theirs.doc_freq[:first]
+            mine.doc_freq[first + entry_map] += theirs.doc_freq[first : first + entries]
+        if self.ngram > 1:
+            self.reserve_ngrams(other.n_ngrams)
+            token_map = np.concatenate((np.arange(first), first + entry_map)).astype(np.int32)
+            options = np.array([self.ngram, int(self.has_doc_freq)])
+            self.kernel.call("merge_ngrams", (*self.ngrams, *other.ngrams, token_map, options))
+
+    # ------------------------------------------------------------------ disk
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table to a file, atomically.
+
+        After a crash there is the old file, the new one or none.
+        """
+        used = self.tokens.count.nonzero()[0]
+        entries, units = self.n_entries, int(self.tokens.size[N_UNITS])
+        grams = self.n_ngrams
+        contents: dict[str, Any] = {
+            "format": np.array(FORMAT),
+            "options": np.array([self.first_oov, self.ngram, int(self.has_doc_freq)]),
+            "used": used,
+            "count": self.tokens.count[used],
+            "start": self.tokens.start[: entries + 1],
+            "unit": self.tokens.unit[:units],
+        }
+        if self.has_doc_freq:
+            contents["doc_freq"] = self.tokens.doc_freq[used]
+        if self.ngram > 1:
+            contents["gram"] = self.ngrams.gram[: grams * self.ngram]
+            contents["gram_count"] = self.ngrams.count[:grams]
+            if self.has_doc_freq:
+                contents["gram_doc_freq"] = self.ngrams.doc_freq[:grams]
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                np.savez(file, **contents)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], kernel: Kernel, lexicon: Lexicon) -> TokenTable:
+        """Read a table that was saved with the same lexicon."""
+        with np.load(path, allow_pickle=False) as contents:
+            if str(contents["format"]) != FORMAT:
+                raise ValueError(f"{path} is not a token table of this version")
+            first_oov, ngram, doc_freq = contents["options"].tolist()
+            table = cls(kernel, lexicon, ngram=ngram, doc_freq=bool(doc_freq))
+            if first_oov != table.first_oov:
+                raise ValueError(f"{path} was written with another dictionary")
+            start, unit = contents["start"], contents["unit"]
+            table.reserve(start.size - 1, unit.size + 8)
+            used = contents["used"]
+            table.tokens.count[used] = contents["count"]
+            table.tokens.start[: start.size] = start
+            table.tokens.unit[: unit.size] = unit
+            table.tokens.size[N_ENTRIES] = start.size - 1
+            table.tokens.size[N_UNITS] = unit.size
+            kernel.call("rehash_table", table.tokens)
+            if doc_freq:
+                table.tokens.doc_freq[used] = contents["doc_freq"]
+            if ngram > 1:
+                gram, count = contents["gram"], contents["gram_count"]
+                table.reserve_ngrams(count.size)
+                table.ngrams.gram[: gram.size] = gram
+                table.ngrams.count[: count.size] = count
+                table.ngrams.size[N_ENTRIES] = count.size
+                kernel.call("rehash_ngrams", (*table.ngrams, np.array([ngram])))
+                if doc_freq:
+                    table.ngrams.doc_freq[: count.size] = contents["gram_doc_freq"]
+        return table
+
+    # ------------------------------------------------------------------ results
+
+    @property
+    def separators(self) -> int:
+        """How many document ends were met (a last document without one is not among them)."""
+        return int(self.tokens.count[self.first_oov - FIRST_OOV + SEPARATOR])
+
+    def _written(
+        self, function: str, text: np.ndarray, start: np.ndarray, index: np.ndarray
+    ) -> list[str]:
+        """The chosen strings.
+
+        Tokens of two characters or more hold no line feed, so one decode and split do.
+        """
+        size = int((start[index + 1] - start[index]).sum()) + index.size
+        out = np.empty(size, np.uint16)
+        n = np.array([index.size], np.int64)
+        index = np.ascontiguousarray(index, np.int64)
+        self.kernel.call(function, (text, start, index, n, out))
+        return out.tobytes().decode(UTF_16).split("\n")[:-1]
+
+    def strings(self, ids: np.ndarray) -> list[str]:
+        """The tokens of the given ids, which must be ascending."""
+        n_slots = self.first_oov - FIRST_OOV
+        words, codes, oov = np.split(ids, np.searchsorted(ids, [n_slots, self.first_oov]))
+        special = {CRLF: "\r\n", EMPTY: "", SEPARATOR: "\n"}
+        result = self._written("write_words", self.lexicon.text, self.lexicon.text_start, words)
+        result += [special[c] if c in special else chr(c) for c in (codes - n_slots).tolist()]
+        result += self._written(
+            "write_entries", self.tokens.unit, self.tokens.start, oov - self.first_oov
+        )
+        return result
+
+    def _used_ids(self) -> np.ndarray:
+        used = np.flatnonzero(self.tokens.count)
+        separator = self.first_oov - FIRST_OOV + SEPARATOR
+        return np.asarray(used[used != separator])
+
+    def items(self) -> tuple[list[str], np.ndarray]:
+        """All tokens that occur and their counts."""
+        ids = self._used_ids()
+        return self.strings(ids), self.tokens.count[ids]
+
+    def to_dict(self) -> dict[str, int]:
+        """All tokens that occur, with their counts."""
+        tokens, counts = self.items()
+        return dict(zip(tokens, counts.tolist(), strict=True))
+
+    def most_common(self, n: int) -> list[tuple[str, int]]:
+        """The n most frequent tokens, equal counts by code point, without building a dict."""
+        ids = self._used_ids()
+        counts = self.tokens.count[ids]
+        if n < ids.size:
+            chosen = np.argpartition(-counts, n)[:n] if n else np.empty(0, np.int64)
+            chosen.sort()
+            ids, counts = ids[chosen], counts[chosen]
+        pairs = zip(self.strings(ids), counts.tolist(), strict=True)
+        return sorted(pairs, key=lambda pair: -pair[1])
+
+    def doc_freq_dict(self) -> dict[str, int]:
+        """For every token the number of documents that contain it."""
+        ids = self._used_ids()
+        return dict(zip(self.strings(ids), self.tokens.doc_freq[ids].tolist(), strict=True))
+
+    def ngram_items(self) -> Iterator[tuple[tuple[str, ...], int, int]]:
+        """All n-grams: (tokens, count, documents that contain it).
+
+        The last is 0 if documents were not counted.
+        """
+        n, grams = self.ngram, self.n_ngrams
+        ids, inverse = np.unique(self.ngrams.gram[: grams * n], return_inverse=True)
+        strings = self.strings(ids.astype(np.int64))
+        tokens = list(map(strings.__getitem__, inverse.tolist()))
+        with_documents = self.has_doc_freq and n > 1
+        documents = self.ngrams.doc_freq[:grams].tolist() if with_documents else [0] * grams
+        counts = self.ngrams.count[:grams].tolist()
+        return zip(
+            zip(*(tokens[i::n] for i in range(n)), strict=True), counts, documents, strict=True
+        )

@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import bz2
+import json
+import os
+
+import pytest
+
+from perftricks.wordcount import count_files, job, read_table
+from tests.cli.conftest import LINES, command
+
+
+def test_screen(run, corpus):
+    """The screen has the tokens with count and share, then what was counted and how."""
+    result = run(corpus, "-n", 3)
+    assert result.status == 0
+    assert result.err == ""
+    table, _, facts = result.out.partition("\n\n")
+    assert (
+        table
+        == "token  count   share\n喝茶       3  25.00%\n。         2  16.67%\n\\t         1   8.33%"
+    )
+    facts = dict(line.split(maxsplit=1) for line in facts.splitlines())
+    assert list(facts) == [
+        "documents",
+        "tokens",
+        "distinct",
+        "files",
+        "speed",
+        "workers",
+        "method",
+        "tokenizer",
+    ]
+    assert (facts["documents"], facts["tokens"], facts["distinct"]) == ("4", "12", "9")
+    assert facts["files"] == facts["workers"] == "1"
+    assert facts["method"] == "batched"
+    assert "MB/s (54 bytes of text, in " in facts["speed"]
+    assert facts["tokenizer"].startswith("jieba 0.")
+    assert facts["tokenizer"].endswith(", mode default, HMM on")
+
+
+def test_real_command(corpus):
+    """The real command counts, writes the table and leaves stderr alone."""
+    output = corpus.parent / "counts.tsv"
+    done = command("wordcount", corpus, "-o", output, "--method", "parallel", "-w", 2)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "喝茶       3  25.00%" in done.stdout
+    assert f"table      {output}" in done.stdout
+    assert read_table(output) == count_files(corpus)
+
+
+def test_no_line_ends_in_blanks(run, corpus):
+    """What is piped on has no padding at the end of lines."""
+    for arguments in ([], ["--compare"], ["--doc-freq"]):
+        assert not [x for x in run(corpus, *arguments).out.splitlines() if x != x.rstrip()]
+
+
+def test_summary_for_machines(run, corpus):
+    """--json prints an object with the totals, the settings and the first tokens."""
+    result = run(corpus, "--json", "-n", 1, "--doc-freq", "-w", 2, "--method", "parallel")
+    summary = result.json
+    assert summary.pop("seconds") > 0
+    assert summary.pop("megabytes_per_second") >= 0
+    assert summary.pop("tokenizer").startswith("jieba 0.")
+    assert summary == {
+        "documents": 4,
+        "tokens": 12,
+        "distinct": 9,
+        "files": 1,
+        "files_passed_over": 0,
+        "text_bytes": 54,
+        "stored_bytes": 54,
+        "method": "parallel",
+        "workers": 2,
+        "batch_size": 1000,
+        "mode": "default",
+        "hmm": True,
+        "user_dict": False,
+        "output": None,
+        "top": [{"token": "喝茶", "count": 3, "share": 0.25, "document_frequency": 2}],
+    }
+    assert result.out.isascii()
+
+
+def test_quiet(run, corpus):
+    """--quiet with an output prints nothing; with --json only the summary."""
+    output = corpus.parent / "counts.csv"
+    result = run(corpus, "--quiet", "-o", output)
+    assert (result.status, result.out, result.err) == (0, "", "")
+    assert read_table(output)["喝茶"] == 3
+    assert run(corpus, "-q", "--json", "-o", output).json["output"] == str(output)
+
+
+def test_stdin(run):
+    """A dash reads the standard input, in any format."""
+    assert run("-", "--json", stdin="\n".join(LINES).encode()).json["documents"] == 4
+    records = b'{"a": {"b": "x y"}}\n'
+    summary = run(
+        "-",
+        "--format",
+        "jsonl",
+        "--field",
+        "a.b",
+        "--tokenizer",
+        "whitespace",
+        "--json",
+        stdin=records,
+    ).json
+    assert (summary["tokens"], summary["tokenizer"], summary["mode"]) == (2, "whitespace", None)
+
+
+def test_folder(run, corpus):
+    """A folder is searched; files that were passed over are counted on the screen."""
+    (corpus.parent / "more.txt.bz2").write_bytes(bz2.compress("喝茶\n".encode()))
+    (corpus.parent / "photo.png").write_bytes(b"\xff")
+    result = run(corpus.parent, "-n", 1)
+    assert "喝茶       4" in result.out
+    assert "files      2, 1 passed over" in result.out
+    assert " stored, in " in result.out
+
+
+def test_table_options(run, corpus, tmp_path):
+    """Stop words, minimal counts and lengths apply to screen and file alike."""
+    stop = tmp_path / "stop"
+    stop.write_text("。\n", encoding="utf-8")
+    output = tmp_path / "counts.json"
+    run(corpus, "--stop-words", stop, "--min-count", 2, "--min-length", 2, "-o", output)
+    assert json.loads(output.read_text(encoding="utf-8")) == {"喝茶": 3}
+
+
+def test_reading_options(run, tmp_path):
+    """Encoding, errors and what a document is are passed on."""
+    path = tmp_path / "a.txt"
+    path.write_bytes("喝茶\r\n水".encode("gbk") + b"\xff")
+    summary = run(
+        path, "--encoding", "gbk", "--errors", "ignore", "--document", "file", "--json"
+    ).json
+    assert summary["documents"] == 1
+    assert {row["token"] for row in summary["top"]} == {"喝茶", "\r\n", "水"}
+    result = run(path, "--encoding", "gbk", "--errors", "replace", "--tokenizer", "chars", "--json")
+    assert "\ufffd" in {row["token"] for row in result.json["top"]}
+
+
+def test_jieba_options(run, tmp_path):
+    """Mode, HMM and user dictionary are passed on, and shown."""
+    path = tmp_path / "a.txt"
+    path.write_text("他来到了网易杭研大厦\n", encoding="utf-8")
+    words = tmp_path / "words.txt"
+    words.write_text("网易杭研大厦 9 n\n", encoding="utf-8")
+    assert "杭研" in run(path).out
+    no_hmm = run(path, "--no-hmm").out
+    assert "杭研" not in no_hmm
+    assert "mode default, HMM off" in no_hmm
+    own = run(path, "--user-dict", words).out
+    assert "网易杭研大厦" in own
+    assert "HMM on, with user dictionary" in own
+    assert run(path, "--mode", "search", "--hmm").out.rstrip().endswith("mode search, HMM on")
+    assert run(path, "--mode", "all").out.rstrip().endswith("mode all")
+
+
+def test_own_tokenizer_in_current_folder(run, corpus, monkeypatch):
+    """module:function is found in the folder where the user is."""
+    (corpus.parent / "my_cutter.py").write_text("def cut(text):\n    return text.split('茶')\n")
+    monkeypatch.chdir(corpus.parent)
+    result = run("corpus.txt", "--tokenizer", "my_cutter:cut", "--method", "parallel")
+    assert "tea\\ttime         1" in result.out
+    assert "tokenizer  my_cutter:cut" in result.out
+
+
+def test_document_frequency(run, corpus):
+    """--doc-freq adds a column."""
+    assert (
+        "token  count   share  documents\n喝茶       3  25.00%          2\n"
+        in run(corpus, "--doc-freq").out
+    )
+
+
+def test_empty_corpus(run, tmp_path):
+    """An empty corpus is an empty table and a success."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"")
+    output = tmp_path / "counts.tsv"
+    result = run(path, "-o", output)
+    assert (result.status, result.err) == (0, "")
+    assert result.out.startswith("documents  0\ntokens     0\n")
+    assert output.read_text() == "token\tcount\n"
+    assert run(path, "--compare").status == 0
+
+
+def test_no_tokens_shown(run, corpus):
+    """--top 0 shows the facts only."""
+    assert run(corpus, "--top", 0).out.startswith("documents  4\n")
+
+
+def test_tokens_are_shown_escaped(run, tmp_path, monkeypatch):
+    """Tokens that cannot be seen, or would move the cursor, are shown escaped."""
+    path = tmp_path / "a.jsonl"
+    tokens = ["\t", "\x1b[31m", " ", "\u3000", "\u202e", "\\", "[bold]", "\ud800", "a b", " c "]
+    path.write_text(json.dumps({"t": "|".join(tokens)}), encoding="utf-8")
+    (tmp_path / "bar.py").write_text("def cut(text):\n    return [*text.split('|'), '']\n")
+    monkeypatch.chdir(tmp_path)
+    lines = run(path, "--field", "t", "--tokenizer", "bar:cut").out.splitlines()[1:12]
+    assert {line.rsplit(maxsplit=2)[0].rstrip() for line in lines} == {
+        r"\t",
+        r"\x1b[31m",
+        r"\x20",
+        r"\u3000",
+        r"\u202e",
+        r"\\",
+        "[bold]",
+        r"\ud800",
+        "a b",
+        r"\x20c\x20",
+        "(empty)",
+    }
+
+
+def test_wide_tokens_are_aligned(run, tmp_path):
+    """Columns line up below each other although Chinese characters are twice as wide."""
+    path = tmp_path / "a.txt"
+    path.write_text("一二三四五 a a\n", encoding="utf-8")
+    out = run(path, "--tokenizer", "whitespace").out.splitlines()
+    assert out[:3] == [
+        "token       count   share",
+        "a               2  66.67%",
+        "一二三四五      1  33.33%",
+    ]
+
+
+def test_compare(run, corpus):
+    """--compare shows every method, on which input, and that the tables are equal."""
+    out = run(corpus, "--compare", "-w", 2).out
+    assert out.startswith("all 50 bytes of text, 4 documents\n\n")
+    rows = [line.split() for line in out.splitlines()]
+    assert [row[:2] for row in rows if row[-1:] == ["yes"]] == [
+        ["naive", "1"],
+        ["batched", "1"],
+        ["parallel", "2"],
+    ]
+    assert out.endswith("all tables are equal: 12 tokens, 9 distinct\n")
+    summary = run(corpus, "--compare", "--json").json
+    assert summary["equal"]
+    assert [method["method"] for method in summary["methods"]] == ["naive", "batched", "parallel"]
+
+
+def test_compare_finds_a_difference(run, corpus, monkeypatch):
+    """Unequal tables are shown, complained of, and status 1."""
+    monkeypatch.setattr(job, "_batched", lambda batches, keys: {"喝茶": 1})
+    result = run(corpus, "--compare", "--doc-freq")
+    assert result.status == 1
+    assert "喝茶: batched counts 1, naive 3" in result.out
+    assert result.err.startswith("perftricks wordcount: THE TABLES DIFFER: batched against naive")
+
+
+@pytest.mark.parametrize("extension", ["tsv", "csv", "json"])
+def test_nothing_is_written_when_data_is_bad(run, corpus, extension):
+    """Bad data on the way leaves the old table as it was."""
+    output = corpus.parent / f"counts.{extension}"
+    output.write_text("old")
+    with open(corpus, "ab") as file:
+        file.write(b"\xff")
+    result = run(corpus, "-o", output)
+    assert (result.status, result.out) == (1, "")
+    assert output.read_text() == "old"
+    assert sorted(os.listdir(corpus.parent)) == ["corpus.txt", f"counts.{extension}"]

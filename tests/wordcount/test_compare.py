@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from perftricks.wordcount import compare, count_words, job
+from perftricks.wordcount.compare import compare_methods
+from perftricks.wordcount.job import Settings, TextFeed
+from perftricks.wordcount.tokenizers import TokenizerSpec
+
+SETTINGS = Settings(TokenizerSpec(), workers=2, document_frequency=True)
+
+
+def test_all_methods_are_equal(texts, expected):
+    """Each method is run on all documents, and the tables are found equal."""
+    announced = []
+    comparison = compare_methods(TextFeed(texts), SETTINGS, progress=announced.append)
+    assert announced == ["naive", "batched", "parallel"]
+    assert [(t.method, t.workers) for t in comparison.timings] == [
+        ("naive", 1),
+        ("batched", 1),
+        ("parallel", 2),
+    ]
+    assert comparison.timings[0].ratio == 1
+    assert comparison.equal
+    assert comparison.complete
+    assert comparison.counts == expected
+    assert comparison.documents == len(texts)
+
+
+def test_sample(texts):
+    """A large corpus is cut off after so many bytes, and that is said."""
+    comparison = compare_methods(TextFeed(texts), SETTINGS, text_bytes=1000)
+    assert not comparison.complete
+    assert 0 < comparison.documents < len(texts)
+    assert comparison.counts == count_words(texts[: comparison.documents])
+    assert comparison.text_bytes >= 1000
+
+
+def test_difference_is_found(texts, monkeypatch):
+    """A method that miscounts is named with what it got wrong."""
+
+    def miscounting(batches, keys):
+        table = job._naive(batches, keys)
+        table["，"] += 1
+        return table
+
+    monkeypatch.setattr(job, "_batched", miscounting)
+    comparison = compare_methods(TextFeed(texts), SETTINGS)
+    assert not comparison.equal
+    right = comparison.counts["，"]
+    assert comparison.differences == {"batched": [("，", right + 1, right)]}
+
+
+def test_difference_of_document_frequencies(texts):
+    """Tables whose counts agree but whose document frequencies do not are unequal."""
+    one = count_words(texts, document_frequency=True)
+    other = count_words(texts)
+    assert compare._differences(one, other) == [("(document frequency)", 0, 0)]
+    assert compare._differences(one, one) == []

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+
+import pytest
+
+from perftricks.wordcount import WordCounts
+
+
+@pytest.fixture
+def counts():
+    return WordCounts(
+        {"b": 2, "a": 2, "茶": 5, "z": 1},
+        documents=3,
+        document_frequency={"b": 1, "a": 2, "茶": 3, "z": 1},
+    )
+
+
+def test_order(counts):
+    """Tokens come by count, then by code point, and so does iteration."""
+    assert counts.most_common() == [("茶", 5), ("a", 2), ("b", 2), ("z", 1)]
+    assert list(counts) == ["茶", "a", "b", "z"]
+    assert list(counts.items()) == counts.most_common()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 9, -1])
+def test_most_common_is_the_start_of_the_order(counts, n):
+    """The first n are the same whether the table has been sorted before or not."""
+    before = counts.most_common(n)
+    assert before == counts.most_common()[: max(n, 0)]
+    assert before == counts.most_common(n)
+
+
+def test_mapping(counts):
+    """It behaves as a mapping."""
+    assert counts["茶"] == 5
+    assert counts.get("x", 0) == 0
+    assert "a" in counts
+    assert "x" not in counts
+    assert len(counts) == 4
+    with pytest.raises(KeyError):
+        counts["x"]
+
+
+def test_equality(counts):
+    """It equals any mapping with the same counts, and nothing else."""
+    assert counts == {"z": 1, "a": 2, "b": 2, "茶": 5}
+    assert counts == Counter({"z": 1, "a": 2, "b": 2, "茶": 5})
+    assert counts == WordCounts(dict(counts), documents=99)
+    assert counts != {"a": 2}
+    assert counts != [("a", 2)]
+
+
+def test_frozen(counts):
+    """It can be changed neither by its own names nor through its parts."""
+    with pytest.raises(AttributeError):
+        counts.documents = 4
+    with pytest.raises(TypeError):
+        counts["a"] = 3
+    with pytest.raises(TypeError):
+        counts.document_frequency["a"] = 3
+    with pytest.raises(TypeError):
+        hash(counts)
+    counts.to_counter()["a"] = 99
+    assert counts["a"] == 2
+
+
+def test_totals(counts):
+    """Tokens are the sum of the counts unless it is said how many there were."""
+    assert counts.tokens == 10
+    assert WordCounts({"a": 1}, documents=1, tokens=7).tokens == 7
+
+
+def test_filtered(counts):
+    """Filters drop rows of both columns and leave the totals alone."""
+    kept = counts.filtered(min_count=2, min_length=1, stop_words=["a"])
+    assert kept == {"茶": 5, "b": 2}
+    assert kept.document_frequency == {"茶": 3, "b": 1}
+    assert (kept.documents, kept.tokens) == (3, 10)
+    assert counts.filtered(min_length=2) == {}
+    assert counts.filtered() is counts
+
+
+def test_pickle(counts):
+    """It survives a pickle."""
+    copy = pickle.loads(pickle.dumps(counts))
+    assert copy == counts
+    assert copy.document_frequency == counts.document_frequency
+    assert (copy.documents, copy.tokens) == (3, 10)
+
+
+def test_repr():
+    """The repr shows the first few and the totals."""
+    assert (
+        repr(WordCounts({}, documents=0)) == "WordCounts({}, 0 distinct of 0 tokens in 0 documents)"
+    )
+    many = WordCounts({chr(97 + i): 1 for i in range(9)}, documents=1)
+    assert repr(many).endswith("'f': 1, ...}, 9 distinct of 9 tokens in 1 document)")
