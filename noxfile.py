@@ -73,6 +73,21 @@ def docs(session: nox.Session) -> None:
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "build/docs")
 
 
+KERAS_BACKENDS = {
+    "tensorflow": ["tensorflow-cpu>=2.18"],
+    "jax": ["jax>=0.4.35"],
+    "torch": ["torch>=2.4"],
+}
+
+
+@nox.session(venv_backend="virtualenv")
+@nox.parametrize("backend", [nox.param(name, id=name) for name in KERAS_BACKENDS])
+def keras3(session: nox.Session, backend: str) -> None:
+    """Run the contract of recompute on Keras 3 with one backend, on the CPU."""
+    session.install("-e", ".", *group("test"), "keras>=3.6", *KERAS_BACKENDS[backend])
+    session.run("pytest", "tests/recompute", *session.posargs, env={"KERAS_BACKEND": backend})
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure; PERFTRICKS_CORPUS=FILE adds a corpus of your own."""

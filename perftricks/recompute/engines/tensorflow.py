@@ -102,9 +102,7 @@ def checkpoint(pure: PureCall) -> List[Any]:
                 tensors, values = copies[: len(pure.tensors)], copies[len(pure.tensors) :]
                 again = pure.replay(tensors, values)
             found = iter(tape.gradient([again[i] for i in attached], sources, upstream))
-        return [
-            next(found) if _differentiable(x) else None for x in [*copies, *captured, *raw]
-        ]
+        return [next(found) if _differentiable(x) else None for x in [*copies, *captured, *raw]]
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def attach(*sources: Any) -> Any:

@@ -1,0 +1,177 @@
+"""``perftricks recompute-demo``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from perftricks.cli.errors import BAD_DATA, complain, reported
+
+COMMAND = "perftricks recompute-demo"
+
+# "\b" keeps the lines of the next paragraph apart.
+HELP = """Train a real model with and without recompute, and compare.
+
+Each way runs in a process of its own: same seed, same data, same dropout masks. Shown are the peak
+of memory in a training step, the time of a step, and whether losses, gradients and variables are
+equal.
+
+\b
+Examples:
+  perftricks recompute-demo
+  perftricks recompute-demo --backend torch --layers 24 --batch-size 8
+  perftricks recompute-demo --model bert-base --seq-len 512 --max-batch --device gpu
+  perftricks recompute-demo --json result.json --plot result.png
+
+Exit status: 0 equal to the last bit, 1 not equal or a run failed, 2 wrong usage, 130 interrupted.
+"""
+
+
+class Model(str, Enum):
+    """Choices of --model."""
+
+    TRANSFORMER = "transformer"
+    BERT_BASE = "bert-base"
+    BERT_LARGE = "bert-large"
+    RESNET50 = "resnet50"
+    DEEP_MLP = "deep-mlp"
+
+
+class Backend(str, Enum):
+    """Choices of --backend."""
+
+    TENSORFLOW = "tensorflow"
+    JAX = "jax"
+    TORCH = "torch"
+
+
+class Device(str, Enum):
+    """Choices of --device."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command(help=HELP)
+def recompute_demo(
+    model: Annotated[Model, typer.Option(help="What to train.")] = Model.TRANSFORMER,
+    backend: Annotated[
+        Backend | None, typer.Option(help="Keras' backend.", show_default="the first installed")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where.")] = Device.AUTO,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a step.")] = 16,
+    seq_len: Annotated[int, typer.Option(min=1, help="Tokens in a sample.")] = 128,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Blocks.", show_default="as many as the model has")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps that are timed.")] = 3,
+    max_batch: Annotated[
+        bool, typer.Option("--max-batch", help="Also find the largest batch that fits, both ways.")
+    ] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="With --max-batch: what a step may take, such as 2GiB.",
+            show_default="1GiB on the CPU, all there is on a GPU",
+        ),
+    ] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write all figures as JSON.")
+    ] = None,
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE.png", help="Draw memory and time (matplotlib).")
+    ] = None,
+) -> None:
+    """Parse, run, render."""
+    from perftricks.cli import render_demo
+    from perftricks.recompute.demo import Config, DemoError, compare, max_batch_size
+
+    with reported(COMMAND, usage=(ValueError,), data=(DemoError, OSError)):
+        config = Config(
+            model=model.value,
+            backend=_installed(backend),
+            batch_size=batch_size,
+            seq_len=seq_len,
+            layers=layers,
+            steps=steps,
+            device=device.value,
+        )
+        if memory is not None and not max_batch:
+            raise ValueError("--memory says what --max-batch may take; give both or neither")
+        budget = None if memory is None else parse_size(memory)
+        for path in filter(None, (json_file, plot)):
+            _check_folder(path)
+        if plot is not None and importlib.util.find_spec("matplotlib") is None:
+            raise ValueError("--plot needs matplotlib: pip install matplotlib")
+        with render_demo.progress() as tell:
+            comparison = compare(config, tell)
+            largest = None
+            if max_batch:
+                if budget is None and comparison.plain.device == "cpu":
+                    budget = 2**30
+                largest = tuple(max_batch_size(config, way, budget, tell) for way in (False, True))
+        render_demo.show(comparison, largest, budget)
+        if json_file is not None:
+            record = {**comparison.to_dict(), "max_batch": largest, "memory_budget": budget}
+            _write(json_file, json.dumps(record, indent=2) + "\n")
+        if plot is not None:
+            render_demo.draw(comparison, plot)
+    if not comparison.exact:
+        complain(COMMAND, "the two ways are not equal to the last bit; see the differences above")
+        raise typer.Exit(BAD_DATA)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that a size such as 500MB or 2GiB means.
+
+    Raises:
+        ValueError: If it is no size.
+
+    >>> parse_size("2GiB"), parse_size("500 MB")
+    (2147483648, 500000000)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]i?)?B?", text.strip())
+    if match is None:
+        raise ValueError(f"expected a size such as 500MB or 2GiB, not {text!r}")
+    unit = match[2] or ""
+    base = 1024 if unit.endswith("i") else 1000
+    return int(float(match[1]) * base ** " kMGT".index(unit[:1] or " "))
+
+
+def _installed(backend: Backend | None) -> str:
+    """Return the backend to use; Keras and the framework must be installed."""
+    frameworks = [one.value for one in Backend]
+    if backend is not None:
+        frameworks = [backend.value]
+    found = [name for name in frameworks if importlib.util.find_spec(name) is not None]
+    if not found:
+        extra = frameworks[0]
+        raise ValueError(
+            f"{' or '.join(frameworks)} is not installed: pip install 'perftricks[{extra}]'"
+        )
+    if importlib.util.find_spec("keras") is None:
+        raise ValueError(f"keras is not installed: pip install 'perftricks[{found[0]}]'")
+    return found[0]
+
+
+def _check_folder(path: str) -> None:
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise ValueError(f"folder {folder!r} of {path!r} does not exist; make it first")
+
+
+def _write(path: str, text: str) -> None:
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)

@@ -1,0 +1,309 @@
+"""A real model trained with and without recompute, side by side, each in a process of its own.
+
+::
+
+    compare(Config) ──▶ run.py, RECOMPUTE=0 ──▶ Run ─┐
+                   └──▶ run.py, RECOMPUTE=1 ──▶ Run ─┴▶ Comparison: peak, time, differences
+
+A process each, because memory that one run has freed would be there for the other to use.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, field, replace
+from typing import Callable, Dict, Iterator, List, Optional
+
+MODELS = ("transformer", "bert-base", "bert-large", "resnet50", "deep-mlp")
+BACKENDS = ("tensorflow", "jax", "torch")
+
+# On the CPU, XLA orders a program for speed and so hides most of the saving.
+XLA_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+
+
+class DemoError(Exception):
+    """A run of the demo failed; the message says how."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is trained, and how.
+
+    Attributes:
+        model: One of ``MODELS``.
+        backend: One of ``BACKENDS``.
+        batch_size: Samples in a step.
+        seq_len: Tokens in a sample, of the transformers.
+        layers: Blocks of the model; None for as many as the model has by itself.
+        width: Units of a layer, of "transformer" and "deep-mlp".
+        dropout: The rate of every dropout layer.
+        steps: Training steps that are timed.
+        device: "auto", "cpu" or "gpu".
+        seed: Where weights, data and dropout masks come from.
+    """
+
+    model: str = "transformer"
+    backend: str = "tensorflow"
+    batch_size: int = 16
+    seq_len: int = 128
+    layers: Optional[int] = None
+    width: int = 256
+    dropout: float = 0.1
+    steps: int = 3
+    device: str = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of the two ways.
+
+    Attributes:
+        recompute: Which.
+        peak_bytes: Peak of a training step above what was in use before it.
+        measured: What the peak is the peak of.
+        step_seconds: Median time of a step.
+        losses: The loss of each step, the first one included.
+        parameters: How many numbers the model learns.
+        versions: Package -> version.
+        device: Where it ran.
+    """
+
+    recompute: bool
+    peak_bytes: int
+    measured: str
+    step_seconds: float
+    losses: List[float]
+    parameters: int
+    versions: Dict[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both runs.
+
+    Attributes:
+        config: What was trained.
+        plain: Without recompute.
+        recomputed: With it.
+        gradient_difference: Largest absolute difference of any gradient of the first step.
+        state_difference: Largest absolute difference of any variable of the model, moving averages
+            and seeds included, after the last step.
+        loss_difference: Largest absolute difference of the losses.
+    """
+
+    config: Config
+    plain: Run
+    recomputed: Run
+    gradient_difference: float
+    state_difference: float
+    loss_difference: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether losses, gradients and variables are equal to the last bit."""
+        return self.gradient_difference == self.state_difference == self.loss_difference == 0.0
+
+    @property
+    def memory_ratio(self) -> float:
+        """How many times less memory the recomputed steps need."""
+        return self.plain.peak_bytes / max(1, self.recomputed.peak_bytes)
+
+    @property
+    def time_ratio(self) -> float:
+        """How many times longer a recomputed step takes."""
+        return self.recomputed.step_seconds / self.plain.step_seconds
+
+    def to_dict(self) -> Dict[str, object]:
+        """Return everything as what JSON can hold."""
+        derived = {
+            "exact": self.exact,
+            "memory_ratio": self.memory_ratio,
+            "time_ratio": self.time_ratio,
+        }
+        return dict(asdict(self), **derived)
+
+
+def compare(config: Config, progress: Optional[Callable[[str], object]] = None) -> Comparison:
+    """Train a model without and with recompute and compare.
+
+    Args:
+        config: What to train.
+        progress: Called with a line on what is being done.
+
+    Raises:
+        ValueError: If something in ``config`` is out of range.
+        DemoError: If a run fails, for want of memory for example.
+    """
+    check(config)
+    tell = progress or (lambda line: None)
+    with tempfile.TemporaryDirectory(prefix="perftricks-demo-") as folder:
+        folders = os.path.join(folder, "plain"), os.path.join(folder, "recomputed")
+        tell("training without recompute")
+        plain = _run(config, False, folders[0])
+        tell("training with recompute")
+        recomputed = _run(config, True, folders[1])
+        tell("comparing gradients and variables")
+        return Comparison(
+            config,
+            plain,
+            recomputed,
+            gradient_difference=_difference(*folders, kind="gradient"),
+            state_difference=_difference(*folders, kind="variable"),
+            loss_difference=max(abs(a - b) for a, b in zip(plain.losses, recomputed.losses)),
+        )
+
+
+def max_batch_size(
+    config: Config,
+    recompute: bool,
+    budget: Optional[int],
+    progress: Optional[Callable[[str], object]] = None,
+    limit: int = 4096,
+) -> int:
+    """Find the largest batch with which a model can be trained.
+
+    Args:
+        config: What to train; its batch size is where the search begins.
+        recompute: Which way.
+        budget: Bytes that the peak of a step may take; None for what the device has, found by
+            running out of it.
+        progress: Called with a line on what is being done.
+        limit: The largest batch to try.
+
+    Returns:
+        The largest batch that fits, to within a sixteenth; 0 if not even one sample does.
+    """
+    check(config)
+    tell = progress or (lambda line: None)
+
+    def fits(batch_size: int) -> bool:
+        tell("batch %d %s recompute" % (batch_size, "with" if recompute else "without"))
+        with tempfile.TemporaryDirectory(prefix="perftricks-demo-") as folder:
+            try:
+                tried = _run(replace(config, batch_size=batch_size, steps=1), recompute, folder)
+            except DemoError as error:
+                if getattr(error, "out_of_memory", False):
+                    return False
+                raise
+        return budget is None or tried.peak_bytes <= budget
+
+    largest, smallest_failure = 0, limit + 1
+    trial = min(config.batch_size, limit)
+    while smallest_failure - largest > max(1, largest // 16):
+        if fits(trial):
+            largest = trial
+        else:
+            smallest_failure = trial
+        doubled = min(2 * largest, limit) if smallest_failure > limit else 0
+        trial = max(doubled, 1) if doubled > largest else (largest + smallest_failure) // 2
+        if trial in (largest, smallest_failure):
+            break
+    return largest
+
+
+def check(config: Config) -> None:
+    """Check a configuration.
+
+    Raises:
+        ValueError: If something is out of range.
+    """
+    for name, value, choices in (
+        ("model", config.model, MODELS),
+        ("backend", config.backend, BACKENDS),
+        ("device", config.device, ("auto", "cpu", "gpu")),
+    ):
+        if value not in choices:
+            raise ValueError("%s must be one of %s, not %r" % (name, ", ".join(choices), value))
+    for name in ("batch_size", "seq_len", "width", "steps"):
+        if getattr(config, name) < 1:
+            raise ValueError("%s must be at least 1, not %r" % (name, getattr(config, name)))
+    if config.layers is not None and config.layers < 1:
+        raise ValueError("layers must be at least 1, not %r" % config.layers)
+    if config.layers is not None and config.model == "resnet50":
+        raise ValueError("resnet50 has the layers it has; leave layers=%d out" % config.layers)
+    if not 0 <= config.dropout < 1:
+        raise ValueError("dropout must be at least 0 and below 1, not %r" % config.dropout)
+
+
+def _run(config: Config, recompute: bool, folder: str) -> Run:
+    """Train in a fresh process; what it leaves in ``folder`` is for the comparison."""
+    os.makedirs(folder, exist_ok=True)
+    program = [sys.executable, "-m", "perftricks.recompute.demo.run", folder]
+    done = subprocess.run(
+        program,
+        input=json.dumps(asdict(config)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        env=_environment(config, recompute),
+    )
+    if done.returncode:
+        raise _failure(done)
+    return Run(recompute=recompute, **json.loads(done.stdout.splitlines()[-1]))
+
+
+def _environment(config: Config, recompute: bool) -> Dict[str, str]:
+    environment = dict(
+        os.environ,
+        KERAS_BACKEND=config.backend,
+        RECOMPUTE="1" if recompute else "0",
+        TF_CPP_MIN_LOG_LEVEL="3",
+        TF_ENABLE_ONEDNN_OPTS=os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1"),
+        XLA_FLAGS=(os.environ.get("XLA_FLAGS", "") + " " + XLA_FLAG).strip(),
+        XLA_PYTHON_CLIENT_PREALLOCATE="false",
+        PYTHONPATH=os.pathsep.join(path for path in sys.path if path),
+    )
+    if config.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+        environment["JAX_PLATFORMS"] = "cpu"
+    return environment
+
+
+def _failure(done: "subprocess.CompletedProcess[str]") -> DemoError:
+    """Say in one line why a run failed, and whether it ran out of memory."""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    last = lines[-1] if lines else "no message"
+    text = done.stderr.lower()
+    out_of_memory = done.returncode == -9 or any(
+        words in text
+        for words in ("resourceexhausted", "resource_exhausted", "out of memory", "memoryerror")
+    )
+    if out_of_memory:
+        error = DemoError("not enough memory for a batch of this size: %s" % last)
+    elif done.returncode < 0:
+        error = DemoError("a run was killed by signal %d: %s" % (-done.returncode, last))
+    else:
+        error = DemoError(last)
+    error.out_of_memory = out_of_memory  # type: ignore[attr-defined]
+    return error
+
+
+def _difference(one: str, two: str, kind: str) -> float:
+    """Return the largest absolute difference of the arrays that two runs have left."""
+    import numpy as np
+
+    largest = 0.0
+    for name in _arrays(one, kind):
+        a = np.load(os.path.join(one, name), mmap_mode="r")
+        b = np.load(os.path.join(two, name), mmap_mode="r")
+        if a.shape != b.shape:
+            raise DemoError(
+                "the runs differ in the shape of a %s: %s, %s" % (kind, a.shape, b.shape)
+            )
+        if a.size and not np.array_equal(a, b):
+            difference = np.abs(a.astype("float64") - b.astype("float64")).max()
+            largest = max(largest, float("inf") if np.isnan(difference) else float(difference))
+    return largest
+
+
+def _arrays(folder: str, kind: str) -> Iterator[str]:
+    names = sorted(name for name in os.listdir(folder) if name.startswith(kind))
+    if not names:
+        raise DemoError("a run has left no %s to compare" % kind)
+    return iter(names)

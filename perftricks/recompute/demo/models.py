@@ -1,0 +1,137 @@
+"""The models of the demo, built from stock layers; weights and data are drawn, not downloaded."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Optional, Tuple
+
+import keras
+import numpy as np
+
+from perftricks.recompute import recompute_grad
+from perftricks.recompute.demo import Config
+
+CLASSES = 10
+VOCABULARY = 8192
+
+
+class EncoderBlock(keras.layers.Layer):  # type: ignore[misc]
+    """A block of a transformer encoder; the decorator is all that recompute needs.
+
+    Source: Vaswani et al., "Attention is all you need", arXiv 1706.03762.
+
+    Args:
+        width: Size of a token's vector.
+        heads: Attention heads.
+        dropout: Rate, on attention weights and after both sublayers.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.attention = keras.layers.MultiHeadAttention(heads, width // heads, dropout=dropout)
+        self.attention_norm = keras.layers.LayerNormalization()
+        self.inner = keras.layers.Dense(4 * width, activation="gelu")
+        self.outer = keras.layers.Dense(width)
+        self.outer_norm = keras.layers.LayerNormalization()
+        self.dropout = keras.layers.Dropout(dropout)
+
+    def build(self, shape: Tuple[Optional[int], ...]) -> None:
+        self.attention.build(shape, shape)
+        self.attention_norm.build(shape)
+        self.inner.build(shape)
+        self.outer.build(shape[:-1] + (self.inner.units,))
+        self.outer_norm.build(shape)
+        self.dropout.build(shape)
+
+    @recompute_grad
+    def call(self, x: Any, training: Optional[bool] = None) -> Any:
+        attended = self.attention(x, x, training=training)
+        x = self.attention_norm(x + self.dropout(attended, training=training))
+        y = self.outer(self.inner(x))
+        return self.outer_norm(x + self.dropout(y, training=training))
+
+
+class MLPBlock(keras.layers.Layer):  # type: ignore[misc]
+    """Dense layers with dropout and a residual connection."""
+
+    def __init__(self, width: int, dropout: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.inner = keras.layers.Dense(4 * width, activation="gelu")
+        self.outer = keras.layers.Dense(width)
+        self.dropout = keras.layers.Dropout(dropout)
+
+    def build(self, shape: Tuple[Optional[int], ...]) -> None:
+        self.inner.build(shape)
+        self.outer.build(shape[:-1] + (self.inner.units,))
+        self.dropout.build(shape)
+
+    @recompute_grad
+    def call(self, x: Any, training: Optional[bool] = None) -> Any:
+        return x + self.outer(self.dropout(self.inner(x), training=training))
+
+
+def build(config: Config) -> Tuple[Any, np.ndarray, np.ndarray]:
+    """Return the model, a batch of inputs and their classes."""
+    return _BUILDERS[config.model](config)
+
+
+def _transformer(
+    config: Config, width: int, heads: int, layers: int
+) -> Tuple[Any, np.ndarray, np.ndarray]:
+    tokens = keras.Input((config.seq_len,), dtype="int32")
+    x = keras.layers.Embedding(VOCABULARY, width)(tokens)
+    x = keras.layers.LayerNormalization()(x)
+    for _ in range(config.layers or layers):
+        x = EncoderBlock(width, heads, config.dropout)(x)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    model = keras.Model(tokens, keras.layers.Dense(CLASSES)(x))
+    draw = np.random.default_rng(config.seed)
+    inputs = draw.integers(0, VOCABULARY, (config.batch_size, config.seq_len), dtype="int32")
+    return model, inputs, _classes(config, draw)
+
+
+def _small_transformer(config: Config) -> Tuple[Any, np.ndarray, np.ndarray]:
+    return _transformer(config, config.width, max(1, config.width // 64), layers=12)
+
+
+def _bert_base(config: Config) -> Tuple[Any, np.ndarray, np.ndarray]:
+    return _transformer(config, width=768, heads=12, layers=12)
+
+
+def _bert_large(config: Config) -> Tuple[Any, np.ndarray, np.ndarray]:
+    return _transformer(config, width=1024, heads=16, layers=24)
+
+
+def _deep_mlp(config: Config) -> Tuple[Any, np.ndarray, np.ndarray]:
+    features = keras.Input((config.width,))
+    x = features
+    for _ in range(config.layers or 32):
+        x = MLPBlock(config.width, config.dropout)(x)
+    model = keras.Model(features, keras.layers.Dense(CLASSES)(x))
+    draw = np.random.default_rng(config.seed)
+    inputs = draw.standard_normal((config.batch_size, config.width), dtype="float32")
+    return model, inputs, _classes(config, draw)
+
+
+def _resnet50(config: Config) -> Tuple[Any, np.ndarray, np.ndarray]:
+    from perftricks import recompute
+
+    model = keras.applications.ResNet50(
+        weights=None, input_shape=(128, 128, 3), classes=CLASSES, classifier_activation=None
+    )
+    recompute.apply(model)
+    draw = np.random.default_rng(config.seed)
+    inputs = draw.standard_normal((config.batch_size, 128, 128, 3), dtype="float32")
+    return model, inputs, _classes(config, draw)
+
+
+def _classes(config: Config, draw: np.random.Generator) -> np.ndarray:
+    return draw.integers(0, CLASSES, config.batch_size, dtype="int32")
+
+
+_BUILDERS: Dict[str, Callable[[Config], Tuple[Any, np.ndarray, np.ndarray]]] = {
+    "transformer": _small_transformer,
+    "bert-base": _bert_base,
+    "bert-large": _bert_large,
+    "deep-mlp": _deep_mlp,
+    "resnet50": _resnet50,
+}

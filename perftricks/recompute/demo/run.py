@@ -1,0 +1,93 @@
+"""One run of the demo: reads a configuration from stdin, trains, writes a line of JSON.
+
+Usage: ``RECOMPUTE=1 KERAS_BACKEND=jax python -m perftricks.recompute.demo.run FOLDER``. Gradients
+of the first step and variables after the last are left in FOLDER, an array a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any, List
+
+import numpy as np
+
+from perftricks.recompute.demo import Config
+
+# A power of two: momentum holds the learning rate times the gradient, so no bit is lost.
+LEARNING_RATE = 2.0**-7
+
+
+def main() -> None:
+    """Train as the configuration on stdin says."""
+    config = Config(**json.load(sys.stdin))
+    folder = sys.argv[1]
+    import keras
+
+    from perftricks.recompute.demo.models import build
+    from perftricks.recompute.memory import peak_meter
+
+    meter = peak_meter(config.backend)
+    if config.device == "gpu" and meter.source.startswith("resident"):
+        sys.exit("%s sees no GPU" % config.backend)
+    keras.utils.set_random_seed(config.seed)
+    model, inputs, classes = build(config)
+    optimizer = keras.optimizers.SGD(LEARNING_RATE, momentum=0.9)
+    model.compile(
+        optimizer,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=config.backend == "jax",
+    )
+    # Two small batches first: TensorFlow then has a graph for batches of any size.
+    for size in (1, 2):
+        model.train_on_batch(inputs[:size], classes[:size])
+    slots = [variable for variable in optimizer.variables if "momentum" in variable.path]
+    for slot in slots:
+        slot.assign(keras.ops.zeros_like(slot))
+    # TensorFlow keeps what a step has freed, so its first full step must be the one measured. JAX
+    # and torch compile or look for kernels in theirs, so it must not be.
+    measures_first_step = config.backend == "tensorflow"
+    if measures_first_step:
+        meter.start()
+    losses = [float(model.train_on_batch(inputs, classes))]
+    _save(folder, "gradient", slots)
+    if not measures_first_step:
+        meter.start()
+    seconds = []
+    for _ in range(config.steps):
+        began = time.perf_counter()
+        losses.append(float(model.train_on_batch(inputs, classes)))
+        seconds.append(time.perf_counter() - began)
+    peak = meter.stop()
+    _save(folder, "variable", model.variables)
+    record = {
+        "peak_bytes": peak,
+        "measured": meter.source,
+        "step_seconds": float(np.median(seconds)),
+        "losses": losses,
+        "parameters": model.count_params(),
+        "versions": _versions(config.backend),
+        "device": "cpu" if meter.source.startswith("resident") else "gpu",
+    }
+    print(json.dumps(record))
+
+
+def _save(folder: str, kind: str, variables: List[Any]) -> None:
+    import keras
+
+    for number, variable in enumerate(variables):
+        value = keras.ops.convert_to_numpy(variable.value)
+        np.save(os.path.join(folder, "%s-%05d.npy" % (kind, number)), value)
+
+
+def _versions(backend: str) -> "dict[str, str]":
+    import importlib
+
+    names = ["keras", backend, "numpy"]
+    return {name: importlib.import_module(name).__version__ for name in names}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The demo, as far as it goes without a framework; tests/recompute/keras3 runs it for real."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from perftricks.cli import render_demo
+from perftricks.cli.recompute_demo import app, parse_size
+from perftricks.recompute.demo import Comparison, Config, Run, check, compare
+
+
+def comparison(**changes):
+    runs = [
+        Run(way, (2 - way) * 2**30, "resident set of the process", 1.0 + way / 4, [2.0, 1.5], 1234)
+        for way in (False, True)
+    ]
+    differences = {"gradient_difference": 0.0, "state_difference": 0.0, "loss_difference": 0.0}
+    return Comparison(Config(), *runs, **{**differences, **changes})
+
+
+def test_ratios():
+    """Memory is plain over recomputed, time the other way round."""
+    one = comparison()
+    assert (one.memory_ratio, one.time_ratio, one.exact) == (2.0, 1.25, True)
+
+
+@pytest.mark.parametrize("what", ["gradient_difference", "state_difference", "loss_difference"])
+def test_any_difference_is_not_exact(what):
+    """Equal means equal to the last bit."""
+    assert not comparison(**{what: 1e-9}).exact
+
+
+def test_record_is_json():
+    """All figures can be written as JSON and are there."""
+    record = json.loads(json.dumps(comparison().to_dict()))
+    assert record["exact"] is True
+    assert record["plain"]["peak_bytes"] == 2**31
+    assert record["config"]["model"] == "transformer"
+
+
+def test_screen(capsys):
+    """The screen says how much less, how much longer, and that gradients are equal."""
+    render_demo.show(comparison(), (48, 144), 2**30)
+    shown = capsys.readouterr().out
+    for words in ("2.00x less", "1.25x", "3.00x", "gradients identical: yes (max difference 0)"):
+        assert words in shown
+    render_demo.show(comparison(gradient_difference=0.5), None, None)
+    assert "gradients identical: no (max difference 0.5)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "gpt-9"}, "model must be one of transformer"),
+        ({"backend": "numpy"}, "backend must be one of tensorflow"),
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"layers": 0}, "layers must be at least 1"),
+        ({"model": "resnet50", "layers": 3}, "resnet50 has the layers it has"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1"),
+    ],
+)
+def test_bad_configurations(options, message):
+    """What cannot be trained is refused before a process is started."""
+    with pytest.raises(ValueError, match=message):
+        check(Config(**options))
+    with pytest.raises(ValueError, match=message):
+        compare(Config(**options))
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("2GiB", 2**31), ("500MB", 5 * 10**8), ("1.5 kB", 1500), ("7", 7)]
+)
+def test_sizes(text, size):
+    """Decimal and binary units are told apart."""
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["much", "-1GB", "1XB", ""])
+def test_bad_sizes(text):
+    """What is no size is refused."""
+    with pytest.raises(ValueError, match="expected a size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--memory", "1GiB"], "give both or neither"),
+        (["--json", "nowhere/x.json"], "folder 'nowhere' of 'nowhere/x.json' does not exist"),
+    ],
+)
+def test_bad_options(arguments, message, monkeypatch):
+    """Wrong usage is one line on stderr and exit status 2."""
+    monkeypatch.setattr("perftricks.cli.recompute_demo._installed", lambda backend: "jax")
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_nothing_installed(monkeypatch):
+    """Without a framework the command says which extra to install."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = CliRunner().invoke(app, ["--backend", "jax"])
+    assert result.exit_code == 2
+    assert "pip install 'perftricks[jax]'" in result.stderr
