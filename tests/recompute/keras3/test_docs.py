@@ -1,0 +1,16 @@
+"""The pages of the documentation whose code blocks need Keras."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.test_docs import NEED_KERAS, ROOT, SYBIL
+
+
+@pytest.mark.parametrize("name", sorted(NEED_KERAS))
+def test_code_blocks(name):
+    """The blocks of the page run one after another."""
+    examples = list(SYBIL.parse(ROOT / "docs" / name).examples())
+    assert examples
+    for example in examples:
+        example.evaluate()
