@@ -8,6 +8,8 @@ import os
 import threading
 from typing import Iterator, List, Optional
 
+from perftricks.recompute.engines import keep_autograph_out
+
 VARIABLE = "RECOMPUTE"
 _ON = ("1", "true", "t", "yes", "y", "on")
 _OFF = ("0", "false", "f", "no", "n", "off")
@@ -48,6 +50,7 @@ def recompute_scope(enabled: bool) -> Iterator[None]:
         _scope.reset(token)
 
 
+@keep_autograph_out
 def enabled(default: bool) -> bool:
     """Tell whether to recompute, now.
 

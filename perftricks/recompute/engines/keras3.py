@@ -32,13 +32,14 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 import keras
 from keras import tree
 
-from perftricks.recompute.engines import compat
+from perftricks.recompute.engines import compat, keep_autograph_out
 from perftricks.recompute.engines.python_state import Attributes, Change, ThreadState
 
 BACKENDS = ("tensorflow", "jax", "torch")
 _warned = set()
 
 
+@keep_autograph_out
 def checkpointed_call(
     call: Callable[..., Any],
     args: Tuple[Any, ...],

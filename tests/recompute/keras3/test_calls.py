@@ -176,7 +176,7 @@ def test_captured_tensors_and_variables():
             return inner(x) + captured
 
     build = around(Outer)
-    assert_exact(build, *data())
+    assert_exact(build, *data(), regrouped=True)
     assert sum("gradient of outer/" in name for name in steps(build, *data(), True).arrays) == 4
 
 
@@ -254,7 +254,7 @@ def test_layers_that_are_used_twice():
         shared = Shared()
         return keras.Model(inputs, shared(shared(inputs)) + shared(inputs * 2))
 
-    assert_exact(build, *data())
+    assert_exact(build, *data(), regrouped=True)
 
 
 def test_decorated_layers_inside_decorated_layers():
@@ -295,7 +295,7 @@ def test_losses_are_counted_once():
             return y
 
     build = around(Lossy)
-    assert_exact(build, *data())
+    assert_exact(build, *data(), regrouped=True)
     if BACKEND != "jax":  # there losses are returned, and assert_exact has compared them
         model = fresh_model(build)
         step(model, *data(), True)
@@ -303,6 +303,7 @@ def test_losses_are_counted_once():
         assert [len(lossy.losses), len(lossy.regularizer.losses), len(model.losses)] == [3, 1, 3]
 
 
+@pytest.mark.skipif(BACKEND == "jax", reason="Keras refuses it on JAX, decorated or not")
 def test_metrics_are_counted_once():
     """A metric that a layer updates sees each batch once."""
 
@@ -318,10 +319,9 @@ def test_metrics_are_counted_once():
             return y
 
     assert_exact(around(Measured), *data())
-    if BACKEND != "jax":
-        model = fresh_model(around(Measured))
-        step(model, *data(), True)
-        assert array(model.layers[2].mean.count) == 8
+    model = fresh_model(around(Measured))
+    step(model, *data(), True)
+    assert array(model.layers[2].mean.count) == 8
 
 
 def test_assignments_are_leaves():
@@ -374,7 +374,7 @@ def test_attributes_that_a_call_sets():
             return self.inner(x) + self.inner.last + self.inner(x)
 
     build = around(Outer)
-    assert_exact(build, *data())
+    assert_exact(build, *data(), regrouped=True)
     model = fresh_model(build)
     inner = model.layers[2].inner
     inner.seen.clear()
