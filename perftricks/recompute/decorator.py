@@ -79,4 +79,6 @@ def _check(call: Any) -> None:
         what = "%r, which cannot be called," % (call,)
     else:
         return
-    raise TypeError("recompute_grad got %s but expects a layer's call: %s" % (what.rstrip(","), hint))
+    raise TypeError(
+        "recompute_grad got %s but expects a layer's call: %s" % (what.rstrip(","), hint)
+    )

@@ -22,9 +22,9 @@ _entered: List[bool] = []  # the scopes of all threads, the latest last
 
 @contextlib.contextmanager
 def recompute_scope(enabled: bool) -> Iterator[None]:
-    """Switch recomputation on or off for what runs or is traced inside, whatever ``RECOMPUTE`` says.
+    """Switch recomputation on or off for what runs or is traced inside.
 
-    A function that was traced before (``model.fit`` traces once and keeps the result) stays as it
+    It beats ``RECOMPUTE``. A function that was traced before (``model.fit`` traces once and keeps the result) stays as it
     was traced. The scope belongs to the thread or task that enters it; the threads in which
     ``tf.distribute.MirroredStrategy`` runs its replicas share it.
 

@@ -65,8 +65,10 @@ class Attributes:
                 if value is not old or not _same(value, content):
                     found.append((namespace, name, value, old, content))
             if len(namespace) != len(before) or not namespace.keys() >= before.keys():
-                for name in before.keys() - namespace.keys():
-                    found.append((namespace, name, MISSING) + before[name])
+                found.extend(
+                    (namespace, name, MISSING) + before[name]
+                    for name in before.keys() - namespace.keys()
+                )
         return found
 
 

@@ -79,9 +79,7 @@ def test_structures_in_and_out():
     def build():
         inputs = keras.Input((WIDTH,))
         x = layers.Dense(WIDTH)(inputs)
-        out = Mixed()(
-            (x, {"second": x * 3}), scale=3, mode="sum", flags={"on": True, "none": None}
-        )
+        out = Mixed()((x, {"second": x * 3}), scale=3, mode="sum", flags={"on": True, "none": None})
         picked = ops.expand_dims(ops.cast(out["index"], "float32"), -1)
         return keras.Model(inputs, out["y"] + out["both"][0] + out["both"][1][0] + picked)
 
@@ -150,7 +148,9 @@ def test_training(how):
         def call(self, x, training=None):
             return self.inner(x, training)
 
-    assert_exact(around({"context": ByContext, "keyword": ByKeyword, "position": ByPosition}[how]), *data())
+    assert_exact(
+        around({"context": ByContext, "keyword": ByKeyword, "position": ByPosition}[how]), *data()
+    )
 
 
 def test_captured_tensors_and_variables():
@@ -393,7 +393,9 @@ def test_masks_are_taken_away_as_in_the_plain_call():
         keras.src.backend.set_keras_mask(x, ops.ones((2, 3), "bool"))
         with recompute_scope(on):
             y = attention(x, x)
-        seen.append((keras.src.backend.get_keras_mask(x) is None, keras.src.backend.get_keras_mask(y)))
+        seen.append(
+            (keras.src.backend.get_keras_mask(x) is None, keras.src.backend.get_keras_mask(y))
+        )
     assert seen[0][0] == seen[1][0]
     np.testing.assert_array_equal(array(seen[0][1]), array(seen[1][1]))
 
@@ -428,7 +430,7 @@ def test_layers_that_are_built_by_the_call():
         def call(self, x):
             return self.norm(self.dense(x), training=True)
 
-    x, y = data()
+    x, _ = data()
     results = []
     for on in (False, True):
         keras.utils.set_random_seed(3)
@@ -534,7 +536,9 @@ def test_variables_that_keras_does_not_know():
         found = []
         for on in (False, True):
             with recompute_scope(on):
-                found.append([g.numpy() for g in (tf.function(run) if run is not gradients else run)()])
+                found.append(
+                    [g.numpy() for g in (tf.function(run) if run is not gradients else run)()]
+                )
         np.testing.assert_allclose(*found, rtol=1e-6)
 
 

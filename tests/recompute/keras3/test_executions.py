@@ -215,19 +215,18 @@ def test_xla_recomputes():
     """Under ``jit_compile`` the recomputed operations survive optimization: nothing is merged."""
     import tensorflow as tf
 
+    block = recompute_grad(lambda x: tf.sin(tf.tanh(x) @ x))
+
+    def run(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(block(block(x)))
+        return tape.gradient(y, x)
+
     counts = []
     for on in (False, True):
-        block = recompute_grad(lambda x: tf.sin(tf.tanh(x) @ x))
-
-        @tf.function(jit_compile=True)
-        def run(x):
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                y = tf.reduce_sum(block(block(x)))
-            return tape.gradient(y, x)
-
         with recompute_scope(on):
-            text = run.experimental_get_compiler_ir(tf.ones((9, 9)))(stage="optimized_hlo")
-        counts.append(text.count(" tanh("))
-    assert counts[0] == 2
-    assert counts[1] == 4
+            function = tf.function(lambda x: run(x), jit_compile=True)
+            ir = function.experimental_get_compiler_ir(tf.ones((9, 9)))
+            counts.append(ir(stage="optimized_hlo").count(" tanh("))
+    assert counts == [2, 4]

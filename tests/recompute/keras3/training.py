@@ -88,7 +88,9 @@ def step(model, x, y, on, training=True):
     The gradients are those of all trainable variables and of the inputs that are floats.
     """
     inputs = [keras.ops.convert_to_tensor(a) for a in keras.tree.flatten(x)]
-    floats = [i for i, a in enumerate(inputs) if "float" in keras.backend.standardize_dtype(a.dtype)]
+    floats = [
+        i for i, a in enumerate(inputs) if "float" in keras.backend.standardize_dtype(a.dtype)
+    ]
     with recompute_scope(on):
         loss, gradients, state = _STEPS[BACKEND](model, x, inputs, floats, y, training)
     names = [f"input {i}" for i in floats] + [v.path for v in model.trainable_variables]
