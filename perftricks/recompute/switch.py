@@ -24,9 +24,9 @@ _entered: List[bool] = []  # the scopes of all threads, the latest last
 def recompute_scope(enabled: bool) -> Iterator[None]:
     """Switch recomputation on or off for what runs or is traced inside.
 
-    It beats ``RECOMPUTE``. A function that was traced before (``model.fit`` traces once and keeps the result) stays as it
-    was traced. The scope belongs to the thread or task that enters it; the threads in which
-    ``tf.distribute.MirroredStrategy`` runs its replicas share it.
+    It beats ``RECOMPUTE``. A function that was traced before stays as it was traced, and
+    ``model.fit`` traces once. The scope belongs to the thread or task that enters it; the threads
+    in which ``tf.distribute.MirroredStrategy`` runs its replicas share it.
 
     Args:
         enabled: True for on, False for off.

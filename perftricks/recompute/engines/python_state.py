@@ -110,13 +110,11 @@ class ThreadState:
 
 def _content(value: Any) -> Any:
     """Return a copy of a container, or None for anything else."""
+    if not isinstance(value, (list, dict, set)):
+        return None
     if isinstance(value, list):
         return list(value)
-    if isinstance(value, dict):
-        return dict(value)
-    if isinstance(value, set):
-        return set(value)
-    return None
+    return dict(value) if isinstance(value, dict) else set(value)
 
 
 def _same(value: Any, content: Any) -> bool:

@@ -212,7 +212,11 @@ def test_the_graph_recomputes_after_the_incoming_gradient():
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow with XLA")
 def test_xla_recomputes():
-    """Under ``jit_compile`` the recomputed operations survive optimization: nothing is merged."""
+    """Under ``jit_compile`` a barrier keeps the recomputed operations apart from the first ones.
+
+    What XLA makes of it is its own affair: for a CPU it drops the barriers at last, also those of
+    ``jax.checkpoint``, and merges small programs again.
+    """
     import tensorflow as tf
 
     block = recompute_grad(lambda x: tf.sin(tf.tanh(x) @ x))
@@ -228,5 +232,6 @@ def test_xla_recomputes():
         with recompute_scope(on):
             function = tf.function(lambda x: run(x), jit_compile=True)
             ir = function.experimental_get_compiler_ir(tf.ones((9, 9)))
-            counts.append(ir(stage="optimized_hlo").count(" tanh("))
-    assert counts == [2, 4]
+            program = ir(stage="hlo")
+            counts.append((program.count(" tanh("), program.count(" opt-barrier(")))
+    assert counts == [(2, 0), (4, 2)]

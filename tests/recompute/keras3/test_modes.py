@@ -268,7 +268,8 @@ def test_custom_loop_in_a_function():
 
     for how in ("tape", "compiled", "tf.gradients", "outside"):
         for a, b in zip(run(how, False), run(how, True)):
-            np.testing.assert_allclose(a, b, rtol=0, atol=GROWN * np.abs(a).max(), err_msg=how)
+            size = max(np.abs(a).max(), 1e-2)
+            np.testing.assert_allclose(a, b, rtol=0, atol=GROWN * size, err_msg=how)
 
 
 @only_tensorflow
@@ -305,15 +306,23 @@ def test_mirrored_strategy():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
     def distributed():
-        with strategy.scope():
-            inputs = keras.Input((4, WIDTH))
-            x = recomputed(layers.Dense)(WIDTH, "gelu")(inputs)
-            x = recomputed(layers.LayerNormalization)()(x)
-            x = recomputed(layers.BatchNormalization)()(x)
-            return keras.Model(inputs, recomputed(layers.LSTM)(WIDTH, return_sequences=True)(x))
+        inputs = keras.Input((4, WIDTH))
+        x = recomputed(layers.Dense)(WIDTH, "gelu")(inputs)
+        x = recomputed(layers.LayerNormalization)()(x)
+        x = recomputed(layers.BatchNormalization)()(x)
+        return keras.Model(inputs, recomputed(layers.LSTM)(WIDTH, return_sequences=True)(x))
 
-    with strategy.scope():
-        compare_fits(make=distributed)
+    results = []
+    for on in (False, True):
+        with strategy.scope():
+            keras.utils.set_random_seed(7)
+            model = distributed()
+            model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+        with recompute_scope(on):
+            history = model.fit(*data(), batch_size=4, epochs=2, shuffle=False, verbose=0).history
+        results.append([history["loss"], *model.get_weights()])
+    for a, b in zip(*results):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution is JAX's")
