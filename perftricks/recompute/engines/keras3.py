@@ -27,18 +27,19 @@ import contextlib
 import importlib
 import warnings
 from types import ModuleType
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import keras
 from keras import tree
 
-from perftricks.recompute.engines import compat
+from perftricks.recompute.engines import compat, keep_autograph_out
 from perftricks.recompute.engines.python_state import Attributes, Change, ThreadState
 
 BACKENDS = ("tensorflow", "jax", "torch")
-_warned = set()
+_warned: Set[str] = set()
 
 
+@keep_autograph_out
 def checkpointed_call(
     call: Callable[..., Any],
     args: Tuple[Any, ...],
@@ -108,6 +109,11 @@ class PureCall:
         self._layers = layers
         self._thread_state = ThreadState()
         self._effects: Optional[_Effects] = None
+
+    @property
+    def has_run(self) -> bool:
+        """Whether the first run is over."""
+        return self._effects is not None
 
     def run(self, *tensors: Any) -> List[Any]:
         """Run the call on these tensors; return the tensors in everything it did.

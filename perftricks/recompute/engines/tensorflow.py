@@ -78,16 +78,17 @@ def written(new: Any, old: Any) -> Any:
 def checkpoint(pure: PureCall) -> List[Any]:
     """Run a call; the gradient function runs it again."""
     record = compat.tensorflow_record()
-    with record.stop_recording(), record.VariableWatcher() as watcher:
+    watcher = record.VariableWatcher()
+    with record.stop_recording(), watcher, _Operations.watched() as operations:
         # Copies by name only: a tensor that is also captured must be found as captured.
-        with _Operations.watched() as operations:
-            results = pure.run(*[tf.identity(x) for x in pure.tensors])
+        results = pure.run(*[tf.identity(x) for x in pure.tensors])
     operations.check()
     attached = [i for i, y in enumerate(results) if operations.made(y) and _differentiable(y)]
     if not attached:
         return results
     variables = [variable for variable, _ in pure.reads.values()]
-    known = {id(compat.own_value(variable)) for variable in variables}
+    owned = [compat.own_value(variable) for variable in variables]
+    known = {id(x) for value in owned for x in (value, *getattr(value, "values", ()))}
     raw = [v for v in watcher.watched_variables() if id(v) not in known]
     values = [tf.convert_to_tensor(pure.current(variable)) for variable in variables]
     inputs = [*pure.tensors, *values]
