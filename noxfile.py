@@ -41,10 +41,11 @@ def pythons(session: nox.Session) -> None:
     session.run("pytest", "-n", "auto", *session.posargs)
 
 
-@nox.session(default=False)
-@nox.parametrize("backend", ["tensorflow", "jax", "torch"])
+# pip and not uv, which looks past a CPU build of torch that pip.conf or PIP_CONSTRAINT point to.
+@nox.session(default=False, venv_backend="virtualenv")
+@nox.parametrize("backend", [nox.param(name, id=name) for name in ("tensorflow", "jax", "torch")])
 def keras3(session: nox.Session, backend: str) -> None:
-    """Run the contract of recompute on the newest Keras 3 with one backend."""
+    """Run the contract of recompute on the newest Keras 3 with one backend, on the CPU."""
     install(session, backend)
     env = {"KERAS_BACKEND": backend}
     session.run("pytest", "-n", "auto", "tests/recompute", *session.posargs, env=env)
