@@ -77,7 +77,7 @@ def apply(
 
     Source: Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174.
     """
-    _check(model, "apply")
+    check(model, "apply")
     given = [
         name
         for name, value in (("every", every), ("layers", layers), ("boundaries", boundaries))
@@ -121,7 +121,7 @@ def remove(model: Any) -> None:
     Raises:
         TypeError: If ``model`` is no Keras model.
     """
-    _check(model, "remove")
+    check(model, "remove")
     with _lock:
         if _detach(model):
             _forget_compiled(model)
@@ -136,7 +136,24 @@ def is_applied(model: Any) -> bool:
     )
 
 
-def _check(model: Any, name: str) -> None:
+def compiled_functions(model: Any) -> List[Tuple[Any, str, Any]]:
+    """List the functions that Keras has compiled for a model and those inside, to be put back."""
+    return [
+        (owner, name, getattr(owner, name))
+        for owner in model_compat.everything_in(model)
+        for name in _COMPILED
+        if getattr(owner, name, None) is not None
+    ]
+
+
+def put_back_compiled(functions: List[Tuple[Any, str, Any]]) -> None:
+    """Put compiled functions back after a change that was undone."""
+    for owner, name, function in functions:
+        setattr(owner, name, function)
+
+
+def check(model: Any, name: str) -> None:
+    """Refuse what is no built model of Keras 3; ``name`` is the function that needs one."""
     keras = sys.modules.get("keras")
     if keras is None or not isinstance(model, getattr(keras, "Model", ())):
         raise TypeError(
@@ -168,10 +185,8 @@ def _detach(model: Any) -> bool:
 
 def _forget_compiled(model: Any) -> None:
     """Make Keras trace its training step again."""
-    for owner in model_compat.everything_in(model):
-        for name in _COMPILED:
-            if getattr(owner, name, None) is not None:
-                setattr(owner, name, None)
+    for owner, name, _ in compiled_functions(model):
+        setattr(owner, name, None)
 
 
 class _Draft(NamedTuple):

@@ -57,8 +57,8 @@ class Plan(NamedTuple):
                     ("" if segment.model == self.model else segment.model + ": ")
                     + segment.name
                     + ("" if segment.recomputed else " (runs plainly)"),
-                    _size(segment.plain),
-                    _size(segment.kept if segment.recomputed else segment.plain),
+                    readable_size(segment.plain),
+                    readable_size(segment.kept if segment.recomputed else segment.plain),
                 )
             )
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
@@ -67,8 +67,8 @@ class Plan(NamedTuple):
         head = "%s: %d segment%s recomputed" % (self.model, recomputed, "s" * (recomputed != 1))
         if self.plain is not None and self.peak is not None:
             head += "; activations per sample, estimated from shapes: %s plain, %s at most" % (
-                _size(self.plain),
-                _size(self.peak),
+                readable_size(self.plain),
+                readable_size(self.peak),
             )
         return "\n".join([head, *lines])
 
@@ -81,7 +81,7 @@ def _line(row: Tuple[str, ...], widths: List[int]) -> str:
     return "  ".join((number, count, name, plain, kept)).rstrip()
 
 
-def _size(count: Optional[int]) -> str:
+def readable_size(count: Optional[int]) -> str:
     """Return a number of bytes as people read it."""
     if count is None:
         return "-"
