@@ -19,7 +19,7 @@ import functools
 import inspect
 import sys
 import threading
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from perftricks.recompute import model_compat, switch
 from perftricks.recompute.engines import engine_for
@@ -38,7 +38,7 @@ def apply(
     *,
     every: Optional[int] = None,
     layers: Any = None,
-    boundaries: Optional[Sequence[Any]] = None,
+    boundaries: Any = None,
 ) -> Plan:
     """Recompute the activations of a built model in the backward pass, segment by segment.
 
@@ -61,7 +61,7 @@ def apply(
         layers: Instead of segments of a graph, recompute each of these layers on its own, wherever
             in the model they are: a class, the name of a layer, a function of a layer that returns
             a bool, or several of them. A layer inside one that is chosen is not chosen again.
-        boundaries: Cut a graph after these layers: names, layers or symbolic tensors.
+        boundaries: Cut a graph after these: names of layers, layers, symbolic tensors, or one.
 
     Returns:
         The plan; ``print`` it for a table.
@@ -378,7 +378,7 @@ def _nodes(layer: Any) -> List[Any]:
     return [] if graph is None else model_compat.nodes_of(graph)
 
 
-def _cutter(model: Any, every: Optional[int], boundaries: Optional[Sequence[Any]]) -> _Cutter:
+def _cutter(model: Any, every: Optional[int], boundaries: Any) -> _Cutter:
     if every is None and boundaries is None:
         return _Cutter()
     if model_compat.graph_of(model) is None:
@@ -387,9 +387,8 @@ def _cutter(model: Any, every: Optional[int], boundaries: Optional[Sequence[Any]
             "layers=[names or classes of layers], or no option" % model.name
         )
     if boundaries is not None:
-        if isinstance(boundaries, str) or not isinstance(boundaries, Iterable):
-            boundaries = [boundaries]
-        return _Boundaries(model, boundaries)
+        several = isinstance(boundaries, (list, tuple, set, frozenset))
+        return _Boundaries(model, boundaries if several else [boundaries])
     if not isinstance(every, int) or isinstance(every, bool) or every < 1:
         raise ValueError("every must be a whole number of at least 1, got %r" % (every,))
     return _Every(every)

@@ -4,7 +4,6 @@ but the state that a forward pass updates."""
 from __future__ import annotations
 
 import random
-import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import keras
@@ -44,11 +43,7 @@ class Snapshot:
         self._values = [(v, to_array(v)) for v in variables]
         self._attributes = Attributes(model_compat.everything_in(model))
         self._random = random.getstate(), np.random.get_state()
-        torch = sys.modules.get("torch")
-        self._torch = None
-        if torch is not None and compat.keras_backend() == "torch":
-            devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-            self._torch = torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in devices]
+        self._torch = TorchRandom()
 
     def restore(self) -> None:
         """Put everything back."""
@@ -58,10 +53,27 @@ class Snapshot:
         self._attributes.restore()
         random.setstate(self._random[0])
         np.random.set_state(self._random[1])
-        if self._torch is not None:
-            torch = sys.modules["torch"]
-            torch.set_rng_state(self._torch[0])
-            for device, state in enumerate(self._torch[1]):
+        self._torch.restore()
+
+
+class TorchRandom:
+    """The state of torch's own random numbers at one moment; nothing on other backends."""
+
+    def __init__(self) -> None:
+        self._state = None
+        if compat.keras_backend() == "torch":
+            import torch
+
+            devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+            self._state = torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in devices]
+
+    def restore(self) -> None:
+        """Put it back."""
+        if self._state is not None:
+            import torch
+
+            torch.set_rng_state(self._state[0])
+            for device, state in enumerate(self._state[1]):
                 torch.cuda.set_rng_state(state, device)
 
 
