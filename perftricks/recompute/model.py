@@ -154,8 +154,8 @@ def put_back_compiled(functions: List[Tuple[Any, str, Any]]) -> None:
 
 def check(model: Any, name: str) -> None:
     """Refuse what is no built model of Keras 3; ``name`` is the function that needs one."""
-    keras = sys.modules.get("keras")
-    if keras is None or not isinstance(model, getattr(keras, "Model", ())):
+    kind: Any = getattr(sys.modules.get("keras"), "Model", ())
+    if not isinstance(model, kind):
         raise TypeError(
             "recompute.%s expects a built model of Keras 3 (keras.Model), got %r"
             % (name, type(model).__module__ + "." + type(model).__name__)

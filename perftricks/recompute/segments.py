@@ -121,9 +121,7 @@ class Chain:
 
         The inputs of the graph, tensors without gradients and small ones (masks) are not counted.
         """
-        return [
-            number for number in range(len(self.steps) - 1) if len(self._main(number)) == 1
-        ]
+        return [number for number in range(len(self.steps) - 1) if len(self._main(number)) == 1]
 
     def _main(self, number: int) -> List[int]:
         tensors = [self._tensors[key] for key in self._crossing[number] if key not in self._inputs]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from perftricks.recompute import model as models
 from perftricks.recompute import model_compat, switch
@@ -86,7 +86,9 @@ class Verification(NamedTuple):
             worst = self.worst(kind)
             if worst is None:
                 continue
-            text = "%-8s  %4d compared, %4d equal bit by bit; largest difference %.2g, relative %.2g"
+            text = (
+                "%-8s  %4d compared, %4d equal bit by bit; largest difference %.2g, relative %.2g"
+            )
             equal = sum(difference.bitwise for difference in some)
             line = text % (kind, len(some), equal, worst.absolute, worst.relative)
             lines.append(line if worst.bitwise else "%s, in %s" % (line, worst.name))
@@ -123,8 +125,8 @@ def verify(
 ) -> Verification:
     """Compare a recomputed run of a model with a plain one: loss, gradients, state and memory.
 
-    Both start from the same weights, state and seeds, and run eagerly, operation by operation, in
-    training mode. The model and the random numbers are left as they were found. What is recomputed
+    Both start from the same weights, state and seeds, and run eagerly, operation by operation (on
+    JAX too, which is slow there for a large model), in training mode. The model and the random numbers are left as they were found. What is recomputed
     is what ``apply`` has chosen and what is decorated with ``recompute_grad``; where there is
     neither, the default of ``apply`` is used for the time of the run.
 
@@ -250,7 +252,7 @@ def _compare(plain: Any, other: Any) -> List[Difference]:
 
     from perftricks.recompute.trials import same_bits
 
-    sizes = {}
+    sizes: Dict[str, float] = {}
     for (kind, _), a in plain.items():
         largest = float(np.abs(a.astype("float64")).max(initial=0.0))
         sizes[kind] = max(sizes.get(kind, 0.0), largest if np.isfinite(largest) else 0.0)
