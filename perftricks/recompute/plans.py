@@ -85,11 +85,8 @@ def readable_size(count: Optional[int]) -> str:
     """Return a number of bytes as people read it."""
     if count is None:
         return "-"
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            break
-        size /= 1024
-    else:
-        unit = "GiB"
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if size >= 1024:
+            size, unit = size / 1024, larger
     return "%d B" % size if unit == "B" else "%.1f %s" % (size, unit)

@@ -1,5 +1,7 @@
-"""One forward and backward pass of a model on each framework, for ``verify``: nothing is updated
-but the state that a forward pass updates."""
+"""Forward and backward passes of a model on each framework, for ``verify``.
+
+Nothing is updated but the state that a forward pass updates.
+"""
 
 from __future__ import annotations
 
