@@ -14,7 +14,39 @@ and moving averages, seeds, metrics and ``add_loss`` are updated once. No framew
 before a decorated function runs.
 """
 
+import importlib
+from typing import Any, List
+
 from perftricks.recompute.decorator import recompute_grad
 from perftricks.recompute.switch import recompute_scope
 
-__all__ = ["recompute_grad", "recompute_scope"]
+__all__ = [
+    "Plan",
+    "Segment",
+    "Verification",
+    "apply",
+    "recompute_grad",
+    "recompute_scope",
+    "remove",
+    "verify",
+]
+
+_LAZY = {
+    "Plan": "plans",
+    "Segment": "plans",
+    "Verification": "verification",
+    "apply": "model",
+    "remove": "model",
+    "verify": "verification",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        module = importlib.import_module("perftricks.recompute." + _LAZY[name])
+        return getattr(module, name)
+    raise AttributeError("module 'perftricks.recompute' has no attribute %r" % name)
+
+
+def __dir__() -> List[str]:
+    return sorted(__all__)

@@ -1,0 +1,544 @@
+"""``apply`` and ``remove``: recompute segments of a model that exists, and undo it.
+
+::
+
+    model ──graph.py: steps, bytes──▶ segments.py: cuts ──▶ Plan
+      │                                                       │
+      └── one function in vars(graph) or vars(layer) ◀────────┘
+              runs the segments through the engine; Keras saves, clones and lists layers as before
+
+The function shadows a method of that one object: ``_run_through_graph`` of a graph of layers,
+``call`` of a single layer. It is put into the object's ``__dict__`` directly, so Keras does not
+track it, does not save it, and builds copies without it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import sys
+import threading
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from perftricks.recompute import model_compat, switch
+from perftricks.recompute.engines import engine_for
+from perftricks.recompute.graph import Graph, leaves, run_nodes
+from perftricks.recompute.plans import Plan, Segment
+from perftricks.recompute.segments import Chain, Part
+
+_MARK = "perftricks_replaced"
+_METHODS = ("call", "_run_through_graph")
+_COMPILED = ("train_function", "test_function", "predict_function")
+_lock = threading.Lock()
+
+
+def apply(
+    model: Any,
+    *,
+    every: Optional[int] = None,
+    layers: Any = None,
+    boundaries: Any = None,
+) -> Plan:
+    """Recompute the activations of a built model in the backward pass, segment by segment.
+
+    The model is changed in place and keeps its weights, layers, configuration and compiled state;
+    what it computes, and its gradients, stay the same. It is saved as it was, and loads without
+    perftricks. Without an option, a graph of layers (Functional, Sequential) is cut where
+    everything flows through a single tensor, into as many segments as give the lowest peak by the
+    shapes of its tensors; in a nested model that holds most of the memory the same is done inside.
+    In a model with a ``call`` of its own each direct sub-layer that has weights or sub-layers is a
+    segment.
+
+    It is on unless ``RECOMPUTE=0`` or ``recompute_scope(False)`` says otherwise when the model
+    runs or is traced. Applying again replaces the plan. If the model is part of a larger one that
+    has been compiled, compile that again, or apply to the larger one. Adding layers to a Sequential
+    discards the plan.
+
+    Args:
+        model: A built Keras 3 model.
+        every: Make a segment of as many steps between cut points (1 for the most segments).
+        layers: Instead of segments of a graph, recompute each of these layers on its own, wherever
+            in the model they are: a class, the name of a layer, a function of a layer that returns
+            a bool, or several of them. A layer inside one that is chosen is not chosen again.
+        boundaries: Cut a graph after these: names of layers, layers, symbolic tensors, or one.
+
+    Returns:
+        The plan; ``print`` it for a table.
+
+    Raises:
+        TypeError: If ``model`` is no Keras model, or an option has the wrong type.
+        ValueError: If the model is not built, a name is unknown, or there is nothing to segment.
+
+    Example:
+        >>> from perftricks import recompute
+        >>> model = keras.applications.ResNet50()  # doctest: +SKIP
+        >>> print(recompute.apply(model))  # doctest: +SKIP
+
+    Source: Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174.
+    """
+    check(model, "apply")
+    given = [
+        name
+        for name, value in (("every", every), ("layers", layers), ("boundaries", boundaries))
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise ValueError("apply takes one of every, layers and boundaries, got " + ", ".join(given))
+    if layers is not None:
+        draft = _of_layers(model, layers)
+    else:
+        draft = _Planner(_cutter(model, every, boundaries)).plan(model)
+    if not any(segment.recomputed for segment in draft.segments):
+        raise ValueError(
+            "there is nothing to segment in %s: %s; try every=1, boundaries=[names of layers] or "
+            "layers=[names or classes of layers]"
+            % (model.name, "no place to cut, or nothing to save between them")
+        )
+    plan = Plan(
+        model.name,
+        tuple(draft.segments),
+        draft.plain,
+        None if draft.kept is None or draft.largest is None else draft.kept + draft.largest,
+    )
+    with _lock:
+        _detach(model)
+        for owner, method, replacement in draft.hooks:
+            setattr(replacement, _MARK, vars(owner).get(method))
+            vars(owner)[method] = replacement
+        _forget_compiled(model)
+    return plan
+
+
+def remove(model: Any) -> None:
+    """Undo ``apply``: the model, and every layer in it, is as it was before.
+
+    A model to which nothing was applied stays as it is.
+
+    Args:
+        model: A Keras 3 model.
+
+    Raises:
+        TypeError: If ``model`` is no Keras model.
+    """
+    check(model, "remove")
+    with _lock:
+        if _detach(model):
+            _forget_compiled(model)
+
+
+def is_applied(model: Any) -> bool:
+    """Tell whether any part of a model is recomputed because of ``apply``."""
+    return any(
+        hasattr(vars(owner).get(method), _MARK)
+        for owner in model_compat.everything_in(model)
+        for method in _METHODS
+    )
+
+
+def compiled_functions(model: Any) -> List[Tuple[Any, str, Any]]:
+    """List the functions that Keras has compiled for a model and those inside, to be put back."""
+    return [
+        (owner, name, getattr(owner, name))
+        for owner in model_compat.everything_in(model)
+        for name in _COMPILED
+        if getattr(owner, name, None) is not None
+    ]
+
+
+def put_back_compiled(functions: List[Tuple[Any, str, Any]]) -> None:
+    """Put compiled functions back after a change that was undone."""
+    for owner, name, function in functions:
+        setattr(owner, name, function)
+
+
+def check(model: Any, name: str) -> None:
+    """Refuse what is no built model of Keras 3; ``name`` is the function that needs one."""
+    kind: Any = getattr(sys.modules.get("keras"), "Model", ())
+    if not isinstance(model, kind):
+        raise TypeError(
+            "recompute.%s expects a built model of Keras 3 (keras.Model), got %r"
+            % (name, type(model).__module__ + "." + type(model).__name__)
+        )
+    engine_for(model.call, ())  # complains about another Keras
+    if name != "remove" and not model.built:
+        raise ValueError(
+            "the model %s is not built, so its layers are not known yet: call it on a batch or "
+            "model.build(input_shape) first" % model.name
+        )
+
+
+def _detach(model: Any) -> bool:
+    found = False
+    for owner in model_compat.everything_in(model):
+        for method in _METHODS:
+            replacement = vars(owner).get(method)
+            if hasattr(replacement, _MARK):
+                found = True
+                before = getattr(replacement, _MARK)
+                if before is None:
+                    del vars(owner)[method]
+                else:
+                    vars(owner)[method] = before
+    return found
+
+
+def _forget_compiled(model: Any) -> None:
+    """Make Keras trace its training step again."""
+    for owner, name, _ in compiled_functions(model):
+        setattr(owner, name, None)
+
+
+class _Draft(NamedTuple):
+    """What is to be done to a model, and what it costs."""
+
+    hooks: List[Tuple[Any, str, Callable[..., Any]]]
+    segments: List[Segment]
+    plain: Optional[int]
+    kept: Optional[int]
+    largest: Optional[int]
+
+
+class _Planner:
+    """Plans a model and the models inside it.
+
+    Args:
+        cut: Given a graph, says after which steps to cut, and whether this was asked for, so that
+            segments which save nothing are recomputed too.
+    """
+
+    def __init__(self, cut: _Cutter) -> None:
+        self._cut = cut
+        self._done: Dict[int, _Draft] = {}
+
+    def plan(self, model: Any) -> _Draft:
+        """Plan a model; one that is used in several places is planned once."""
+        if id(model) not in self._done:
+            graph = model_compat.graph_of(model)
+            if graph is not None:
+                self._done[id(model)] = self._plan_graph(model, graph)
+            elif self._cut.only_graphs:
+                self._done[id(model)] = _Draft([], [], None, None, None)
+            else:
+                self._done[id(model)] = self._plan_children(model)
+        return self._done[id(model)]
+
+    def _plan_graph(self, model: Any, functional: Any) -> _Draft:
+        graph = Graph(functional)
+        chain = graph.chain({})
+        cuts, asked = self._cut(graph, chain)
+        peak = chain.peak(chain.parts(cuts))
+        inner = self._inner(graph, chain, peak)
+        if inner:
+            sizes = {i: (d.kept or 0, d.largest or 0) for i, d in inner.items()}
+            with_inner = graph.chain(sizes)
+            inner_cuts, asked = self._cut(graph, with_inner)
+            if asked or with_inner.peak(with_inner.parts(inner_cuts)) < peak:
+                chain, cuts = with_inner, inner_cuts
+            else:
+                inner = {}
+        parts = chain.parts(cuts)
+        if len(parts) < 2 and not asked:
+            return _Draft([], [], chain.bytes, 0, chain.bytes)
+        hooks: Dict[Tuple[int, str], Tuple[Any, str, Callable[..., Any]]] = {}
+        segments: List[Segment] = []
+        recomputed = []
+        for part in parts:
+            draft = inner.get(part.start)
+            if draft is not None:
+                hooks.update({(id(o), name): (o, name, hook) for o, name, hook in draft.hooks})
+                segments.extend(s for s in draft.segments if s not in segments)
+                recomputed.append(False)
+                continue
+            recomputed.append(asked or part.frees > 0)
+            names = tuple(dict.fromkeys(s.name for s in chain.steps[part.start : part.stop]))
+            segments.append(Segment(model.name, names, part.bytes, part.kept, recomputed[-1]))
+        if any(recomputed):
+            hook = _graph_hook(graph, parts, recomputed)
+            hooks[id(functional), "_run_through_graph"] = functional, "_run_through_graph", hook
+        peak = chain.peak(parts)
+        kept = sum(part.kept for part in parts)
+        kept += sum(s.inner[0] for s in chain.steps if s.inner is not None)
+        return _Draft(list(hooks.values()), segments, chain.bytes, kept, peak - kept)
+
+    def _inner(self, graph: Graph, chain: Chain, peak: int) -> Dict[int, _Draft]:
+        """Plan the nested models that a plan around them cannot help, by their step."""
+        import keras
+
+        found = {}
+        for number, node in enumerate(graph.nodes):
+            model = node.operation
+            if not isinstance(model, keras.Model):
+                continue
+            if self._cut.wants(model) or 2 * chain.steps[number].bytes > peak:
+                draft = self.plan(model)
+                if any(segment.recomputed for segment in draft.segments):
+                    found[number] = draft
+        return found
+
+    def _plan_children(self, model: Any) -> _Draft:
+        import keras
+
+        hooks: List[Tuple[Any, str, Callable[..., Any]]] = []
+        segments: List[Segment] = []
+        total = len(leaves(model))
+        for child in model_compat.children(model):
+            if not child.weights and not model_compat.children(child):
+                continue
+            if isinstance(child, keras.Model) and 2 * len(leaves(child)) > total:
+                draft = self.plan(child)
+                if draft.hooks:
+                    hooks.extend(draft.hooks)
+                    segments.extend(draft.segments)
+                    continue
+            hooks.append((child, "call", _call_hook(child)))
+            segments.append(Segment(model.name, (child.name,), None, None))
+        return _Draft(hooks, segments, None, None, None)
+
+
+class _Cutter:
+    """The default: the cuts with the lowest peak."""
+
+    only_graphs = False
+
+    def __call__(self, graph: Graph, chain: Chain) -> Tuple[List[int], bool]:
+        return chain.best_cuts(), False
+
+    def wants(self, model: Any) -> bool:
+        """Tell whether to look into a nested model, however small."""
+        return False
+
+
+class _Every(_Cutter):
+    """A cut at every k-th cut point."""
+
+    only_graphs = True
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+
+    def __call__(self, graph: Graph, chain: Chain) -> Tuple[List[int], bool]:
+        cuts = chain.cut_points()[self._every - 1 :: self._every]
+        return cuts, bool(cuts)
+
+
+class _Boundaries(_Cutter):
+    """Cuts after given layers and tensors."""
+
+    only_graphs = True
+
+    def __init__(self, model: Any, boundaries: Sequence[Any]) -> None:
+        self._keys = set()
+        self._names = set()
+        names = [layer.name for layer in model_compat.everything_in(model)]
+        known = {
+            id(tensor)
+            for layer in model_compat.everything_in(model)
+            for node in _nodes(layer)
+            for tensor in node.outputs
+        }
+        for boundary in boundaries:
+            if isinstance(boundary, str):
+                if boundary not in names:
+                    raise ValueError(_unknown(model, boundary, names))
+                self._names.add(boundary)
+            elif hasattr(boundary, "_keras_history") or hasattr(boundary, "record_history"):
+                if id(boundary) not in known:
+                    raise ValueError(
+                        "the tensor %s in boundaries is not made in the graph of %s"
+                        % (boundary.name, model.name)
+                    )
+                self._keys.add(id(boundary))
+            elif getattr(boundary, "name", None) in names:
+                self._names.add(boundary.name)
+            else:
+                raise TypeError(
+                    "boundaries takes names of layers, layers of the model and symbolic tensors, "
+                    "got %r" % (boundary,)
+                )
+
+    def __call__(self, graph: Graph, chain: Chain) -> Tuple[List[int], bool]:
+        cuts = [i for i, node in enumerate(graph.nodes) if self._ends(node)]
+        return [cut for cut in cuts if cut < len(graph.nodes) - 1], bool(cuts)
+
+    def wants(self, model: Any) -> bool:
+        """Tell whether a boundary is somewhere inside."""
+        return any(
+            self._ends(node)
+            for layer in model_compat.everything_in(model)
+            for node in _nodes(layer)
+        )
+
+    def _ends(self, node: Any) -> bool:
+        return node.operation.name in self._names or any(id(t) in self._keys for t in node.outputs)
+
+
+def _nodes(layer: Any) -> List[Any]:
+    graph = model_compat.graph_of(layer)
+    return [] if graph is None else model_compat.nodes_of(graph)
+
+
+def _cutter(model: Any, every: Optional[int], boundaries: Any) -> _Cutter:
+    if every is None and boundaries is None:
+        return _Cutter()
+    if model_compat.graph_of(model) is None:
+        raise ValueError(
+            "%s has a call of its own and no graph of layers to cut by every or boundaries: use "
+            "layers=[names or classes of layers], or no option" % model.name
+        )
+    if boundaries is not None:
+        several = isinstance(boundaries, (list, tuple, set, frozenset))
+        return _Boundaries(model, boundaries if several else [boundaries])
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise ValueError("every must be a whole number of at least 1, got %r" % (every,))
+    return _Every(every)
+
+
+def _of_layers(model: Any, choice: Any) -> _Draft:
+    """Choose layers by class, name or predicate, wherever they are in a model."""
+    import keras
+
+    choices = list(choice) if isinstance(choice, (list, tuple, set, frozenset)) else [choice]
+    candidates = [
+        layer
+        for layer in model_compat.everything_in(model)
+        if layer is not model and not isinstance(layer, keras.layers.InputLayer)
+    ]
+    names = [layer.name for layer in candidates]
+    tests: List[Callable[[Any], bool]] = []
+    for wanted in choices:
+        if isinstance(wanted, str):
+            if wanted not in names:
+                raise ValueError(_unknown(model, wanted, names))
+            tests.append(functools.partial(_has_name, wanted))
+        elif inspect.isclass(wanted):
+            tests.append(functools.partial(_is_instance, wanted))
+        elif isinstance(wanted, keras.Layer):
+            if not any(layer is wanted for layer in candidates):
+                raise ValueError("the layer %s is not in the model %s" % (wanted.name, model.name))
+            tests.append(functools.partial(_is, wanted))
+        elif callable(wanted):
+            tests.append(wanted)
+        else:
+            raise TypeError(
+                "layers takes classes, names of layers and functions of a layer, got %r" % (wanted,)
+            )
+    hooks: List[Tuple[Any, str, Callable[..., Any]]] = []
+    segments: List[Segment] = []
+    inside = {id(model_compat.graph_of(model))}
+    for layer in candidates:  # a layer comes before those below it
+        if id(layer) not in inside and any(test(layer) for test in tests):
+            inside.update(id(below) for below in model_compat.everything_in(layer))
+            hooks.append((layer, "call", _call_hook(layer)))
+            segments.append(Segment(model.name, (layer.name,), None, None))
+    if not hooks:
+        raise ValueError(
+            "no layer of %s is chosen by layers=%r; it has layers of the classes %s"
+            % (model.name, choice, ", ".join(sorted({type(x).__name__ for x in candidates})))
+        )
+    return _Draft(hooks, segments, None, None, None)
+
+
+def _has_name(name: str, layer: Any) -> bool:
+    return bool(layer.name == name)
+
+
+def _is_instance(kind: type, layer: Any) -> bool:
+    return isinstance(layer, kind)
+
+
+def _is(wanted: Any, layer: Any) -> bool:
+    return layer is wanted
+
+
+def _unknown(model: Any, name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = "did you mean %s?" % " or ".join(near) if near else "model.summary() lists them"
+    return "the model %s has no layer %r; %s" % (model.name, name, hint)
+
+
+def _wanted() -> bool:
+    return switch.enabled(default=True) and not model_compat.is_only_inference()
+
+
+def _call_hook(layer: Any) -> Callable[..., Any]:
+    """Return what stands in for the ``call`` of a layer."""
+    plain = layer.call
+    if hasattr(plain, _MARK):  # the plan that is about to be replaced
+        plain = getattr(plain, _MARK) or type(layer).call.__get__(layer)
+
+    @functools.wraps(plain)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not _wanted():
+            return plain(*args, **kwargs)
+        return engine_for(plain, args).checkpointed_call(plain, args, kwargs, layers=(layer,))
+
+    call.autograph_info__ = {}  # type: ignore[attr-defined]
+    return call
+
+
+def _graph_hook(
+    graph: Graph, parts: Sequence[Part], recomputed: Sequence[bool]
+) -> Callable[..., Any]:
+    """Return what stands in for the ``_run_through_graph`` of a functional model."""
+    import keras
+
+    functional = graph.functional
+    plain = type(functional)._run_through_graph.__get__(functional)
+    nodes = [graph.nodes[part.start : part.stop] for part in parts]
+    layers = [
+        list({id(n.operation): n.operation for n in some if _is_layer(n)}.values())
+        for some in nodes
+    ]
+
+    @functools.wraps(plain)
+    def run(inputs: Any, operation_fn: Any = None, call_fn: Any = None) -> Any:
+        operation = operation_fn or _same
+        flat = keras.tree.flatten(inputs)
+        symbolic = any(isinstance(x, keras.KerasTensor) for x in flat)
+        if symbolic or call_fn is not None or not _wanted():
+            return plain(inputs, operation_fn=operation, call_fn=call_fn)
+        engine = engine_for(plain, ())
+        values = {id(symbol): x for symbol, x in zip(functional.inputs, flat)}
+        for i, part in enumerate(parts):
+            if not recomputed[i]:
+                run_nodes(functional, nodes[i], values, operation)
+                continue
+            segment = _segment(functional, nodes[i], part, operation)
+            tensors = [values[key] for key in part.takes]
+            given = engine.checkpointed_call(segment, (tensors,), {}, layers=layers[i])
+            values.update(zip(part.gives, given))
+        outputs = [values[id(symbol)] for symbol in functional.outputs]
+        return keras.tree.pack_sequence_as(model_compat.outputs_struct(functional), outputs)
+
+    run.autograph_info__ = {}  # type: ignore[attr-defined]
+    return run
+
+
+def _segment(
+    functional: Any, nodes: Sequence[Any], part: Part, operation: Callable[[Any], Any]
+) -> Callable[..., Any]:
+    """Return a function from the tensors a part takes to those it gives."""
+
+    def segment(tensors: Sequence[Any]) -> List[Any]:
+        values = dict(zip(part.takes, tensors))
+        run_nodes(functional, nodes, values, operation)
+        return [values[key] for key in part.gives]
+
+    segment.autograph_info__ = {}  # type: ignore[attr-defined]
+    segment.__qualname__ = "the segment %s .. %s of %s" % (
+        nodes[0].operation.name,
+        nodes[-1].operation.name,
+        functional.name,
+    )
+    return segment
+
+
+def _is_layer(node: Any) -> bool:
+    import keras
+
+    return isinstance(node.operation, keras.Layer)
+
+
+def _same(operation: Any) -> Any:
+    return operation

@@ -1,0 +1,94 @@
+"""Private parts of Keras 3 that ``apply`` and ``verify`` need, and nobody else.
+
+Each function says what it stands for. Keras is imported when a function runs, never before.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Tuple
+
+from perftricks.recompute.engines import compat
+
+
+def graph_of(layer: Any) -> Any:
+    """Return the graph that a layer runs when it is called, or None if it has a call of its own.
+
+    It is a Functional model itself, or the one that a built Sequential keeps inside.
+    """
+    import keras
+    from keras.src.models.functional import Functional
+
+    if isinstance(layer, keras.Sequential):
+        return layer._functional if type(layer).call is keras.Sequential.call else None
+    if isinstance(layer, Functional):
+        return layer if type(layer).call is Functional.call else None
+    return None
+
+
+def nodes_of(graph: Any) -> List[Any]:
+    """List the calls of layers in a graph, in the order in which Keras makes them."""
+    known = {id(tensor) for tensor in graph.inputs}
+    nodes = []
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if not node.operation or node.is_input:
+                continue
+            if all(id(tensor) in known for tensor in node.input_tensors):
+                known.update(id(tensor) for tensor in node.outputs)
+                nodes.append(node)
+    return nodes
+
+
+def arguments(node: Any, values: Dict[int, Any]) -> Tuple[Any, Any]:
+    """Return the arguments of a call, given the values of tensors by the ids of their symbols."""
+    args, kwargs = node.arguments.fill_in(values)
+    return args, kwargs
+
+
+def operation_of(graph: Any, node: Any) -> Any:
+    """Return what a node calls."""
+    find = getattr(graph, "_get_operation_for_node", None)
+    return node.operation if find is None else find(node)
+
+
+def outputs_struct(graph: Any) -> Any:
+    """Return the nested structure of symbols that a graph returns."""
+    return graph._outputs_struct
+
+
+def children(layer: Any) -> List[Any]:
+    """List the layers directly below a layer."""
+    found: List[Any] = list(layer._flatten_layers(include_self=False, recursive=False))
+    return found
+
+
+def everything_in(model: Any) -> List[Any]:
+    """List a model, all layers below it and the graphs that Sequentials keep inside, each once."""
+    found: Dict[int, Any] = {}
+    for layer in compat.flat_layers(model):
+        found[id(layer)] = layer
+        graph = graph_of(layer)
+        if graph is not None:
+            found[id(graph)] = graph
+    return list(found.values())
+
+
+def is_only_inference() -> bool:
+    """Tell whether nobody can ask for gradients of what runs now.
+
+    TensorFlow builds a graph for ``predict`` and for export without a tape and with ``training``
+    off; there a custom gradient would only be in the way. JAX and torch have nothing to leave out:
+    without gradients, what is checkpointed runs as it is.
+    """
+    if compat.keras_backend() != "tensorflow" or compat.tensorflow_record().could_possibly_record():
+        return False
+    context = compat.keras_thread_state().get("current_call_ctx")
+    return not getattr(context, "training", None)
+
+
+def global_random_state() -> List[Any]:
+    """List the variables of random number generators that belong to no layer."""
+    from keras.src.backend.common import global_state
+
+    seed = global_state.get_global_attribute("global_seed_generator")
+    return [] if seed is None else [seed.state]

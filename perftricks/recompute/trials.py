@@ -1,0 +1,199 @@
+"""Forward and backward passes of a model on each framework, for ``verify``.
+
+Nothing is updated but the state that a forward pass updates.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+import keras
+import numpy as np
+
+from perftricks.recompute import model_compat
+from perftricks.recompute.engines import compat
+from perftricks.recompute.engines.python_state import Attributes
+
+Arrays = Dict[Tuple[str, str], Any]  # by kind (loss, gradient, state) and name
+
+
+class Result(NamedTuple):
+    """What a pass has produced.
+
+    Attributes:
+        arrays: Loss, gradients and state, as arrays.
+        peak: The most bytes in use at once, or None if that cannot be told.
+        how: How that was measured, or why it was not.
+    """
+
+    arrays: Arrays
+    peak: Optional[int]
+    how: str
+
+
+class Snapshot:
+    """Everything a pass may change: variables, attributes of layers, sources of random numbers.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        variables = [*model.variables, *model.metrics_variables]
+        variables += model_compat.global_random_state()
+        self._values = [(v, to_array(v)) for v in variables]
+        self._attributes = Attributes(model_compat.everything_in(model))
+        self._random = random.getstate(), np.random.get_state()
+        self._torch = TorchRandom()
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for variable, value in self._values:
+            if not same_bits(to_array(variable), value):
+                variable.assign(value)
+        self._attributes.restore()
+        random.setstate(self._random[0])
+        np.random.set_state(self._random[1])
+        self._torch.restore()
+
+
+class TorchRandom:
+    """The state of torch's own random numbers at one moment; nothing on other backends."""
+
+    def __init__(self) -> None:
+        self._state = None
+        if compat.keras_backend() == "torch":
+            import torch
+
+            devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+            self._state = torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in devices]
+
+    def restore(self) -> None:
+        """Put it back."""
+        if self._state is not None:
+            import torch
+
+            torch.set_rng_state(self._state[0])
+            for device, state in enumerate(self._state[1]):
+                torch.cuda.set_rng_state(state, device)
+
+
+def run(model: Any, compute_loss: Callable[[Any], Any], x: Any, steps: int) -> Result:
+    """Run forward and backward passes.
+
+    Args:
+        model: A built model.
+        compute_loss: Takes what the model returns and returns a scalar.
+        x: The inputs of the model, as tensors.
+        steps: How many passes; the state is carried on from one to the next.
+    """
+    arrays: Arrays = {}
+    passes = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[compat.keras_backend()]
+    state = [v for v in model.variables if not _in(v, model.trainable_variables)]
+    measured = passes(model, compute_loss, x, state, steps)
+    for number, (loss, gradients, values) in enumerate(measured.passes, 1):
+        at = " at step %d" % number if steps > 1 else ""
+        arrays["loss", "loss" + at] = to_array(loss)
+        for variable, gradient in zip(model.trainable_variables, gradients):
+            if gradient is not None:
+                arrays["gradient", _name(variable, model) + at] = to_array(gradient)
+        for variable, value in zip(state, values):
+            arrays["state", _name(variable, model) + at] = to_array(value)
+    return Result(arrays, measured.peak, measured.how)
+
+
+def to_array(x: Any) -> Any:
+    """Return a tensor or a variable as an array of its own."""
+    return np.array(keras.ops.convert_to_numpy(x))
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    """Tell whether two arrays are the same, bit by bit."""
+    return bool(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
+
+
+def _in(x: Any, things: List[Any]) -> bool:
+    return any(x is thing for thing in things)
+
+
+def _name(variable: Any, model: Any) -> str:
+    """Return the path of a variable, with its number where another one has the same path."""
+    twins = [v for v in model.variables if v.path == variable.path]
+    if len(twins) == 1:
+        return str(variable.path)
+    return "%s (%d)" % (variable.path, [v is variable for v in twins].index(True) + 1)
+
+
+class _Measured(NamedTuple):
+    passes: List[Tuple[Any, List[Any], List[Any]]]
+    peak: Optional[int]
+    how: str
+
+
+def _tensorflow(model: Any, compute_loss: Any, x: Any, state: Any, steps: int) -> _Measured:
+    import tensorflow as tf
+
+    devices = ["GPU:%d" % i for i, _ in enumerate(tf.config.list_logical_devices("GPU"))]
+    for device in devices:
+        tf.config.experimental.reset_memory_stats(device)
+    passes = []
+    for _ in range(steps):
+        with tf.GradientTape() as tape:
+            loss = compute_loss(model(x, training=True))
+        variables = [v.value for v in model.trainable_variables]
+        gradients = [
+            g if g is None else tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)
+        ]
+        passes.append((loss, gradients, [to_array(v) for v in state]))
+    if not devices:
+        return _Measured(passes, None, "not measured: TensorFlow counts memory on GPUs only")
+    peak = max(tf.config.experimental.get_memory_info(device)["peak"] for device in devices)
+    return _Measured(passes, peak, "TensorFlow's counter of the GPU, weights included")
+
+
+def _torch(model: Any, compute_loss: Any, x: Any, state: Any, steps: int) -> _Measured:
+    import torch
+
+    on_gpu = any(v.value.is_cuda for v in model.variables)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    passes = []
+    for _ in range(steps):
+        loss = compute_loss(model(x, training=True))
+        variables = [v.value for v in model.trainable_variables]
+        gradients = torch.autograd.grad(loss, variables, allow_unused=True)
+        passes.append((loss.detach(), list(gradients), [to_array(v) for v in state]))
+    if not on_gpu:
+        return _Measured(passes, None, "not measured: torch counts memory on GPUs only")
+    peak = torch.cuda.max_memory_allocated()
+    return _Measured(passes, peak, "torch's counter of the GPU, weights included")
+
+
+def _jax(model: Any, compute_loss: Any, x: Any, state: Any, steps: int) -> _Measured:
+    import jax
+
+    trainable = list(model.trainable_variables)
+
+    def compute(values: Any, states: Any) -> Any:
+        mapping = [*zip(trainable, values), *zip(state, states)]
+        with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
+            loss = compute_loss(model(x, training=True))
+            after = [scope.get_current_value(v) for v in state]
+        return loss, [old if new is None else new for old, new in zip(states, after)]
+
+    both = jax.value_and_grad(compute, has_aux=True)
+    values = [v.value for v in trainable]
+    states = [v.value for v in state]
+    # The whole program as XLA would run it tells the memory. It is not what is compared: XLA fuses
+    # operations in other groups when some are there twice, which rounds differently.
+    memory = jax.jit(both).lower(values, states).compile().memory_analysis()
+    passes = []
+    for _ in range(steps):
+        with jax.disable_jit():
+            (loss, states), gradients = both(values, states)
+        passes.append((loss, gradients, states))
+    if memory is None:
+        return _Measured(passes, None, "not measured: this XLA has no memory_analysis()")
+    how = "XLA's buffer assignment (memory_analysis), weights not included"
+    return _Measured(passes, int(memory.temp_size_in_bytes), how)

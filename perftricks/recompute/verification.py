@@ -1,0 +1,348 @@
+"""``verify``: run a model plainly and recomputed from the same start, and compare everything."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+from perftricks.recompute import model as models
+from perftricks.recompute import model_compat, switch
+from perftricks.recompute.plans import readable_size
+
+_ULPS = 64
+# A gradient that is all rounding noise around zero (a bias before batch normalization) has nothing
+# to be measured by but the other gradients.
+_NOISE = 1e-3
+_EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+
+
+class Difference(NamedTuple):
+    """How far a quantity is from that of the plain run.
+
+    Attributes:
+        kind: ``loss``, ``gradient`` or ``state``.
+        name: The path of the variable.
+        absolute: The largest absolute difference.
+        relative: The same as a share of the largest number in the quantity (or of a thousandth of
+            the largest in all of its kind, if that is more).
+        bitwise: Whether all bits are equal.
+    """
+
+    kind: str
+    name: str
+    absolute: float
+    relative: float
+    bitwise: bool
+
+
+class Verification(NamedTuple):
+    """What ``verify`` found. ``str(verification)`` is a report.
+
+    Attributes:
+        model: The name of the model.
+        differences: One for the loss, each gradient and each state variable, of each step.
+        tolerance: The relative difference up to which a quantity counts as equal.
+        repeatable: Whether a second plain run gave the same bits as the first.
+        plain_peak: Bytes at the peak of the plain run, or None if not measured.
+        recomputed_peak: The same, recomputed.
+        memory: How memory was measured, or why it was not.
+        suspects: Layers that return something else when they are run again from the same state:
+            their call is not deterministic in a way that can be replayed.
+    """
+
+    model: str
+    differences: Tuple[Difference, ...]
+    tolerance: float
+    repeatable: bool
+    plain_peak: Optional[int]
+    recomputed_peak: Optional[int]
+    memory: str
+    suspects: Tuple[str, ...]
+
+    @property
+    def bitwise(self) -> bool:
+        """Whether every bit is the same."""
+        return all(difference.bitwise for difference in self.differences)
+
+    @property
+    def ok(self) -> bool:
+        """Whether loss, gradients and state are the same, within ``tolerance``."""
+        return all(
+            difference.bitwise or difference.relative <= self.tolerance
+            for difference in self.differences
+        )
+
+    def worst(self, kind: str) -> Optional[Difference]:
+        """Return the largest difference of a kind (``loss``, ``gradient``, ``state``)."""
+        some = [difference for difference in self.differences if difference.kind == kind]
+        return max(some, key=lambda d: (not d.bitwise, d.relative), default=None)
+
+    def __str__(self) -> str:
+        verdict = "the same, bit by bit" if self.bitwise else "NOT the same"
+        if self.ok and not self.bitwise:
+            verdict = "the same within rounding (relative tolerance %.1e)" % self.tolerance
+        lines = ["%s, recomputed and plain: %s" % (self.model, verdict)]
+        for kind in ("loss", "gradient", "state"):
+            some = [difference for difference in self.differences if difference.kind == kind]
+            worst = self.worst(kind)
+            if worst is None:
+                continue
+            text = (
+                "%-8s  %4d compared, %4d equal bit by bit; largest difference %.2g, relative %.2g"
+            )
+            equal = sum(difference.bitwise for difference in some)
+            line = text % (kind, len(some), equal, worst.absolute, worst.relative)
+            lines.append(line if worst.bitwise else "%s, in %s" % (line, worst.name))
+        if self.plain_peak is None or self.recomputed_peak is None:
+            lines.append("peak memory " + self.memory)
+        else:
+            lines.append(
+                "peak memory %s plain, %s recomputed (%s)"
+                % (
+                    readable_size(self.plain_peak),
+                    readable_size(self.recomputed_peak),
+                    self.memory,
+                )
+            )
+        if not self.repeatable:
+            lines.append("two plain runs from the same state differ as well")
+        if self.suspects:
+            lines.append(
+                "run twice from the same state, these return something else (do they use random "
+                "numbers other than keras.random?): " + ", ".join(self.suspects)
+            )
+        return "\n".join(lines)
+
+
+def verify(
+    model: Any,
+    x: Any,
+    y: Any,
+    *,
+    loss: Any = None,
+    sample_weight: Any = None,
+    steps: int = 1,
+    tolerance: Optional[float] = None,
+) -> Verification:
+    """Compare a recomputed run of a model with a plain one: loss, gradients, state and memory.
+
+    Both start from the same weights, state and seeds, and run eagerly, operation by operation (on
+    JAX too, which is slow there for a large model), in training mode. The model and the random numbers are left as they were found. What is recomputed
+    is what ``apply`` has chosen and what is decorated with ``recompute_grad``; where there is
+    neither, the default of ``apply`` is used for the time of the run.
+
+    Args:
+        model: A built Keras 3 model.
+        x: One batch of its inputs, as for ``model.train_on_batch``.
+        y: The targets.
+        loss: A Keras loss, its name, or a function of ``y`` and of what the model returns. By
+            default the loss the model is compiled with.
+        sample_weight: Weights of the samples, shape ``(batch,)``.
+        steps: Forward and backward passes in a row; the state is carried on, weights stay.
+        tolerance: The largest relative difference that counts as equal. By default 64 units in the
+            last place of the precision in which the model computes, but 4 in half precision.
+
+    Returns:
+        The differences; ``print`` it for a report, ask ``.ok`` for the verdict.
+
+    Raises:
+        TypeError: If ``model`` is no Keras model.
+        ValueError: If it is not built, or there is no loss; or as ``apply``.
+
+    Example:
+        >>> from perftricks import recompute
+        >>> assert recompute.verify(model, x, y, loss="mse").ok  # doctest: +SKIP
+    """
+    models.check(model, "verify")
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise ValueError("steps must be a whole number of at least 1, got %r" % (steps,))
+    if loss is None and not getattr(model, "compiled", False):
+        raise ValueError(
+            "verify needs a loss: pass loss='mse' or the like, or compile %s with one" % model.name
+        )
+    from perftricks.recompute import trials
+
+    x, y, sample_weight = _tensors(x), _tensors(y), _tensors(sample_weight)
+    compute_loss = _loss(model, loss, x, y, sample_weight)
+    ours = not models.is_applied(model) and not _is_decorated(model)
+    before = models.compiled_functions(model)
+    try:
+        if ours:
+            models.apply(model)
+        snapshot = trials.Snapshot(model)
+
+        def run(on: bool) -> Any:
+            try:
+                with switch.recompute_scope(on):
+                    return trials.run(model, compute_loss, x, steps)
+            finally:
+                snapshot.restore()
+
+        plain, again, recomputed = run(False), run(False), run(True)
+        differences = _compare(plain.arrays, recomputed.arrays)
+        allowed = _tolerance(model) if tolerance is None else tolerance
+        exact = all(d.bitwise or d.relative <= allowed for d in differences)
+        suspects: Tuple[str, ...] = ()
+        if not exact:
+            try:
+                with switch.recompute_scope(False):
+                    suspects = _suspects(model, x)
+            finally:
+                snapshot.restore()
+    finally:
+        if ours:
+            models.remove(model)
+        models.put_back_compiled(before)
+    return Verification(
+        model.name,
+        tuple(differences),
+        allowed,
+        all(d.bitwise for d in _compare(plain.arrays, again.arrays)),
+        plain.peak,
+        recomputed.peak,
+        recomputed.how,
+        suspects,
+    )
+
+
+def _tensors(structure: Any) -> Any:
+    import keras
+
+    return keras.tree.map_structure(
+        lambda leaf: leaf if leaf is None else keras.ops.convert_to_tensor(leaf), structure
+    )
+
+
+def _loss(model: Any, loss: Any, x: Any, y: Any, sample_weight: Any) -> Callable[[Any], Any]:
+    import keras
+
+    if loss is None:
+        return lambda outputs: model.compute_loss(
+            x=x, y=y, y_pred=outputs, sample_weight=sample_weight
+        )
+    function = keras.losses.get(loss)
+
+    def compute(outputs: Any) -> Any:
+        if isinstance(function, keras.losses.Loss):
+            value = function(y, outputs, sample_weight=sample_weight)
+        else:
+            each = function(y, outputs)
+            value = keras.ops.mean(each if sample_weight is None else each * sample_weight)
+        for extra in model.losses:
+            value = value + keras.ops.cast(keras.ops.sum(extra), value.dtype)
+        return value
+
+    return compute
+
+
+def _is_decorated(model: Any) -> bool:
+    """Tell whether the call of a layer is decorated with recompute_grad."""
+    return any(
+        hasattr(type(layer).call, "__wrapped__") and hasattr(type(layer).call, "autograph_info__")
+        for layer in model_compat.everything_in(model)
+    )
+
+
+def _tolerance(model: Any) -> float:
+    precision = str(model.compute_dtype)
+    return _EPSILON.get(precision, 2.0**-23) * (4 if precision.endswith("16") else _ULPS)
+
+
+def _compare(plain: Any, other: Any) -> List[Difference]:
+    import numpy as np
+
+    from perftricks.recompute.trials import same_bits
+
+    sizes: Dict[str, float] = {}
+    for (kind, _), a in plain.items():
+        largest = float(np.abs(a.astype("float64")).max(initial=0.0))
+        sizes[kind] = max(sizes.get(kind, 0.0), largest if np.isfinite(largest) else 0.0)
+    found = []
+    for kind, name in sorted(plain.keys() | other.keys()):
+        a, b = plain.get((kind, name)), other.get((kind, name))
+        if a is None or b is None or a.shape != b.shape:
+            found.append(Difference(kind, name, float("inf"), float("inf"), False))
+            continue
+        bitwise = same_bits(a, b)
+        wide = a.astype("float64")
+        with np.errstate(invalid="ignore"):
+            gap = np.where(wide == b, 0.0, np.abs(wide - b.astype("float64")))
+        gap[np.isnan(wide) & np.isnan(b.astype("float64"))] = 0.0
+        absolute = float(gap.max(initial=0.0)) if not np.isnan(gap).any() else float("inf")
+        scale = float(np.abs(wide).max(initial=0.0))
+        # State is compared by itself: seeds are large numbers, and whole.
+        noise = 0.0 if kind == "state" else _NOISE * sizes[kind]
+        scale = max(scale if np.isfinite(scale) else 0.0, noise)
+        whole = a.dtype.kind in "iub"
+        relative = 0.0 if absolute == 0 else float("inf")
+        if absolute and scale and not whole:
+            relative = absolute / scale
+        found.append(Difference(kind, name, absolute, relative, bitwise))
+    return found
+
+
+def _suspects(model: Any, x: Any) -> Tuple[str, ...]:
+    """Run each layer of a forward pass twice from the same state; name those that differ."""
+    import keras
+
+    from perftricks.recompute.engines.python_state import Attributes
+    from perftricks.recompute.trials import TorchRandom, same_bits, to_array
+
+    flagged: List[Any] = []
+    probing: List[Any] = []
+    owners = [
+        layer
+        for layer in model_compat.everything_in(model)
+        if layer is not model and not isinstance(layer, keras.layers.InputLayer)
+    ]
+
+    def probe(layer: Any) -> Callable[..., Any]:
+        plain = layer.call
+        attributes = Attributes(model_compat.everything_in(layer))
+
+        def twice(*args: Any, **kwargs: Any) -> Any:
+            if probing:
+                return plain(*args, **kwargs)
+            probing.append(layer)
+            results = []
+            torch_random = TorchRandom()  # replayed too; Keras' dropout uses it there
+            try:
+                for _ in range(2):
+                    with keras.StatelessScope():
+                        outputs = keras.tree.flatten(plain(*args, **kwargs))
+                    results.append([to_array(t) for t in outputs if keras.ops.is_tensor(t)])
+                    attributes.restore()
+                    torch_random.restore()
+            finally:
+                probing.pop()
+            first, second = results
+            if len(first) != len(second) or not all(map(same_bits, first, second)):
+                flagged.append(layer)
+            return plain(*args, **kwargs)
+
+        return twice
+
+    saved = [(vars(layer), vars(layer).get("call")) for layer in owners]
+    for layer in owners:
+        replacement = probe(layer)
+        vars(layer)["call"] = replacement
+    try:
+        model(x, training=True)
+    finally:
+        for namespace, call in saved:
+            namespace.pop("call", None)
+            if call is not None:
+                namespace["call"] = call
+    inner = [
+        layer
+        for layer in flagged
+        if not any(below is not layer and _in(below, flagged) for below in _below(layer))
+    ]
+    return tuple(dict.fromkeys("%s (%s)" % (x.name, type(x).__name__) for x in inner))
+
+
+def _below(layer: Any) -> List[Any]:
+    return model_compat.everything_in(layer)
+
+
+def _in(x: Any, things: List[Any]) -> bool:
+    return any(x is thing for thing in things)
