@@ -39,6 +39,7 @@ class Method(str, Enum):
     NAIVE = "naive"
     BATCHED = "batched"
     PARALLEL = "parallel"
+    COMPILED = "compiled"
 
 
 class Mode(str, Enum):
