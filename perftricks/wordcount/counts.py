@@ -29,6 +29,8 @@ class RunInfo:
         note: Why the method is not "compiled", where the choice was left open; else empty.
         verified: How many documents were counted once more by jieba, with the same result.
         ngrams: How many tokens make up what was counted.
+        resumed: "resumed" if a run that was killed went on from its checkpoint, "complete" if the
+            checkpoint held all of it; else empty.
     """
 
     method: str
@@ -43,6 +45,7 @@ class RunInfo:
     note: str = ""
     verified: int = 0
     ngrams: int = 1
+    resumed: str = ""
 
     @property
     def megabytes_per_second(self) -> float:

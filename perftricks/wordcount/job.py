@@ -11,16 +11,18 @@ Three methods are those of https://kexue.fm/archives/7031, and all give the same
 from __future__ import annotations
 
 import codecs
+import contextlib
 import itertools
 import math
 import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from perftricks.parallel import available_cores, parallel_count
+from perftricks.wordcount.checkpoint import SECONDS, Checkpoint, State, identity_of
 from perftricks.wordcount.counts import RunInfo, WordCounts
 from perftricks.wordcount.documents import Document, ReadOptions, read_documents
 from perftricks.wordcount.errors import OptionError
@@ -178,6 +180,8 @@ def count_files(
     ngrams: int = 1,
     verify: int = 0,
     verify_seed: int | None = None,
+    checkpoint: PathLike | None = None,
+    checkpoint_seconds: float = SECONDS,
 ) -> WordCounts:
     r"""Count the words of files and folders, plain or compressed (.gz, .bz2, .xz, .zst).
 
@@ -210,6 +214,9 @@ def count_files(
         ngrams: See there.
         verify: See there.
         verify_seed: See there.
+        checkpoint: A folder for snapshots, with method "compiled": a run that was killed goes on
+            where it was when it is started again with the same files and options.
+        checkpoint_seconds: Take a snapshot this often.
 
     Returns:
         The table. ``documents`` and ``tokens`` say what was counted, before words were left out.
@@ -243,6 +250,7 @@ def count_files(
             verify_seed,
         ),
         TableFilter.make(stop_words, min_count, min_length),
+        None if checkpoint is None else Checkpoint(checkpoint, checkpoint_seconds),
     )
     job.check()
     return job.run(progress)
@@ -257,12 +265,14 @@ class FileJob:
         options: How they are read.
         settings: How they are counted.
         table_filter: What is left out of the table.
+        checkpoint: Where snapshots are taken.
     """
 
     corpus: Corpus
     options: ReadOptions
     settings: Settings
     table_filter: TableFilter
+    checkpoint: Checkpoint | None = None
 
     def check(self) -> None:
         """Check that the parts go together.
@@ -272,6 +282,19 @@ class FileJob:
         """
         self.settings.check()
         self.options.check(self.corpus.sources)
+        if self.checkpoint is None:
+            return
+        if self.settings.method not in ("compiled", None):
+            raise OptionError(
+                f"a checkpoint is for method 'compiled'; method is {self.settings.method!r}"
+            )
+        if self.settings.verify:
+            raise OptionError("verify needs all documents in one run; leave it or checkpoint out")
+        reason = why_not(self.settings.spec)
+        if reason is not None:
+            raise OptionError(
+                f"a checkpoint needs method 'compiled', which cannot be used: {reason}"
+            )
 
     def feed(self) -> FileFeed:
         """Return the documents."""
@@ -279,7 +302,27 @@ class FileJob:
 
     def run(self, progress: Progress | None = None) -> WordCounts:
         """Count and return the table; see :func:`count_files`."""
-        return self.table_filter.apply(run(self.feed(), self.settings, progress))
+        if self.checkpoint is None:
+            return self.table_filter.apply(run(self.feed(), self.settings, progress))
+        settings = replace(self.settings, method="compiled")
+        counts = run(
+            self.feed(), settings, progress, checkpoint=self.checkpoint, identify=self._identity
+        )
+        return self.table_filter.apply(counts)
+
+    def _identity(self, engine: Engine) -> dict[str, Any]:
+        settings = self.settings
+        return identity_of(
+            self.corpus,
+            self.options,
+            {
+                "mode": settings.spec.mode,
+                "hmm": settings.spec.hmm,
+                "ngrams": settings.ngrams,
+                "document_frequency": settings.document_frequency,
+            },
+            engine,
+        )
 
 
 @dataclass(frozen=True)
@@ -487,24 +530,38 @@ class FileFeed:
         """Let the kernel count all documents; it reads text in UTF-8 itself."""
         options = self._options
         is_utf8 = codecs.lookup(options.encoding).name == "utf-8" and options.errors == "strict"
-        for source in self._sources:
+        for index, source in enumerate(self._sources):
+            if not run.begin(index, self.meter):
+                continue
             if source.format == "text" and is_utf8:
                 run.count_source(source, options, self.meter)
             else:
                 run.count_documents(read_documents(source, options, self.meter), source.name)
+            run.end(self.meter, last=index == len(self._sources) - 1)
 
 
 # How many times larger compressed text usually is than it looks.
 _COMPRESSION = 3
 
 
-def run(feed: Feed, settings: Settings, progress: Progress | None = None) -> WordCounts:
+def run(
+    feed: Feed,
+    settings: Settings,
+    progress: Progress | None = None,
+    *,
+    engine: Engine | None = None,
+    checkpoint: Checkpoint | None = None,
+    identify: Callable[[Engine], dict[str, Any]] = lambda engine: {},
+) -> WordCounts:
     """Count the documents of a feed.
 
     Args:
         feed: The documents.
         settings: How to count; checked already.
         progress: Called with the bytes done and the bytes there are.
+        engine: The kernel for method "compiled", if it is loaded already.
+        checkpoint: Where method "compiled" takes snapshots.
+        identify: Says what must not change between the parts of a run.
 
     Returns:
         The whole table, with a :class:`RunInfo` that says how it was made.
@@ -513,11 +570,18 @@ def run(feed: Feed, settings: Settings, progress: Progress | None = None) -> Wor
     if progress is not None:
         progress(0, feed.total)
     workers = settings.workers or available_cores()
-    engine, note = _find_engine(feed, settings, workers)
+    note = resumed = ""
+    if engine is None:
+        engine, note = _find_engine(feed, settings, workers)
     if engine is None:
         counted = _run_pure(feed, settings, workers, progress)
     else:
-        counted = _run_compiled(engine, feed, settings, workers, progress)
+        with contextlib.ExitStack() as stack:
+            state = State()
+            if checkpoint is not None:
+                state = stack.enter_context(checkpoint.opened(identify(engine)))
+            resumed = "complete" if state.complete else "resumed" if state.documents else ""
+            counted = _run_compiled(engine, feed, settings, workers, progress, checkpoint, state)
     info = RunInfo(
         method=counted.method,
         workers=counted.workers,
@@ -531,6 +595,7 @@ def run(feed: Feed, settings: Settings, progress: Progress | None = None) -> Wor
         note=note,
         verified=counted.verified,
         ngrams=settings.ngrams,
+        resumed=resumed,
     )
     return WordCounts(
         counted.counts,
@@ -572,7 +637,13 @@ def _find_engine(feed: Feed, settings: Settings, workers: int) -> tuple[Engine |
 
 
 def _run_compiled(
-    engine: Engine, feed: Feed, settings: Settings, workers: int, progress: Progress | None
+    engine: Engine,
+    feed: Feed,
+    settings: Settings,
+    workers: int,
+    progress: Progress | None,
+    checkpoint: Checkpoint | None,
+    state: State,
 ) -> _Counted:
     def delivered() -> None:
         if progress is not None:
@@ -589,7 +660,10 @@ def _run_compiled(
         threads=workers,
         delivered=delivered,
         sampler=sampler,
+        checkpoint=checkpoint,
+        state=state,
     )
+    feed.meter.text, feed.meter.stored = state.text, state.stored
     feed.give(kernel_run)
     delivered()
     counts, frequency = kernel_run.tables()

@@ -11,8 +11,9 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from perftricks.wordcount.checkpoint import Checkpoint, State
 from perftricks.wordcount.counts import LazyTable
 from perftricks.wordcount.documents import ReadOptions
 from perftricks.wordcount.errors import OptionError
@@ -108,6 +109,8 @@ class KernelRun:
         threads: How many threads count.
         delivered: Called after each piece.
         sampler: Takes documents to count once more.
+        checkpoint: Where to take snapshots.
+        state: Where the run before was.
     """
 
     def __init__(
@@ -121,6 +124,8 @@ class KernelRun:
         threads: int,
         delivered: Callable[[], object],
         sampler: Sampler | None,
+        checkpoint: Checkpoint | None = None,
+        state: State | None = None,
     ) -> None:
         self._engine = engine
         self._keys = keys
@@ -135,15 +140,36 @@ class KernelRun:
         self._delivered = delivered
         self._sampler = sampler
         self._counters: dict[Newline, TextCounter] = {}
-        self._continued = 0  # pieces that end inside a document, which counters take for its end
-        self._odd: Counter[Any] = Counter()
-        self._odd_documents = 0
+        self._checkpoint = checkpoint
+        # In it are counted the pieces that end inside a document, which counters take for its end.
+        self._state = State() if state is None else state
+        self._odd: Counter[Any] = Counter({_as_key(key): n for key, n in self._state.odd})
+        if checkpoint is not None:
+            for newline, table in checkpoint.tables(self._state, engine).items():
+                counter = self._counter(cast("Newline", newline))
+                counter.resume(table, self._state.documents[newline])
 
     @property
     def documents(self) -> int:
         """How many documents have been counted."""
         fed = sum(counter.documents for counter in self._counters.values())
-        return fed - self._continued + self._odd_documents
+        return fed - self._state.continued + self._state.odd_documents
+
+    def begin(self, index: int, meter: Meter) -> bool:
+        """Begin a source; return False if it was counted before."""
+        if index < self._state.source:
+            return False
+        self._state.text, self._state.stored = meter.text, meter.stored
+        return True
+
+    def end(self, meter: Meter, *, last: bool) -> None:
+        """End a source."""
+        self._state.source += 1
+        self._state.offset = 0
+        self._state.text, self._state.stored = meter.text, meter.stored
+        if last:
+            self._state.complete = True
+            self._save()
 
     def count_source(self, source: Source, options: ReadOptions, meter: Meter) -> None:
         """Count a text file in UTF-8."""
@@ -152,7 +178,9 @@ class KernelRun:
         newline: Newline = "crlf" if options.document == "line" else "none"
         counter = self._counter(newline)
         find_cut = None if self._whole else counter.find_cut
-        for piece in read_pieces(source, options.document, meter, find_cut):
+        offset = self._state.offset
+        for piece in read_pieces(source, options.document, meter, find_cut, offset=offset):
+            self._save_if_due()  # not behind the last piece: the file would seem to go on
             try:
                 counter.feed(piece.data)
             except InvalidUTF8 as error:
@@ -160,7 +188,8 @@ class KernelRun:
                 raise not_the_encoding(
                     source, options.encoding, byte, piece.offset + error.offset
                 ) from None
-            self._continued += not piece.ends
+            self._state.offset = piece.offset + len(piece.data)
+            self._state.continued += not piece.ends
             if self._sampler is not None:
                 self._sampler.take_piece(source.name, piece.data, newline)
             self._delivered()
@@ -173,19 +202,38 @@ class KernelRun:
             name: Where they come from.
         """
         counter = self._counter("byte")
+        documents = itertools.islice(documents, self._state.offset, None)
         for buffer in _buffers(self._encoded(documents, name)):
             counter.feed(buffer)
+            self._save_if_due()
             self._delivered()
+
+    def _save_if_due(self) -> None:
+        if self._checkpoint is not None and self._checkpoint.is_due():
+            self._save()
+
+    def _save(self) -> None:
+        if self._checkpoint is None:
+            return
+        self._state.odd = list(self._odd.items())
+        self._state.documents = {
+            newline: counter.documents for newline, counter in self._counters.items()
+        }
+        tables: dict[str, Any] = {
+            newline: counter.table() for newline, counter in self._counters.items()
+        }
+        self._checkpoint.save(self._state, tables)
 
     def _encoded(self, documents: Iterable[str], name: str) -> Iterator[bytes]:
         for text in documents:
+            self._state.offset += 1
             if self._sampler is not None:
                 self._sampler.take(name, text)
             try:
                 data = text.encode()
             except UnicodeEncodeError:  # a lone surrogate
                 self._odd.update(self._keys(text))
-                self._odd_documents += 1
+                self._state.odd_documents += 1
             else:
                 yield data
 
@@ -224,6 +272,11 @@ class KernelRun:
 def is_document_key(key: Any) -> bool:
     """Whether what is counted stands for the documents that hold it; see ``TokenKeys``."""
     return isinstance(key, tuple) and len(key) == 1
+
+
+def _as_key(value: Any) -> Any:
+    """Return a key that JSON made a list of."""
+    return tuple(map(_as_key, value)) if isinstance(value, list) else value
 
 
 def _ngram_tables(table: TokenTable) -> tuple[LazyTable, LazyTable]:

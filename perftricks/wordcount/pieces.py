@@ -52,15 +52,14 @@ def read_pieces(
         meter: Counts the bytes.
         find_cut: Gives the first position from one on where any text may be cut, the length if
             there is none; None if documents must stay whole.
-        offset: Leave out so many bytes at the start.
+        offset: Leave out so many bytes at the start, which end where a piece did.
         size: Bytes in a piece; None for PIECE_BYTES.
 
     Raises:
         CorpusError: If the file cannot be read or decompressed. What comes before is yielded first.
     """
-    cutter = _Cutter(source, document, find_cut, size or PIECE_BYTES)
-    cutter.skip = offset
-    chunks = read_bytes(source, meter)
+    cutter = _Cutter(source, document, find_cut, size or PIECE_BYTES, offset)
+    chunks = read_bytes(source, meter, offset)
     while True:
         try:
             chunk = next(chunks, None)
@@ -80,9 +79,13 @@ class _Cutter:
     """Joins chunks and cuts them into pieces."""
 
     def __init__(
-        self, source: Source, document: Document, find_cut: FindCut | None, size: int
+        self,
+        source: Source,
+        document: Document,
+        find_cut: FindCut | None,
+        size: int,
+        offset: int,
     ) -> None:
-        self.skip = 0
         self._source = source
         self._lines = document == "line"
         self._find_cut = find_cut
@@ -90,17 +93,11 @@ class _Cutter:
         self._wanted = size
         self._waiting: list[bytes] = []
         self._held = 0
-        self._offset = 0  # where the waiting bytes start
-        self._begun = False
+        self._offset = offset  # where the waiting bytes start
+        self._begun = offset > 0
 
     def add(self, chunk: bytes) -> Piece | None:
         """Take a chunk; return a piece if there is enough for one."""
-        if self.skip:
-            skipped = min(self.skip, len(chunk))
-            self.skip -= skipped
-            self._offset += skipped
-            self._begun = True
-            chunk = chunk[skipped:]
         self._waiting.append(chunk)
         self._held += len(chunk)
         if self._held < self._wanted:

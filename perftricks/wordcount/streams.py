@@ -182,8 +182,17 @@ def not_the_encoding(source: Source, encoding: str, byte: int, offset: int) -> C
     )
 
 
-def read_bytes(source: Source, meter: Meter) -> Iterator[bytes]:
-    """Yield the bytes of a source, decompressed, in chunks that are not empty."""
+def read_bytes(source: Source, meter: Meter, offset: int = 0) -> Iterator[bytes]:
+    """Yield the bytes of a source, decompressed, in chunks that are not empty.
+
+    Args:
+        source: What to read.
+        meter: Counts the bytes, the ones that are left out included.
+        offset: Leave out so many at the start.
+    """
+    if offset:
+        yield from _read_from(source, meter, offset)
+        return
     with contextlib.ExitStack() as opened:
         stored = _MeteredFile(_open(source, opened), source.name, meter)
         if not source.compression:
@@ -207,6 +216,27 @@ def read_bytes(source: Source, meter: Meter) -> Iterator[bytes]:
                 f"{str(error) or type(error).__name__}"
             )
             raise CorpusError(source.name, problem, offset=stored.position) from None
+
+
+def _read_from(source: Source, meter: Meter, offset: int) -> Iterator[bytes]:
+    """Yield the bytes of a source from a position on."""
+    if not source.compression:
+        with contextlib.ExitStack() as opened:
+            raw = _open(source, opened)
+            cast(IO[bytes], raw).seek(offset)
+            meter.text += offset
+            meter.stored += offset
+            stored = _MeteredFile(raw, source.name, meter)
+            stored.position = offset
+            while chunk := stored.read():
+                meter.text += len(chunk)
+                yield chunk
+        return
+    for chunk in read_bytes(source, meter):
+        skipped = min(offset, len(chunk))
+        offset -= skipped
+        if skipped < len(chunk):
+            yield chunk[skipped:]
 
 
 def _open(source: Source, opened: contextlib.ExitStack) -> _Readable:

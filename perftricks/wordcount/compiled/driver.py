@@ -236,6 +236,11 @@ class TextCounter:
         self._workers = [self._new_worker() for _ in range(max(1, threads))]
         self.documents = 0
 
+    def resume(self, table: TokenTable, documents: int) -> None:
+        """Go on from the counts of a run before, which this counter owns from now on."""
+        self._workers[0].table = table
+        self.documents = documents
+
     def find_cut(self, data: bytes, position: int) -> int:
         """The first position from this one on where any text may be cut; its length if none is.
 
