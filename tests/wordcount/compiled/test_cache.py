@@ -46,6 +46,7 @@ def filled(tmp_path_factory):
 
 
 def test_two_processes_build_one_cache(filled):
+    """Two processes that start at once leave one cache."""
     names = sorted(
         path.name.partition("-")[0] for path in filled.iterdir() if path.suffix != ".lock"
     )
@@ -53,6 +54,7 @@ def test_two_processes_build_one_cache(filled):
 
 
 def test_warm_start_imports_neither_numba_nor_jieba(filled):
+    """A start with a filled cache imports neither numba nor jieba."""
     jieba.initialize()  # so that jieba's own cache file exists
     start(filled).communicate()
     out, _ = start(filled).communicate()
@@ -62,6 +64,7 @@ def test_warm_start_imports_neither_numba_nor_jieba(filled):
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b"x" + b[1:]])
 @pytest.mark.parametrize("kind", ["kernel", "lexicon"])
 def test_damaged_files_are_built_anew(filled, tmp_path, kind, damage):
+    """A damaged file of the cache is not used."""
     if kind == "kernel":
         (path,) = filled.glob("kernel-*.o")
         content = path.read_bytes()
@@ -74,6 +77,7 @@ def test_damaged_files_are_built_anew(filled, tmp_path, kind, damage):
 
 
 def test_read_only_home(tmp_path, monkeypatch):
+    """Where the home cannot be written to, a private temporary folder serves."""
     monkeypatch.delenv(cache.ENVIRONMENT, raising=False)
     monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
     file = tmp_path / "not-a-folder"
@@ -85,12 +89,14 @@ def test_read_only_home(tmp_path, monkeypatch):
 
 
 def test_folder_of_another_user_is_not_trusted(tmp_path):
+    """A folder that others may write to is not used."""
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     assert not cache._is_private_folder(tmp_path / "open")
 
 
 def test_every_change_of_the_dictionary_is_noticed(tmp_path):
+    """Each change of a dictionary changes its key, and the table follows."""
     tokenizer = jieba.Tokenizer()
     tokenizer.initialize()
     keys = [cache.content_key(tokenizer)]
