@@ -27,8 +27,10 @@ from perftricks.wordcount.counts import RunInfo, WordCounts
 from perftricks.wordcount.documents import Document, ReadOptions, read_documents
 from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.kernel import (
+    TOO_SHORT_TO_COMPILE,
     KernelRun,
     is_document_key,
+    is_too_short_to_compile,
     load_engine,
     why_not,
     why_not_worth_it,
@@ -625,9 +627,12 @@ def _find_engine(feed: Feed, settings: Settings, workers: int) -> tuple[Engine |
             raise OptionError(f"method 'compiled' cannot be used: {error}") from error
     if settings.method is not None:
         return None, ""
+    size = feed.estimate() if settings.spec.uses_jieba else 0
+    if settings.spec.uses_jieba and is_too_short_to_compile(size, workers):
+        return None, TOO_SHORT_TO_COMPILE
     reason = why_not(settings.spec)
     if reason is None:
-        reason = why_not_worth_it(settings.spec, feed.estimate(), workers)
+        reason = why_not_worth_it(settings.spec, size, workers)
     if reason is not None:
         return None, reason
     try:

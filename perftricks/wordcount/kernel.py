@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
+from perftricks.wordcount.cachefolder import cache_folder
 from perftricks.wordcount.checkpoint import Checkpoint, State
 from perftricks.wordcount.counts import LazyTable
 from perftricks.wordcount.documents import ReadOptions
@@ -43,6 +44,8 @@ _COMPILE = 13.0
 _PURE_BYTES = 0.4e6  # bytes a second that a process counts with jieba
 _KERNEL_BYTES = 25e6
 
+TOO_SHORT_TO_COMPILE = "the text is too short to be worth compiling"
+
 # So many documents make a buffer, however short they are.
 _MOST_DOCUMENTS = 200_000
 
@@ -56,6 +59,13 @@ def why_not(spec: TokenizerSpec) -> str | None:
     except ImportError as error:
         return f"{error.name or 'a module'} is not installed"
     return why_unsupported()
+
+
+def is_too_short_to_compile(size: float, workers: int) -> bool:
+    """Whether nothing is compiled yet and jieba is done sooner; looks without importing numpy."""
+    if size / (_PURE_BYTES * workers) > _COMPILE:
+        return False
+    return not any(cache_folder().glob("kernel-*.o"))
 
 
 def why_not_worth_it(spec: TokenizerSpec, size: float, workers: int) -> str | None:
@@ -75,7 +85,7 @@ def why_not_worth_it(spec: TokenizerSpec, size: float, workers: int) -> str | No
         return None
     if cached.kernel:
         return "the text is too short to be worth it"
-    return "the text is too short to be worth compiling"
+    return TOO_SHORT_TO_COMPILE
 
 
 def load_engine(spec: TokenizerSpec) -> Engine:

@@ -331,3 +331,13 @@ def test_generator_that_raises():
         count_words(documents(), method="compiled")
     with pytest.raises(TypeError, match="document 1 is of type bytes, not str"):
         count_words(["a", b"b"], method="compiled")
+
+
+def test_short_text_without_a_cache(monkeypatch, tmp_path, texts, expected):
+    """Where nothing is compiled a short text is counted by jieba, without a look at the kernel."""
+    monkeypatch.setenv("PERFTRICKS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("perftricks.wordcount.job.why_not", None)
+    counts = count_words(texts)
+    assert counts == expected
+    assert counts.run.note == "the text is too short to be worth compiling"
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -15,7 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .cache import cache_folder, find_lexicon, is_compiled, load_kernel, load_lexicon
+from perftricks.wordcount.cachefolder import cache_folder
+
+from .cache import find_lexicon, is_compiled, load_kernel, load_lexicon
 from .driver import InvalidUTF8, TextCounter
 from .layout import Lexicon
 from .native import Kernel

@@ -4,7 +4,8 @@ import jieba
 import pytest
 
 from perftricks.wordcount import compiled
-from perftricks.wordcount.compiled.cache import cache_folder, load_kernel
+from perftricks.wordcount.cachefolder import cache_folder
+from perftricks.wordcount.compiled.cache import load_kernel
 
 jieba.setLogLevel(logging.ERROR)
 

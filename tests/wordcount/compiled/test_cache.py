@@ -9,6 +9,7 @@ from pathlib import Path
 import jieba
 import pytest
 
+from perftricks.wordcount import cachefolder
 from perftricks.wordcount.compiled import TextCounter, cache
 
 COUNT = """
@@ -27,7 +28,7 @@ TOKENS = " ".join(sorted(["我", "来到", "北京", "清华大学"]))
 def start(folder, **environment):
     return subprocess.Popen(
         [sys.executable, "-c", COUNT.format(root=ROOT)],
-        env={**os.environ, cache.ENVIRONMENT: str(folder), **environment},
+        env={**os.environ, cachefolder.ENVIRONMENT: str(folder), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -78,12 +79,12 @@ def test_damaged_files_are_built_anew(filled, tmp_path, kind, damage):
 
 def test_read_only_home(tmp_path, monkeypatch):
     """Where the home cannot be written to, a private temporary folder serves."""
-    monkeypatch.delenv(cache.ENVIRONMENT, raising=False)
-    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.delenv(cachefolder.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(cachefolder.tempfile, "gettempdir", lambda: str(tmp_path))
     file = tmp_path / "not-a-folder"
     file.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(file))  # nothing can be created below a file
-    folder = cache.cache_folder()
+    folder = cachefolder.cache_folder()
     assert folder.parent == tmp_path
     assert stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0
 
@@ -92,7 +93,7 @@ def test_folder_of_another_user_is_not_trusted(tmp_path):
     """A folder that others may write to is not used."""
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    assert not cache._is_private_folder(tmp_path / "open")
+    assert not cachefolder._is_private_folder(tmp_path / "open")
 
 
 def test_every_change_of_the_dictionary_is_noticed(tmp_path):
@@ -109,7 +110,7 @@ def test_every_change_of_the_dictionary_is_noticed(tmp_path):
         change()
         keys.append(cache.content_key(tokenizer))
     assert len(set(keys)) == len(keys)
-    kernel = cache.load_kernel(cache.cache_folder())
+    kernel = cache.load_kernel(cachefolder.cache_folder())
     engine = kernel, cache.load_lexicon(tmp_path, kernel, tokenizer)
     counter = TextCounter(*engine)
     counter.feed("甲乙丙丁戊".encode())
