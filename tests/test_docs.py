@@ -6,11 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # jieba's own, about its source and pkg_resources
+    import jieba  # noqa: F401  # a block imports it once more, which then warns of nothing
 
 ROOT = Path(__file__).parent.parent
 NEED_KERAS = {"recompute.md"}  # run by tests/recompute/keras3, where there is a Keras

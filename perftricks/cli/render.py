@@ -29,12 +29,16 @@ _REFRESH_SECONDS = 0.1
 _BAR_ROOM = 50  # columns of a terminal from which on there is room for bars
 
 
-def printable(token: str) -> str:
+def printable(token: str | tuple[str, ...]) -> str:
     r"""Return a token as it can be shown in one line: what cannot be seen is escaped.
 
-    >>> printable("a\tb"), printable(" "), printable("茶")
-    ('a\\tb', '\\x20', '茶')
+    The tokens of an n-gram have a space between.
+
+    >>> printable("a\tb"), printable(" "), printable("茶"), printable(("茶", " "))
+    ('a\\tb', '\\x20', '茶', '茶 \\x20')
     """
+    if isinstance(token, tuple):
+        return " ".join(printable(part).replace(" ", "\\x20") for part in token)
     if not token:
         return "(empty)"
     shown = "".join(c if c.isprintable() and c != "\\" else _escaped(c) for c in token)
@@ -124,11 +128,14 @@ def show_counts(counts: WordCounts, settings: Settings, *, top: int, output: str
         _print_line((f"{name:<11}", "bold"), value)
 
 
-def _show_tokens(counts: WordCounts, rows: list[tuple[str, int]]) -> None:
+def _show_tokens(counts: WordCounts, rows: list[tuple[Any, int]]) -> None:
     frequency = counts.document_frequency
-    header = ["token", "count", "share"] + ([] if frequency is None else ["documents"])
+    ngrams = counts.run is not None and counts.run.ngrams > 1
+    header = ["ngram" if ngrams else "token", "count", "share"] + (
+        [] if frequency is None else ["documents"]
+    )
 
-    def cells(token: str, count: int) -> list[str]:
+    def cells(token: Any, count: int) -> list[str]:
         documents = [] if frequency is None else [f"{frequency[token]:,}"]
         return [printable(token), f"{count:,}", f"{count / counts.tokens:.2%}", *documents]
 
@@ -157,6 +164,8 @@ def show_comparison(comparison: Comparison) -> None:
     counts = comparison.counts
     if comparison.equal:
         _print_line(f"all tables are equal: {counts.tokens:,} tokens, {len(counts):,} distinct")
+    for method, reason in comparison.skipped.items():
+        _print_line(f"{method} was not run: {reason}")
     for method, tokens in comparison.differences.items():
         for token, found, expected in tokens:
             _print_line(f"{printable(token)}: {method} counts {found:,}, naive {expected:,}")
@@ -187,12 +196,16 @@ def summary(
         "seconds": round(run.seconds, 3),
         "megabytes_per_second": round(run.megabytes_per_second, 3),
         "method": run.method,
+        "method_note": run.note or None,
         "workers": run.workers,
         "batch_size": run.batch_size,
         "tokenizer": run.tokenizer,
         "mode": spec.mode if spec.uses_jieba else None,
         "hmm": spec.hmm and spec.mode != "all" if spec.uses_jieba else None,
         "user_dict": spec.dictionary is not None,
+        "ngrams": run.ngrams,
+        "verified": run.verified if settings.verify else None,
+        "resumed": run.resumed or None,
         "output": output,
         "top": [_top_row(counts, token, count) for token, count in counts.most_common(top)],
     }
@@ -207,6 +220,7 @@ def comparison_summary(comparison: Comparison) -> dict[str, Any]:
         "tokens": comparison.counts.tokens,
         "distinct": len(comparison.counts),
         "equal": comparison.equal,
+        "skipped": comparison.skipped,
         "methods": [
             {
                 "method": timing.method,
@@ -284,9 +298,17 @@ def _facts(counts: WordCounts, settings: Settings, output: str | None) -> dict[s
         "speed": f"{run.megabytes_per_second:.2f} MB/s"
         f" ({decimal(run.text_bytes)} of text{stored}, in {run.seconds:.2f} s)",
         "workers": f"{run.workers:,}",
-        "method": run.method,
+        "method": run.method + (f" (not compiled: {run.note})" if run.note else ""),
         "tokenizer": _tokenizer(settings, run.tokenizer),
     }
+    if run.ngrams > 1:
+        facts["tokens"] = f"{counts.tokens:,} sequences of {run.ngrams}"
+    if settings.verify:
+        what = f"{run.verified:,} documents counted again by jieba: equal"
+        facts["verified"] = what if run.method == "compiled" else "all counted by jieba itself"
+    if run.resumed:
+        what = "was complete already" if run.resumed == "complete" else "went on from there"
+        facts["checkpoint"] = what
     if output is not None:
         facts["table"] = printable(output)
     return facts
@@ -301,8 +323,9 @@ def _tokenizer(settings: Settings, name: str) -> str:
     return f"{name}, mode {spec.mode}{hmm}{own}"
 
 
-def _top_row(counts: WordCounts, token: str, count: int) -> dict[str, Any]:
-    row = {"token": token, "count": count, "share": count / counts.tokens}
+def _top_row(counts: WordCounts, token: Any, count: int) -> dict[str, Any]:
+    name = "ngram" if isinstance(token, tuple) else "token"
+    row = {name: token, "count": count, "share": count / counts.tokens}
     if counts.document_frequency is not None:
         row["document_frequency"] = counts.document_frequency[token]
     return row

@@ -27,6 +27,9 @@ Examples:
   perftricks wordcount news.txt.gz --stop-words stop.txt --min-length 2
   perftricks wordcount reviews.jsonl --field text --doc-freq -o counts.csv
   zcat big.gz | perftricks wordcount - --json
+  perftricks wordcount corpus/ --ngrams 2 --min-count 10 -o bigrams.tsv
+  perftricks wordcount corpus/ --method compiled --verify 1000
+  perftricks wordcount corpus/ --checkpoint state/ -o counts.tsv
   perftricks wordcount corpus/ --compare
 
 Exit status: 0 done, 1 bad data, 2 wrong usage, 130 interrupted.
@@ -39,6 +42,7 @@ class Method(str, Enum):
     NAIVE = "naive"
     BATCHED = "batched"
     PARALLEL = "parallel"
+    COMPILED = "compiled"
 
 
 class Mode(str, Enum):
@@ -102,9 +106,10 @@ def wordcount(
         typer.Option(
             "-w",
             "--workers",
+            "--threads",
             metavar="N",
             min=1,
-            help="Worker processes.",
+            help="Worker processes, or threads of method compiled.",
             show_default="the cores there are",
         ),
     ] = None,
@@ -119,8 +124,10 @@ def wordcount(
         typer.Option(
             "--method",
             help="One process and one loop; one process and a table for each "
-            "batch; or batches on worker processes. The table is the same.",
-            show_default="parallel, or batched where that is faster",
+            "batch; batches on worker processes; or jieba's algorithm as machine code, on threads. "
+            "The table is the same.",
+            show_default="compiled where it can be used and is worth its start, else parallel "
+            "or batched",
         ),
     ] = None,
     compare: Annotated[
@@ -179,6 +186,49 @@ def wordcount(
         bool,
         typer.Option("--doc-freq", help="Also count in how many documents each token occurs."),
     ] = False,
+    ngrams: Annotated[
+        int,
+        typer.Option(
+            "--ngrams", metavar="N", min=1, help="Count sequences of N tokens of a document."
+        ),
+    ] = 1,
+    verify: Annotated[
+        int,
+        typer.Option(
+            "--verify",
+            metavar="N",
+            min=0,
+            help="Count N random documents once more with jieba; any difference is an error.",
+        ),
+    ] = 0,
+    verify_seed: Annotated[
+        int | None,
+        typer.Option(
+            "--verify-seed",
+            metavar="N",
+            help="Choose the same documents each time.",
+            show_default="other ones each time",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="FOLDER",
+            help="Take snapshots there (method compiled): a run that is killed goes on where it "
+            "was when it is started again.",
+        ),
+    ] = None,
+    checkpoint_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--checkpoint-seconds",
+            metavar="S",
+            min=0,
+            help="Take a snapshot this often.",
+            show_default="15",
+        ),
+    ] = None,
     encoding: Annotated[
         str, typer.Option("--encoding", metavar="NAME", help="Encoding of the files.")
     ] = "utf-8",
@@ -214,28 +264,52 @@ def wordcount(
 ) -> None:
     """Parse the options, count or compare, and show the result."""
     from perftricks.parallel import ParallelError
+    from perftricks.wordcount.checkpoint import SECONDS, Checkpoint
     from perftricks.wordcount.documents import ReadOptions
     from perftricks.wordcount.errors import CorpusError, OptionError, TokenizerError
     from perftricks.wordcount.export import check_output
     from perftricks.wordcount.job import FileJob, Settings, TableFilter
     from perftricks.wordcount.sources import find_sources
     from perftricks.wordcount.tokenizers import make_spec
+    from perftricks.wordcount.verify import VerificationError
 
     with reported(
         COMMAND,
         usage=(OptionError, FileNotFoundError, PermissionError),
-        data=(CorpusError, TokenizerError, ParallelError, OSError, MemoryError),
+        data=(
+            CorpusError,
+            TokenizerError,
+            VerificationError,
+            ParallelError,
+            OSError,
+            MemoryError,
+        ),
     ):
         other = tokenizer != "jieba"
         no_hmm_there = mode is Mode.ALL and hmm is not None
-        no_batches_there = method is Method.NAIVE and batch_size is not None
+        no_batches = method in (Method.NAIVE, Method.COMPILED) and batch_size is not None
+        no_choice = verify_seed is not None and not verify
         nothing_to_show = quiet and not (output or json)
         contradictions = (
             (other and mode is not None, "--mode is for jieba; the tokenizer is another"),
             (other and hmm is not None, "--hmm/--no-hmm is for jieba; the tokenizer is another"),
             (other and user_dict is not None, "--user-dict is for jieba; the tokenizer is another"),
             (no_hmm_there, "--hmm/--no-hmm means nothing in mode all, which has no HMM"),
-            (no_batches_there, "--batch-size means nothing to method naive, which has no batches"),
+            (
+                no_batches,
+                f"--batch-size means nothing to method {method and method.value}, "
+                "which has no batches",
+            ),
+            (no_choice, "--verify-seed chooses the documents of --verify; add --verify N"),
+            (
+                checkpoint is None and checkpoint_seconds is not None,
+                "--checkpoint-seconds is for --checkpoint FOLDER",
+            ),
+            (
+                compare and checkpoint is not None,
+                "--compare keeps no snapshots; leave --checkpoint out",
+            ),
+            (compare and verify > 0, "--compare compares whole tables; leave --verify out"),
             (compare and method is not None, "--compare runs all methods; --method says one"),
             (compare and output is not None, "--compare writes no table; leave --output out"),
             (nothing_to_show, "--quiet leaves nothing to show; add --output or --json"),
@@ -260,8 +334,16 @@ def wordcount(
                 workers,
                 batch_size or 1000,
                 doc_freq,
+                ngrams=ngrams,
+                verify=verify,
+                verify_seed=verify_seed,
             ),
             TableFilter.make(stop_words, min_count, min_length),
+            None
+            if checkpoint is None
+            else Checkpoint(
+                checkpoint, SECONDS if checkpoint_seconds is None else checkpoint_seconds
+            ),
         )
         job.check()
         if compare:

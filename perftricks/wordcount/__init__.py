@@ -14,12 +14,14 @@ from perftricks.wordcount.counts import RunInfo, WordCounts
 from perftricks.wordcount.errors import CorpusError, OptionError, TokenizerError
 from perftricks.wordcount.export import read_table, write_table
 from perftricks.wordcount.job import count_files, count_words
+from perftricks.wordcount.verify import VerificationError
 
 __all__ = [
     "CorpusError",
     "OptionError",
     "RunInfo",
     "TokenizerError",
+    "VerificationError",
     "WordCounts",
     "count_files",
     "count_words",

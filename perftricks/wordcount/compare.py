@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from perftricks.wordcount.counts import WordCounts
+from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.job import METHODS, Feed, Method, Settings, TextFeed, run, sample
+from perftricks.wordcount.kernel import load_engine, why_not
 
 SAMPLE_BYTES = 5_000_000
 
@@ -17,7 +20,7 @@ class Timing:
 
     Attributes:
         method: The method.
-        workers: Worker processes; 1 for the calling process.
+        workers: Worker processes or threads; 1 for the calling process.
         seconds: Wall time.
         ratio: How many times faster than the first method.
     """
@@ -37,6 +40,7 @@ class Comparison:
         documents: How many documents were counted.
         text_bytes: Their size in UTF-8.
         complete: Whether these were all documents, or the first ones.
+        skipped: Method -> why it was not run.
         counts: The table of the first method.
         differences: Method -> a few tokens with its count and the first method's; empty if all
             tables are equal.
@@ -47,7 +51,8 @@ class Comparison:
     text_bytes: int
     complete: bool
     counts: WordCounts
-    differences: dict[str, list[tuple[str, int, int]]]
+    differences: dict[str, list[tuple[Any, int, int]]]
+    skipped: dict[str, str]
 
     @property
     def equal(self) -> bool:
@@ -77,14 +82,30 @@ def compare_methods(
     """
     documents, complete = sample(feed, text_bytes)
     settings.spec.load()("")
+    skipped: dict[str, str] = {}
+    engine = None
+    reason = why_not(settings.spec)
+    if reason is None:
+        try:
+            engine = load_engine(settings.spec)
+        except OptionError as error:
+            reason = str(error)
+    if reason is not None:
+        skipped["compiled"] = reason
     tables: list[WordCounts] = []
     timings: list[Timing] = []
-    differences: dict[str, list[tuple[str, int, int]]] = {}
+    differences: dict[str, list[tuple[Any, int, int]]] = {}
     for method in METHODS:
+        if method in skipped:
+            continue
         if progress is not None:
             progress(method)
-        workers = settings.workers if method == "parallel" else None
-        counts = run(TextFeed(documents), replace(settings, method=method, workers=workers))
+        workers = settings.workers if method in ("parallel", "compiled") else None
+        counts = run(
+            TextFeed(documents),
+            replace(settings, method=method, workers=workers, verify=0),
+            engine=engine if method == "compiled" else None,
+        )
         assert counts.run is not None
         seconds = counts.run.seconds
         first = timings[0].seconds if timings else seconds
@@ -101,12 +122,13 @@ def compare_methods(
         complete=complete,
         counts=tables[0],
         differences=differences,
+        skipped=skipped,
     )
 
 
 def _differences(
     expected: WordCounts, found: WordCounts, limit: int = 5
-) -> list[tuple[str, int, int]]:
+) -> list[tuple[Any, int, int]]:
     """Return the tokens whose counts differ most, with the count found and the one expected."""
     if expected == found and expected.document_frequency == found.document_frequency:
         return []
@@ -115,5 +137,5 @@ def _differences(
         for token in expected.keys() | found.keys()
     ]
     different = [row for row in rows if row[1] != row[2]]
-    different.sort(key=lambda row: (-abs(row[1] - row[2]), row[0]))
+    different.sort(key=lambda row: (-abs(row[1] - row[2]), str(row[0])))
     return different[:limit] or [("(document frequency)", 0, 0)]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from types import MappingProxyType
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,9 @@ class RunInfo:
     """How a table came about.
 
     Attributes:
-        method: The method that was used: "naive", "batched" or "parallel".
-        workers: The number of worker processes; 1 where the calling process did the work.
+        method: The method that was used: "naive", "batched", "parallel" or "compiled".
+        workers: The number of worker processes, or of threads of method "compiled"; 1 where the
+            calling process did the work.
         batch_size: The largest number of documents in a batch.
         tokenizer: The tokenizer and its version, such as "jieba 0.42.1".
         files: How many files were read; the standard input is one.
@@ -24,6 +26,11 @@ class RunInfo:
         text_bytes: Bytes of text, after decompression.
         stored_bytes: Bytes as stored; the same unless files are compressed.
         seconds: Wall time from the first document to the finished table.
+        note: Why the method is not "compiled", where the choice was left open; else empty.
+        verified: How many documents were counted once more by jieba, with the same result.
+        ngrams: How many tokens make up what was counted.
+        resumed: "resumed" if a run that was killed went on from its checkpoint, "complete" if the
+            checkpoint held all of it; else empty.
     """
 
     method: str
@@ -35,6 +42,10 @@ class RunInfo:
     text_bytes: int
     stored_bytes: int
     seconds: float
+    note: str = ""
+    verified: int = 0
+    ngrams: int = 1
+    resumed: str = ""
 
     @property
     def megabytes_per_second(self) -> float:
@@ -42,12 +53,63 @@ class RunInfo:
         return self.text_bytes / 1e6 / self.seconds if self.seconds > 0 else 0.0
 
 
-class WordCounts(Mapping[str, int]):
+class LazyTable(Mapping[Any, int]):
+    """A table that becomes a dict when it must: the most frequent tokens can be had before.
+
+    Args:
+        make: Makes the dict.
+        size: How many tokens there are.
+        top: Gives the most frequent tokens of a number, as ``WordCounts.most_common`` does.
+        total: The sum of the counts.
+    """
+
+    __slots__ = ("_make", "_size", "_table", "top", "total")
+
+    def __init__(
+        self,
+        make: Callable[[], dict[Any, int]],
+        size: int,
+        top: Callable[[int], list[tuple[Any, int]]] | None = None,
+        total: int | None = None,
+    ) -> None:
+        self.top = top
+        self.total = total
+        self._make = make
+        self._size = size
+        self._table: dict[Any, int] | None = None
+
+    def table(self) -> dict[Any, int]:
+        """Return the dict, which must not be changed."""
+        if self._table is None:
+            self._table = self._make()
+        return self._table
+
+    def plus(self, other: Mapping[Any, int]) -> LazyTable:
+        """Return a table with the counts of another one added."""
+        total = Counter(self.table())
+        total.update(other)
+        table = dict(total)
+        return LazyTable(lambda: table, len(table))
+
+    def __getitem__(self, token: Any) -> int:
+        return self.table()[token]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.table())
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (self.table(),)
+
+
+class WordCounts(Mapping[Any, int]):
     """A read-only mapping of tokens to counts.
 
     Iteration follows the order of the table: the largest count first, equal counts by code point.
     So two runs over the same corpus list their tokens in the same order, whatever the number of
-    workers.
+    workers. A token is a str; where n-grams were counted, a key is a tuple of tokens.
 
     Args:
         counts: Token -> count. The mapping is not copied and must not change any more.
@@ -70,19 +132,21 @@ class WordCounts(Mapping[str, int]):
 
     def __init__(
         self,
-        counts: Mapping[str, int],
+        counts: Mapping[Any, int],
         *,
         documents: int,
         tokens: int | None = None,
-        document_frequency: Mapping[str, int] | None = None,
+        document_frequency: Mapping[Any, int] | None = None,
         run: RunInfo | None = None,
     ) -> None:
         self._counts = counts
         self._documents = documents
+        if tokens is None and isinstance(counts, LazyTable):
+            tokens = counts.total
         self._tokens = sum(counts.values()) if tokens is None else tokens
         self._document_frequency = document_frequency
         self._run = run
-        self._order: list[tuple[str, int]] | None = None
+        self._order: list[tuple[Any, int]] | None = None
 
     @property
     def documents(self) -> int:
@@ -95,7 +159,7 @@ class WordCounts(Mapping[str, int]):
         return self._tokens
 
     @property
-    def document_frequency(self) -> Mapping[str, int] | None:
+    def document_frequency(self) -> Mapping[Any, int] | None:
         """Token -> the number of documents it occurs in; None if that was not asked for."""
         if self._document_frequency is None:
             return None
@@ -106,7 +170,7 @@ class WordCounts(Mapping[str, int]):
         """How the table came about: method, workers, bytes, seconds."""
         return self._run
 
-    def most_common(self, n: int | None = None) -> list[tuple[str, int]]:
+    def most_common(self, n: int | None = None) -> list[tuple[Any, int]]:
         """Return the ``n`` most frequent tokens with their counts, all of them by default.
 
         Args:
@@ -119,9 +183,11 @@ class WordCounts(Mapping[str, int]):
             return list(self._sorted())
         if self._order is not None:
             return self._order[: max(n, 0)]
+        if isinstance(self._counts, LazyTable) and self._counts.top is not None:
+            return self._counts.top(max(n, 0))
         return heapq.nsmallest(n, self._counts.items(), key=lambda pair: (-pair[1], pair[0]))
 
-    def to_counter(self) -> Counter[str]:
+    def to_counter(self) -> Counter[Any]:
         """Return the counts as a new ``collections.Counter``."""
         return Counter(self._counts)
 
@@ -133,7 +199,7 @@ class WordCounts(Mapping[str, int]):
         Args:
             min_count: Keep tokens that occur at least as often.
             min_length: Keep tokens of at least as many characters.
-            stop_words: Tokens to leave out.
+            stop_words: Tokens to leave out. An n-gram is left out if one of its tokens is.
 
         >>> WordCounts({"茶": 2, "水": 1}, documents=1).filtered(min_count=2)
         WordCounts({'茶': 2}, 1 distinct of 3 tokens in 1 document)
@@ -141,34 +207,39 @@ class WordCounts(Mapping[str, int]):
         if min_count <= 1 and min_length <= 0 and not stop_words:
             return self
         dropped = frozenset(stop_words)
+
+        def stays(key: Any) -> bool:
+            tokens = key if isinstance(key, tuple) else (key,)
+            return all(len(token) >= min_length and token not in dropped for token in tokens)
+
         kept = {
-            token: count
-            for token, count in self._counts.items()
-            if count >= min_count and len(token) >= min_length and token not in dropped
+            key: count for key, count in self._counts.items() if count >= min_count and stays(key)
         }
         frequency = self._document_frequency
         return WordCounts(
             kept,
             documents=self._documents,
             tokens=self._tokens,
-            document_frequency=frequency and {token: frequency[token] for token in kept},
+            document_frequency=None
+            if frequency is None
+            else {token: frequency[token] for token in kept},
             run=self._run,
         )
 
-    def _sorted(self) -> list[tuple[str, int]]:
+    def _sorted(self) -> list[tuple[Any, int]]:
         if self._order is None:
             # Two stable passes with C keys are several times faster than one with a tuple key.
             by_token = sorted(self._counts.items(), key=itemgetter(0))
             self._order = sorted(by_token, key=itemgetter(1), reverse=True)
         return self._order
 
-    def __getitem__(self, token: str) -> int:
+    def __getitem__(self, token: Any) -> int:
         return self._counts[token]
 
     def __contains__(self, token: object) -> bool:
         return token in self._counts
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Any]:
         return (token for token, _ in self._sorted())
 
     def __len__(self) -> int:
@@ -176,9 +247,9 @@ class WordCounts(Mapping[str, int]):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, WordCounts):
-            return dict(self._counts) == dict(other._counts)
+            return _as_dict(self._counts) == _as_dict(other._counts)
         if isinstance(other, Mapping):
-            return dict(self._counts) == dict(other)
+            return _as_dict(self._counts) == _as_dict(other)
         return NotImplemented
 
     __hash__ = None  # type: ignore[assignment]  # equal to dicts, which have none
@@ -191,3 +262,8 @@ class WordCounts(Mapping[str, int]):
             f"WordCounts({{{shown}{more}}}, {len(self)} distinct of {self._tokens} tokens "
             f"in {documents})"
         )
+
+
+def _as_dict(table: Mapping[Any, int]) -> dict[Any, int]:
+    """Return a table as a dict, without a copy where it has one."""
+    return table.table() if isinstance(table, LazyTable) else dict(table)

@@ -11,6 +11,10 @@ r"""Tables in files: written as a whole or not at all, and read back unchanged.
 All are UTF-8 with ``\n`` line ends, the most frequent token first. A lone surrogate, which no UTF-8
 can hold, is escaped in .tsv and .json and kept as three bytes ("surrogatepass") in .csv. A pair of
 surrogates that a token holds as two characters becomes the one character it means in .json.
+
+An n-gram is written as its tokens with a space between, each escaped as in .tsv and a space in it
+as ``\x20``; the column is called "ngram". In .json a table of n-grams is an array of rows
+``[[token, ...], count]``, with the document frequency as third element if there is one.
 """
 
 from __future__ import annotations
@@ -22,15 +26,16 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from perftricks.wordcount.counts import WordCounts
 from perftricks.wordcount.errors import CorpusError, OptionError
 from perftricks.wordcount.sources import STDIN, PathLike, Source
 
 _COLUMNS = ("token", "count", "document_frequency")
+_NGRAM = "ngram"
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,12 @@ class Row:
     """A row of a table.
 
     Attributes:
-        token: The token.
+        token: The token; a tuple of tokens in a table of n-grams.
         count: How often it occurs.
         document_frequency: In how many documents it occurs; None if the table does not say.
     """
 
-    token: str
+    token: Any
     count: int
     document_frequency: int | None = None
 
@@ -93,14 +98,14 @@ def read_rows(path: PathLike) -> list[Row]:
     return list(form.parse(content, name))
 
 
-def read_table(path: PathLike) -> dict[str, int]:
+def read_table(path: PathLike) -> dict[Any, int]:
     """Read the counts of a table that :func:`write_table` wrote.
 
     Args:
         path: A ``.tsv``, ``.csv`` or ``.json`` file.
 
     Returns:
-        Token -> count, in the order of the file.
+        Token -> count, in the order of the file; a tuple of tokens where n-grams were counted.
 
     Raises:
         OptionError: If the extension is another one.
@@ -181,8 +186,34 @@ def _rows(counts: WordCounts) -> Iterator[Row]:
         yield Row(token, count, None if frequency is None else frequency[token])
 
 
+def escape_ngram(tokens: Iterable[str]) -> str:
+    r"""Write tokens with a space between, and what could be mistaken escaped.
+
+    >>> print(escape_ngram(["a b", "c"]))
+    a\x20b c
+    """
+    return " ".join(escape(token).replace(" ", "\\x20") for token in tokens)
+
+
+def unescape_ngram(text: str) -> tuple[str, ...]:
+    r"""Undo :func:`escape_ngram`.
+
+    >>> unescape_ngram(r"a\x20b c")
+    ('a b', 'c')
+    """
+    return tuple(map(unescape, text.split(" ")))
+
+
+def holds_ngrams(counts: WordCounts) -> bool:
+    """Whether a table is one of n-grams."""
+    if counts.run is not None:
+        return counts.run.ngrams > 1
+    return any(isinstance(key, tuple) for key, _ in counts.most_common(1))
+
+
 def _header(counts: WordCounts) -> tuple[str, ...]:
-    return _COLUMNS[:2] if counts.document_frequency is None else _COLUMNS
+    columns = _COLUMNS[:2] if counts.document_frequency is None else _COLUMNS
+    return (_NGRAM, *columns[1:]) if holds_ngrams(counts) else columns
 
 
 def _cells(row: Row) -> list[str]:
@@ -192,26 +223,29 @@ def _cells(row: Row) -> list[str]:
 
 def _write_tsv(file: IO[bytes], counts: WordCounts) -> None:
     file.write("\t".join(_header(counts)).encode() + b"\n")
+    escaped = escape_ngram if holds_ngrams(counts) else escape
     for row in _rows(counts):
-        file.write("\t".join([escape(row.token), *_cells(row)]).encode() + b"\n")
+        file.write("\t".join([escaped(row.token), *_cells(row)]).encode() + b"\n")
 
 
 def _parse_tsv(content: str, name: str) -> Iterator[Row]:
     # Lines end at \n alone, so that no other separator in a token could end one.
     lines = content.removesuffix("\n").split("\n")
-    width = _check_header(lines[0].split("\t"), name)
+    width, unescaped = _check_header(lines[0].split("\t"), name, unescape)
     for number, line in enumerate(lines[1:], 2):
         token, *numbers = line.split("\t")
         try:
-            yield _row(unescape(token), numbers, width)
+            yield _row(unescaped(token), numbers, width)
         except ValueError as error:
             raise CorpusError(name, f"not a row of a table: {error}", line=number) from None
 
 
 def _write_csv(file: IO[bytes], counts: WordCounts) -> None:
     file.write(",".join(_header(counts)).encode() + b"\n")
+    ngrams = holds_ngrams(counts)
     for row in _rows(counts):
-        line = ",".join([_quoted(row.token), *_cells(row)])
+        token = escape_ngram(row.token) if ngrams else row.token
+        line = ",".join([_quoted(token), *_cells(row)])
         file.write(line.encode("utf-8", "surrogatepass") + b"\n")
 
 
@@ -228,7 +262,7 @@ _CSV_ROW = re.compile(r'(?:"((?:[^"]|"")*)"|([^",\r\n]*)),([^"\r\n]*)\r?(?:\n|\Z
 
 def _parse_csv(content: str, name: str) -> Iterator[Row]:
     header, _, _ = content.partition("\n")
-    width = _check_header(header.rstrip("\r").split(","), name)
+    width, unescaped = _check_header(header.rstrip("\r").split(","), name, str)
     position = len(header) + 1
     while position < len(content):
         match = _CSV_ROW.match(content, position)
@@ -237,7 +271,7 @@ def _parse_csv(content: str, name: str) -> Iterator[Row]:
                 raise ValueError("expected a token and its count")
             quoted, plain, numbers = match.groups()
             token = plain if quoted is None else quoted.replace('""', '"')
-            yield _row(token, numbers.split(","), width)
+            yield _row(unescaped(token), numbers.split(","), width)
         except ValueError as error:
             line = content.count("\n", 0, position) + 1
             raise CorpusError(name, f"not a row of a table: {error}", line=line) from None
@@ -245,6 +279,9 @@ def _parse_csv(content: str, name: str) -> Iterator[Row]:
 
 
 def _write_json(file: IO[bytes], counts: WordCounts) -> None:
+    if holds_ngrams(counts):
+        _write_json_rows(file, counts)
+        return
     separator = b"{\n"
     for row in _rows(counts):
         value: int | dict[str, int] = row.count
@@ -257,9 +294,41 @@ def _write_json(file: IO[bytes], counts: WordCounts) -> None:
     file.write(b"{}\n" if separator == b"{\n" else b"\n}\n")
 
 
+def _write_json_rows(file: IO[bytes], counts: WordCounts) -> None:
+    separator = b"[\n"
+    for row in _rows(counts):
+        numbers = [row.count]
+        if row.document_frequency is not None:
+            numbers.append(row.document_frequency)
+        line = json.dumps([row.token, *numbers], ensure_ascii=False)
+        file.write(separator + line.encode("utf-8", "backslashreplace"))
+        separator = b",\n"
+    file.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
+
+
+def _parse_json_rows(table: list[Any], name: str) -> Iterator[Row]:
+    for number, row in enumerate(table, 1):
+        match row:
+            case [[*tokens], int(), *more] if (
+                all(isinstance(token, str) for token in tokens)
+                and len(more) <= 1
+                and all(isinstance(value, int) for value in more)
+            ):
+                yield Row(tuple(tokens), *row[1:])
+            case _:
+                raise CorpusError(
+                    name,
+                    "not a table: expected one object, token -> count; or rows of an n-gram "
+                    f"and its count, but row {number} is {row!r}",
+                )
+
+
 def _parse_json(content: str, name: str) -> Iterator[Row]:
     try:
         table = json.loads(content)
+        if isinstance(table, list):
+            yield from _parse_json_rows(table, name)
+            return
         if not isinstance(table, dict):
             raise ValueError("expected one object, token -> count")
     except ValueError as error:
@@ -273,14 +342,20 @@ def _parse_json(content: str, name: str) -> Iterator[Row]:
         yield Row(token, *numbers)
 
 
-def _check_header(columns: list[str], name: str) -> int:
-    if tuple(columns) not in (_COLUMNS[:2], _COLUMNS):
-        expected = ", ".join(_COLUMNS[:2])
-        raise CorpusError(name, f"not a table: expected a header with {expected}", line=1)
-    return len(columns)
+def _check_header(
+    columns: list[str], name: str, unescaped: Callable[[str], str]
+) -> tuple[int, Callable[[str], Any]]:
+    """Return the number of columns, and what turns the first one into a token or an n-gram."""
+    if tuple(columns[1:]) in (_COLUMNS[1:2], _COLUMNS[1:]):
+        if columns[0] == _COLUMNS[0]:
+            return len(columns), unescaped
+        if columns[0] == _NGRAM:
+            return len(columns), unescape_ngram
+    expected = ", ".join(_COLUMNS[:2])
+    raise CorpusError(name, f"not a table: expected a header with {expected}", line=1)
 
 
-def _row(token: str, numbers: list[str], width: int) -> Row:
+def _row(token: Any, numbers: list[str], width: int) -> Row:
     if len(numbers) != width - 1:
         raise ValueError(f"expected {width} columns, found {len(numbers) + 1}")
     return Row(token, *map(int, numbers))

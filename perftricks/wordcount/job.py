@@ -1,31 +1,57 @@
-"""The job: documents in, a table out, by one of three methods.
+"""The job: documents in, a table out, by one of four methods.
 
-The methods are those of https://kexue.fm/archives/7031, and they give the same table:
+Three methods are those of https://kexue.fm/archives/7031, and all give the same table:
 
 * naive: one process, one loop over all tokens, one growing dict;
 * batched: one process, a table for each batch of documents, the tables added up;
-* parallel: the batches go to worker processes.
+* parallel: the batches go to worker processes;
+* compiled: jieba's own algorithm as machine code, on threads (:mod:`perftricks.wordcount.kernel`).
 """
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import itertools
+import math
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from perftricks.parallel import available_cores, parallel_count
+from perftricks.wordcount.checkpoint import SECONDS, Checkpoint, State, identity_of
 from perftricks.wordcount.counts import RunInfo, WordCounts
 from perftricks.wordcount.documents import Document, ReadOptions, read_documents
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.sources import Corpus, Format, PathLike, find_sources, read_small_file
-from perftricks.wordcount.streams import Meter
+from perftricks.wordcount.kernel import (
+    TOO_SHORT_TO_COMPILE,
+    KernelRun,
+    is_document_key,
+    is_too_short_to_compile,
+    load_engine,
+    why_not,
+    why_not_worth_it,
+)
+from perftricks.wordcount.sources import (
+    STDIN,
+    Corpus,
+    Format,
+    PathLike,
+    find_sources,
+    read_small_file,
+)
+from perftricks.wordcount.streams import Meter, take_head
 from perftricks.wordcount.tokenizers import Cut, Mode, TokenizerSpec, WorkerSetup, make_spec
+from perftricks.wordcount.verify import Sampler
+from perftricks.wordcount.verify import verify as verify_samples
 
-Method = Literal["naive", "batched", "parallel"]
+if TYPE_CHECKING:
+    from perftricks.wordcount.compiled import Engine
+
+Method = Literal["naive", "batched", "parallel", "compiled"]
 StartMethod = Literal["fork", "forkserver", "spawn"]
 Progress = Callable[[int, int | None], object]
 
@@ -34,6 +60,12 @@ METHODS: tuple[Method, ...] = get_args(Method)
 # Characters that a process counts with jieba in about a third of a second, which is what starting
 # workers is worth at least.
 _SMALL_TEXT = 100_000
+
+# Longer n-grams are all different.
+_LONGEST_NGRAM = 20
+
+# As much of a text of unknown length is read ahead to see whether it is a short one.
+_PEEK_BYTES = 1_000_000
 
 # A batch of long documents is closed early, which bounds memory and keeps progress moving.
 _BATCH_CHARACTERS = 500_000
@@ -55,6 +87,9 @@ def count_words(
     batch_size: int = 1000,
     start_method: StartMethod | None = None,
     progress: Progress | None = None,
+    ngrams: int = 1,
+    verify: int = 0,
+    verify_seed: int | None = None,
 ) -> WordCounts:
     """Count the words of documents that are in memory or come from a generator.
 
@@ -65,7 +100,8 @@ def count_words(
         texts: The documents, read once, in the calling thread, a bounded number ahead.
         tokenizer: "jieba", "chars" (every character is a token), "whitespace" (``str.split``),
             "module:function", or a function from a str to an iterable of str.
-        workers: Worker processes; None for the number of cores this process may use.
+        workers: Worker processes, or threads of method "compiled"; None for the number of cores
+            this process may use.
         mode: jieba's mode: "default", "all" or "search".
         hmm: Whether jieba looks for words that are not in its dictionary.
         user_dict: Path of a dictionary that jieba uses beside its own. It has no effect on other
@@ -75,13 +111,20 @@ def count_words(
         min_count: Leave out tokens that occur less often.
         min_length: Leave out tokens of fewer characters.
         document_frequency: Also count in how many documents each token occurs.
-        method: "naive", "batched" or "parallel"; None chooses "batched" for up to ``batch_size``
-            documents of together 100,000 characters or for one worker, else "parallel".
+        method: "naive", "batched", "parallel" or "compiled". None chooses "compiled" where it can
+            be used and the text is long enough to be worth its start; else "batched" for up to
+            ``batch_size`` documents of together 100,000 characters or for one worker, else
+            "parallel". ``run.note`` of the result says why it is not "compiled".
         batch_size: Documents in a batch, of methods "batched" and "parallel".
         start_method: How worker processes start: "fork", "forkserver" or "spawn"; None for what
             :func:`perftricks.parallel.parallel_count` chooses.
         progress: Called now and then with the bytes done and the bytes there are; the latter is
             None where that is not known.
+        ngrams: Count sequences of so many tokens of a document; the keys are tuples then. With 1
+            the tokens are counted.
+        verify: Count so many documents, chosen at random, once more with jieba, and fail if
+            method "compiled" counts one differently.
+        verify_seed: Makes the choice of these documents repeatable.
 
     Returns:
         The table. ``documents`` and ``tokens`` say what was counted, before words were left out.
@@ -91,6 +134,7 @@ def count_words(
         OSError: If the dictionary or the stop words cannot be read.
         TypeError: If ``texts`` is a single str, or a document is not a str.
         TokenizerError: If a tokenizer of your own fails.
+        VerificationError: If a document was counted wrongly.
         Exception: Whatever ``texts`` raises.
 
     >>> count_words(["我爱喝茶", "茶"])
@@ -105,6 +149,9 @@ def count_words(
         batch_size,
         document_frequency,
         start_method,
+        ngrams,
+        verify,
+        verify_seed,
     )
     settings.check()
     table_filter = TableFilter.make(stop_words, min_count, min_length)
@@ -132,6 +179,11 @@ def count_files(
     batch_size: int = 1000,
     start_method: StartMethod | None = None,
     progress: Progress | None = None,
+    ngrams: int = 1,
+    verify: int = 0,
+    verify_seed: int | None = None,
+    checkpoint: PathLike | None = None,
+    checkpoint_seconds: float = SECONDS,
 ) -> WordCounts:
     r"""Count the words of files and folders, plain or compressed (.gz, .bz2, .xz, .zst).
 
@@ -161,6 +213,12 @@ def count_files(
         start_method: See there.
         progress: Called now and then with the bytes done, as they are stored, and the bytes there
             are; the latter is None for the standard input and pipes.
+        ngrams: See there.
+        verify: See there.
+        verify_seed: See there.
+        checkpoint: A folder for snapshots, with method "compiled": a run that was killed goes on
+            where it was when it is started again with the same files and options.
+        checkpoint_seconds: Take a snapshot this often.
 
     Returns:
         The table. ``documents`` and ``tokens`` say what was counted, before words were left out.
@@ -172,6 +230,7 @@ def count_files(
         CorpusError: If data is bad: not the encoding, broken compression, a line that is not JSON,
             a field that is missing. It names the file and the line or the byte.
         TokenizerError: If a tokenizer of your own fails.
+        VerificationError: If a document was counted wrongly.
 
     >>> counts = count_files("docs/samples", min_length=2)
     >>> counts.most_common(2)
@@ -181,8 +240,19 @@ def count_files(
     job = FileJob(
         find_sources(paths, format=format),
         ReadOptions(encoding, errors, document, field),
-        Settings(spec, method, workers, batch_size, document_frequency, start_method),
+        Settings(
+            spec,
+            method,
+            workers,
+            batch_size,
+            document_frequency,
+            start_method,
+            ngrams,
+            verify,
+            verify_seed,
+        ),
         TableFilter.make(stop_words, min_count, min_length),
+        None if checkpoint is None else Checkpoint(checkpoint, checkpoint_seconds),
     )
     job.check()
     return job.run(progress)
@@ -197,12 +267,14 @@ class FileJob:
         options: How they are read.
         settings: How they are counted.
         table_filter: What is left out of the table.
+        checkpoint: Where snapshots are taken.
     """
 
     corpus: Corpus
     options: ReadOptions
     settings: Settings
     table_filter: TableFilter
+    checkpoint: Checkpoint | None = None
 
     def check(self) -> None:
         """Check that the parts go together.
@@ -212,6 +284,19 @@ class FileJob:
         """
         self.settings.check()
         self.options.check(self.corpus.sources)
+        if self.checkpoint is None:
+            return
+        if self.settings.method not in ("compiled", None):
+            raise OptionError(
+                f"a checkpoint is for method 'compiled'; method is {self.settings.method!r}"
+            )
+        if self.settings.verify:
+            raise OptionError("verify needs all documents in one run; leave it or checkpoint out")
+        reason = why_not(self.settings.spec)
+        if reason is not None:
+            raise OptionError(
+                f"a checkpoint needs method 'compiled', which cannot be used: {reason}"
+            )
 
     def feed(self) -> FileFeed:
         """Return the documents."""
@@ -219,7 +304,27 @@ class FileJob:
 
     def run(self, progress: Progress | None = None) -> WordCounts:
         """Count and return the table; see :func:`count_files`."""
-        return self.table_filter.apply(run(self.feed(), self.settings, progress))
+        if self.checkpoint is None:
+            return self.table_filter.apply(run(self.feed(), self.settings, progress))
+        settings = replace(self.settings, method="compiled")
+        counts = run(
+            self.feed(), settings, progress, checkpoint=self.checkpoint, identify=self._identity
+        )
+        return self.table_filter.apply(counts)
+
+    def _identity(self, engine: Engine) -> dict[str, Any]:
+        settings = self.settings
+        return identity_of(
+            self.corpus,
+            self.options,
+            {
+                "mode": settings.spec.mode,
+                "hmm": settings.spec.hmm,
+                "ngrams": settings.ngrams,
+                "document_frequency": settings.document_frequency,
+            },
+            engine,
+        )
 
 
 @dataclass(frozen=True)
@@ -228,11 +333,14 @@ class Settings:
 
     Attributes:
         spec: The tokenizer.
-        method: "naive", "batched", "parallel" or None, which chooses.
-        workers: Worker processes; None for the cores there are.
+        method: "naive", "batched", "parallel", "compiled" or None, which chooses.
+        workers: Worker processes or threads; None for the cores there are.
         batch_size: Documents in a batch.
         document_frequency: Whether to count documents for each token too.
         start_method: How worker processes start.
+        ngrams: How many tokens make up what is counted.
+        verify: How many documents to count once more with jieba.
+        verify_seed: Makes the choice of these documents repeatable.
     """
 
     spec: TokenizerSpec
@@ -241,6 +349,9 @@ class Settings:
     batch_size: int = 1000
     document_frequency: bool = False
     start_method: StartMethod | None = None
+    ngrams: int = 1
+    verify: int = 0
+    verify_seed: int | None = None
 
     def check(self) -> None:
         """Check what can be checked without reading a document; imports the tokenizer's module.
@@ -250,18 +361,33 @@ class Settings:
         """
         if self.method is not None and self.method not in METHODS:
             raise OptionError(f"method must be {', '.join(METHODS)} or None, not {self.method!r}")
-        for name, value in (("workers", self.workers), ("batch_size", self.batch_size)):
+        for name, value, lowest in (
+            ("workers", self.workers, 1),
+            ("batch_size", self.batch_size, 1),
+            ("ngrams", self.ngrams, 1),
+            ("verify", self.verify, 0),
+        ):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                 raise OptionError(f"{name} must be a whole number, not {value!r}")
-            if value is not None and value < 1:
-                raise OptionError(f"{name} must be at least 1, not {value}")
+            if value is not None and value < lowest:
+                raise OptionError(f"{name} must be at least {lowest}, not {value}")
+        if self.ngrams > _LONGEST_NGRAM:
+            raise OptionError(f"ngrams must be at most {_LONGEST_NGRAM}, not {self.ngrams}")
         if self.method in ("naive", "batched") and self.workers not in (None, 1):
             raise OptionError(
                 f"method {self.method!r} works in one process; leave workers={self.workers} out, "
                 "or use method 'parallel'"
             )
+        if self.verify and (not self.spec.uses_jieba or self.method not in ("compiled", None)):
+            raise OptionError(
+                "verify compares method 'compiled' with jieba, which is not used here"
+            )
         if not self.spec.uses_jieba:
             self.spec.load()
+        if self.method == "compiled":
+            reason = why_not(self.spec)
+            if reason is not None:
+                raise OptionError(f"method 'compiled' cannot be used: {reason}")
 
 
 @dataclass(frozen=True)
@@ -323,6 +449,12 @@ class Feed(Protocol):
     def __iter__(self) -> Iterator[str]:
         """Yield the documents."""
 
+    def estimate(self) -> float:
+        """Return roughly how many bytes of text there are; infinity if that cannot be known."""
+
+    def give(self, run: KernelRun) -> None:
+        """Let the kernel count all documents."""
+
 
 class TextFeed:
     """Documents that are in memory or come from a generator; a byte is one of their UTF-8."""
@@ -343,6 +475,28 @@ class TextFeed:
             self.meter.stored = self.meter.text
             yield text
 
+    def estimate(self) -> float:
+        """Return the size of the first documents if they are all, else infinity."""
+        first: list[Any] = []
+        texts = iter(self._texts)
+        size = 0
+        ended = False
+        while size <= _PEEK_BYTES and not ended:
+            text = next(texts, _NONE)
+            ended = text is _NONE
+            if not ended:
+                first.append(text)
+                size += 3 * len(text) if isinstance(text, str) else 0
+        self._texts = itertools.chain(first, texts)
+        return size if ended else math.inf
+
+    def give(self, run: KernelRun) -> None:
+        """Let the kernel count all documents."""
+        run.count_documents(self, "texts")
+
+
+_NONE: Any = object()
+
 
 class FileFeed:
     """Documents from files."""
@@ -352,31 +506,183 @@ class FileFeed:
         self.files = len(corpus.sources)
         self.passed_over = corpus.passed_over
         self.total = corpus.size
-        self._sources = corpus.sources
+        self._sources = list(corpus.sources)
         self._options = options
 
     def __iter__(self) -> Iterator[str]:
         for source in self._sources:
             yield from read_documents(source, self._options, self.meter)
 
+    def estimate(self) -> float:
+        """Return roughly how many bytes of text the files hold.
 
-def run(feed: Feed, settings: Settings, progress: Progress | None = None) -> WordCounts:
+        So much of the standard input is read that it is known whether it is short.
+        """
+        size = 0.0
+        for index, source in enumerate(self._sources):
+            stored: float = math.inf if source.size is None else source.size
+            if source.path == STDIN:
+                source, ended = take_head(source, _PEEK_BYTES)
+                self._sources[index] = source
+                stored = len(source.head) if ended else math.inf
+            size += stored * (_COMPRESSION if source.compression else 1)
+        return size
+
+    def give(self, run: KernelRun) -> None:
+        """Let the kernel count all documents; it reads text in UTF-8 itself."""
+        options = self._options
+        is_utf8 = codecs.lookup(options.encoding).name == "utf-8" and options.errors == "strict"
+        for index, source in enumerate(self._sources):
+            if not run.begin(index, self.meter):
+                continue
+            if source.format == "text" and is_utf8:
+                run.count_source(source, options, self.meter)
+            else:
+                run.count_documents(read_documents(source, options, self.meter), source.name)
+            run.end(self.meter, last=index == len(self._sources) - 1)
+
+
+# How many times larger compressed text usually is than it looks.
+_COMPRESSION = 3
+
+
+def run(
+    feed: Feed,
+    settings: Settings,
+    progress: Progress | None = None,
+    *,
+    engine: Engine | None = None,
+    checkpoint: Checkpoint | None = None,
+    identify: Callable[[Engine], dict[str, Any]] = lambda engine: {},
+) -> WordCounts:
     """Count the documents of a feed.
 
     Args:
         feed: The documents.
         settings: How to count; checked already.
         progress: Called with the bytes done and the bytes there are.
+        engine: The kernel for method "compiled", if it is loaded already.
+        checkpoint: Where method "compiled" takes snapshots.
+        identify: Says what must not change between the parts of a run.
 
     Returns:
         The whole table, with a :class:`RunInfo` that says how it was made.
     """
     began = time.perf_counter()
-    tracker = _Tracker(feed, progress)
     if progress is not None:
         progress(0, feed.total)
-    documents, method, workers = _choose(iter(tracker), settings)
-    keys = TokenKeys(settings.spec, settings.document_frequency)
+    workers = settings.workers or available_cores()
+    note = resumed = ""
+    if engine is None:
+        engine, note = _find_engine(feed, settings, workers)
+    if engine is None:
+        counted = _run_pure(feed, settings, workers, progress)
+    else:
+        with contextlib.ExitStack() as stack:
+            state = State()
+            if checkpoint is not None:
+                state = stack.enter_context(checkpoint.opened(identify(engine)))
+            resumed = "complete" if state.complete else "resumed" if state.documents else ""
+            counted = _run_compiled(engine, feed, settings, workers, progress, checkpoint, state)
+    info = RunInfo(
+        method=counted.method,
+        workers=counted.workers,
+        batch_size=settings.batch_size,
+        tokenizer=settings.spec.describe(),
+        files=feed.files,
+        passed_over=feed.passed_over,
+        text_bytes=feed.meter.text,
+        stored_bytes=feed.meter.stored,
+        seconds=time.perf_counter() - began,
+        note=note,
+        verified=counted.verified,
+        ngrams=settings.ngrams,
+        resumed=resumed,
+    )
+    return WordCounts(
+        counted.counts,
+        documents=counted.documents,
+        document_frequency=counted.frequency,
+        run=info,
+    )
+
+
+class _Counted(NamedTuple):
+    """What a method gives."""
+
+    method: Method
+    workers: int
+    counts: Mapping[Any, int]
+    frequency: Mapping[Any, int] | None
+    documents: int
+    verified: int = 0
+
+
+def _find_engine(feed: Feed, settings: Settings, workers: int) -> tuple[Engine | None, str]:
+    """Return the kernel if it is to be used, and else why it is not, where that was left open."""
+    if settings.method == "compiled":
+        try:
+            return load_engine(settings.spec), ""
+        except OptionError as error:
+            raise OptionError(f"method 'compiled' cannot be used: {error}") from error
+    if settings.method is not None:
+        return None, ""
+    size = feed.estimate() if settings.spec.uses_jieba else 0
+    if settings.spec.uses_jieba and is_too_short_to_compile(size, workers):
+        return None, TOO_SHORT_TO_COMPILE
+    reason = why_not(settings.spec)
+    if reason is None:
+        reason = why_not_worth_it(settings.spec, size, workers)
+    if reason is not None:
+        return None, reason
+    try:
+        return load_engine(settings.spec), ""
+    except OptionError as error:
+        return None, str(error)
+
+
+def _run_compiled(
+    engine: Engine,
+    feed: Feed,
+    settings: Settings,
+    workers: int,
+    progress: Progress | None,
+    checkpoint: Checkpoint | None,
+    state: State,
+) -> _Counted:
+    def delivered() -> None:
+        if progress is not None:
+            progress(feed.meter.stored, feed.total)
+
+    spec, ngrams = settings.spec, settings.ngrams
+    sampler = Sampler(settings.verify, settings.verify_seed) if settings.verify else None
+    kernel_run = KernelRun(
+        engine,
+        TokenKeys(spec, settings.document_frequency, ngrams),
+        spec,
+        ngrams=ngrams,
+        document_frequency=settings.document_frequency,
+        threads=workers,
+        delivered=delivered,
+        sampler=sampler,
+        checkpoint=checkpoint,
+        state=state,
+    )
+    feed.meter.text, feed.meter.stored = state.text, state.stored
+    feed.give(kernel_run)
+    delivered()
+    counts, frequency = kernel_run.tables()
+    verified = 0
+    if sampler is not None:
+        options = {"mode": spec.mode, "hmm": spec.hmm, "ngram": ngrams}
+        verified = verify_samples(sampler.samples, engine, TokenKeys(spec, False, ngrams), options)
+    return _Counted("compiled", workers, counts, frequency, kernel_run.documents, verified)
+
+
+def _run_pure(feed: Feed, settings: Settings, workers: int, progress: Progress | None) -> _Counted:
+    tracker = _Tracker(feed, progress)
+    documents, method, workers = _choose(iter(tracker), settings, workers)
+    keys = TokenKeys(settings.spec, settings.document_frequency, settings.ngrams)
     keys.prepare()
     table: dict[Any, int]
     if method == "parallel":
@@ -385,27 +691,17 @@ def run(feed: Feed, settings: Settings, progress: Progress | None = None) -> Wor
         count = _naive if method == "naive" else _batched
         table = count(_batches(documents, settings.batch_size, tracker.delivered), keys)
     counts, frequency = _separate(table) if settings.document_frequency else (table, None)
-    info = RunInfo(
-        method=method,
-        workers=workers,
-        batch_size=settings.batch_size,
-        tokenizer=settings.spec.describe(),
-        files=feed.files,
-        passed_over=feed.passed_over,
-        text_bytes=feed.meter.text,
-        stored_bytes=feed.meter.stored,
-        seconds=time.perf_counter() - began,
-    )
-    return WordCounts(counts, documents=tracker.read, document_frequency=frequency, run=info)
+    return _Counted(method, workers, counts, frequency, tracker.read)
 
 
-def _choose(documents: Iterator[str], settings: Settings) -> tuple[Iterator[str], Method, int]:
+def _choose(
+    documents: Iterator[str], settings: Settings, workers: int
+) -> tuple[Iterator[str], Method, int]:
     """Return the documents, the method, and the number of workers it uses.
 
     Left the choice, a small corpus is counted in the calling process, before workers would have
     started.
     """
-    workers = settings.workers or available_cores()
     if settings.method is not None:
         return documents, settings.method, workers if settings.method == "parallel" else 1
     if workers == 1:
@@ -476,15 +772,16 @@ def _parallel(
 
 
 class TokenKeys:
-    """Gives what to count for a document: its tokens, and each of them once as a 1-tuple.
+    """Gives what to count for a document: its tokens or n-grams, and each once in a 1-tuple.
 
-    The tuples are there for the document frequency only. They travel in the same table, so that a
-    document is either counted in both or in neither.
+    The 1-tuples are there for the document frequency only. They travel in the same table, so that
+    a document is either counted in both or in neither.
     """
 
-    def __init__(self, spec: TokenizerSpec, document_frequency: bool) -> None:
+    def __init__(self, spec: TokenizerSpec, document_frequency: bool, ngrams: int = 1) -> None:
         self.spec = spec
         self.document_frequency = document_frequency
+        self.ngrams = ngrams
         self._cut: Cut | None = None
 
     def prepare(self) -> None:
@@ -496,7 +793,10 @@ class TokenKeys:
         if self._cut is None:
             self.prepare()
             assert self._cut is not None
-        tokens = self._cut(text)
+        tokens: Iterable[Any] = self._cut(text)
+        if self.ngrams > 1:
+            one = list(tokens)
+            tokens = zip(*(one[first:] for first in range(self.ngrams)), strict=False)
         if not self.document_frequency:
             return tokens
         tokens = list(tokens)
@@ -506,12 +806,12 @@ class TokenKeys:
         return {**self.__dict__, "_cut": None}  # made anew where it is needed
 
 
-def _separate(table: dict[Any, int]) -> tuple[dict[str, int], dict[str, int]]:
+def _separate(table: dict[Any, int]) -> tuple[dict[Any, int], dict[Any, int]]:
     """Take the counts of tokens and of documents apart."""
     counts = {}
     frequency = {}
     for key, count in table.items():
-        if isinstance(key, tuple):
+        if is_document_key(key):
             frequency[key[0]] = count
         else:
             counts[key] = count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from perftricks.wordcount.errors import OptionError
@@ -39,12 +39,14 @@ class Source:
         format: How documents lie in it.
         compression: How it is compressed, "" if it is not.
         size: Bytes as stored; None where that is not known beforehand (standard input, pipes).
+        head: The first bytes, if they were taken from the stream before.
     """
 
     path: str
     format: Format
     compression: Compression
     size: int | None
+    head: bytes = field(default=b"", repr=False)
 
     @property
     def name(self) -> str:

@@ -13,6 +13,7 @@ import lzma
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import IO, Any, Protocol, cast
 
 from perftricks.wordcount.errors import CorpusError, OptionError
@@ -39,6 +40,41 @@ class Meter:
 class _Readable(Protocol):
     def read(self, size: int = -1, /) -> bytes:
         """Return up to ``size`` bytes, none at the end."""
+
+
+class _Resumed:
+    """A stream with bytes in front that were taken from it before."""
+
+    def __init__(self, head: bytes, raw: _Readable) -> None:
+        self._head = head
+        self._read = getattr(raw, "read1", raw.read)
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to ``size`` bytes, none at the end."""
+        if not self._head:
+            data: bytes = self._read(size)
+            return data
+        taken, self._head = self._head[:size], self._head[size:]
+        return taken
+
+
+def take_head(source: Source, size: int) -> tuple[Source, bool]:
+    """Take some bytes of the standard input, so that it is known whether it has more.
+
+    Args:
+        source: The standard input.
+        size: How many bytes to take.
+
+    Returns:
+        The source that reads them once more, and whether they are all there are.
+    """
+    if sys.stdin is None:
+        return source, True
+    try:
+        head = sys.stdin.buffer.read(size)
+    except OSError:
+        return source, True  # reading it again says what is wrong
+    return replace(source, head=head), len(head) < size
 
 
 class _MeteredFile:
@@ -83,7 +119,7 @@ def read_text(source: Source, encoding: str, errors: str, meter: Meter) -> Itera
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     end = 0  # position, in the decompressed bytes, of the end of the current chunk
     begun = False
-    for chunk in _and_empty_last(_read_bytes(source, meter)):
+    for chunk in _and_empty_last(read_bytes(source, meter)):
         end += len(chunk)
         try:
             text = decoder.decode(chunk, final=not chunk)
@@ -91,7 +127,7 @@ def read_text(source: Source, encoding: str, errors: str, meter: Meter) -> Itera
             # The decoder may have kept bytes of earlier chunks; what it failed on ends where the
             # chunk does.
             offset = end - len(error.object) + error.start
-            raise _not_the_encoding(source, encoding, error.object[error.start], offset) from None
+            raise not_the_encoding(source, encoding, error.object[error.start], offset) from None
         except UnicodeError as error:
             raise CorpusError(source.name, f"not {encoding}: {error}", offset=0) from None
         if text and not begun:
@@ -135,7 +171,8 @@ def _and_empty_last(chunks: Iterable[bytes]) -> Iterator[bytes]:
     yield b""
 
 
-def _not_the_encoding(source: Source, encoding: str, byte: int, offset: int) -> CorpusError:
+def not_the_encoding(source: Source, encoding: str, byte: int, offset: int) -> CorpusError:
+    """Return what to raise for a byte that is not the encoding."""
     where = " (counted after decompression)" if source.compression else ""
     return CorpusError(
         source.name,
@@ -145,8 +182,17 @@ def _not_the_encoding(source: Source, encoding: str, byte: int, offset: int) -> 
     )
 
 
-def _read_bytes(source: Source, meter: Meter) -> Iterator[bytes]:
-    """Yield the bytes of a source, decompressed, in chunks that are not empty."""
+def read_bytes(source: Source, meter: Meter, offset: int = 0) -> Iterator[bytes]:
+    """Yield the bytes of a source, decompressed, in chunks that are not empty.
+
+    Args:
+        source: What to read.
+        meter: Counts the bytes, the ones that are left out included.
+        offset: Leave out so many at the start.
+    """
+    if offset:
+        yield from _read_from(source, meter, offset)
+        return
     with contextlib.ExitStack() as opened:
         stored = _MeteredFile(_open(source, opened), source.name, meter)
         if not source.compression:
@@ -172,11 +218,32 @@ def _read_bytes(source: Source, meter: Meter) -> Iterator[bytes]:
             raise CorpusError(source.name, problem, offset=stored.position) from None
 
 
+def _read_from(source: Source, meter: Meter, offset: int) -> Iterator[bytes]:
+    """Yield the bytes of a source from a position on."""
+    if not source.compression:
+        with contextlib.ExitStack() as opened:
+            raw = _open(source, opened)
+            cast(IO[bytes], raw).seek(offset)
+            meter.text += offset
+            meter.stored += offset
+            stored = _MeteredFile(raw, source.name, meter)
+            stored.position = offset
+            while chunk := stored.read():
+                meter.text += len(chunk)
+                yield chunk
+        return
+    for chunk in read_bytes(source, meter):
+        skipped = min(offset, len(chunk))
+        offset -= skipped
+        if skipped < len(chunk):
+            yield chunk[skipped:]
+
+
 def _open(source: Source, opened: contextlib.ExitStack) -> _Readable:
     if source.path == STDIN:
         if sys.stdin is None:
             raise CorpusError(source.name, "the standard input is closed")
-        return sys.stdin.buffer
+        return _Resumed(source.head, sys.stdin.buffer) if source.head else sys.stdin.buffer
     try:
         return opened.enter_context(open(source.path, "rb", buffering=0))
     except OSError as error:

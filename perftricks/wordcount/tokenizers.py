@@ -21,6 +21,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any, Literal
 
 from perftricks.wordcount.errors import OptionError, TokenizerError
@@ -73,7 +74,7 @@ class TokenizerSpec:
 
     def describe(self) -> str:
         """Name the tokenizer with its version."""
-        return f"jieba {_import_jieba().__version__}" if self.uses_jieba else self.name
+        return f"jieba {_jieba_version()}" if self.uses_jieba else self.name
 
     def load(self) -> Cut:
         """Return the tokenizer; it is made on first use and kept for the life of the process.
@@ -200,12 +201,8 @@ def _checked(function: Cut, name: str, text: str) -> list[str]:
 
 
 def _jieba_cut(spec: TokenizerSpec) -> Cut:
-    if spec.dictionary is None:
-        tokenizer = _import_jieba().dt
-        with _quiet("jieba"):
-            tokenizer.check_initialized()
-    else:
-        tokenizer = _tokenizer_with(spec.dictionary)
+    own = spec.dictionary
+    tokenizer = default_tokenizer() if own is None else tokenizer_with(own)
     cut: Cut
     if spec.mode == "all":
         cut = functools.partial(tokenizer.lcut, cut_all=True)
@@ -218,7 +215,16 @@ def _jieba_cut(spec: TokenizerSpec) -> Cut:
     return cut
 
 
-def _tokenizer_with(dictionary: bytes) -> Any:
+def default_tokenizer() -> Any:
+    """Return ``jieba.dt``, ready to be used."""
+    tokenizer = _import_jieba().dt
+    with _quiet("jieba"):
+        tokenizer.check_initialized()
+    return tokenizer
+
+
+@functools.lru_cache(maxsize=2)
+def tokenizer_with(dictionary: bytes) -> Any:
     """Return a jieba tokenizer that knows the words of a user dictionary, and nobody else does.
 
     A ``jieba.Tokenizer`` of its own is not enough: a word of frequency 0 also enters
@@ -251,6 +257,18 @@ def _import_copy(original: str, name: str) -> Any:
     sys.modules[name] = module  # for its relative imports
     spec.loader.exec_module(module)
     return module
+
+
+def _jieba_version() -> str:
+    """Return the version without importing jieba for it."""
+    module = sys.modules.get("jieba")
+    return metadata.version("jieba") if module is None else str(module.__version__)
+
+
+def is_jieba_ready() -> bool:
+    """Whether jieba's default tokenizer has loaded its dictionary."""
+    module = sys.modules.get("jieba")
+    return module is not None and bool(module.dt.initialized)
 
 
 def _import_jieba() -> Any:

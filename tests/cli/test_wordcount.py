@@ -33,7 +33,7 @@ def test_screen(run, corpus):
     ]
     assert (facts["documents"], facts["tokens"], facts["distinct"]) == ("4", "12", "9")
     assert facts["files"] == facts["workers"] == "1"
-    assert facts["method"] == "batched"
+    assert facts["method"] == "batched (not compiled: the text is too short to be worth it)"
     assert "MB/s (54 bytes of text, in " in facts["speed"]
     assert facts["tokenizer"].startswith("jieba 0.")
     assert facts["tokenizer"].endswith(", mode default, HMM on")
@@ -71,11 +71,15 @@ def test_summary_for_machines(run, corpus):
         "text_bytes": 54,
         "stored_bytes": 54,
         "method": "parallel",
+        "method_note": None,
         "workers": 2,
         "batch_size": 1000,
         "mode": "default",
         "hmm": True,
         "user_dict": False,
+        "ngrams": 1,
+        "verified": None,
+        "resumed": None,
         "output": None,
         "top": [{"token": "喝茶", "count": 3, "share": 0.25, "document_frequency": 2}],
     }
@@ -236,11 +240,17 @@ def test_compare(run, corpus):
         ["naive", "1"],
         ["batched", "1"],
         ["parallel", "2"],
+        ["compiled", "2"],
     ]
     assert out.endswith("all tables are equal: 12 tokens, 9 distinct\n")
     summary = run(corpus, "--compare", "--json").json
     assert summary["equal"]
-    assert [method["method"] for method in summary["methods"]] == ["naive", "batched", "parallel"]
+    assert [method["method"] for method in summary["methods"]] == [
+        "naive",
+        "batched",
+        "parallel",
+        "compiled",
+    ]
 
 
 def test_compare_finds_a_difference(run, corpus, monkeypatch):

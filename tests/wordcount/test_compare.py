@@ -12,11 +12,12 @@ def test_all_methods_are_equal(texts, expected):
     """Each method is run on all documents, and the tables are found equal."""
     announced = []
     comparison = compare_methods(TextFeed(texts), SETTINGS, progress=announced.append)
-    assert announced == ["naive", "batched", "parallel"]
+    assert announced == ["naive", "batched", "parallel", "compiled"]
     assert [(t.method, t.workers) for t in comparison.timings] == [
         ("naive", 1),
         ("batched", 1),
         ("parallel", 2),
+        ("compiled", 2),
     ]
     assert comparison.timings[0].ratio == 1
     assert comparison.equal

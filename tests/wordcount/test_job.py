@@ -175,7 +175,10 @@ def test_worker_that_dies():
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"method": "fast"}, "method must be naive, batched, parallel or None, not 'fast'"),
+        (
+            {"method": "fast"},
+            "method must be naive, batched, parallel, compiled or None, not 'fast'",
+        ),
         ({"workers": 0}, "workers must be at least 1, not 0"),
         ({"workers": 1.5}, "workers must be a whole number, not 1.5"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),

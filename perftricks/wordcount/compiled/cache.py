@@ -13,10 +13,9 @@ import hashlib
 import importlib.util
 import json
 import os
-import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -27,53 +26,8 @@ import numpy as np
 from .layout import DTYPES, Lexicon
 from .native import Kernel, compile_kernel, processor
 
-ENVIRONMENT = "PERFTRICKS_CACHE"
 ALIGNMENT = 64
 DIGEST_SIZE = 32
-
-
-def _user_cache() -> Path:
-    """Where this platform keeps a user's caches."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "perftricks"
-
-
-def _is_private_folder(path: Path) -> bool:
-    """Whether we can write to the folder and nobody else can: machine code is loaded from it."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = path.stat()
-        if hasattr(os, "getuid") and (
-            status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022
-        ):
-            return False
-        with tempfile.TemporaryFile(dir=path):
-            return True
-    except OSError:
-        return False
-
-
-def cache_folder() -> Path:
-    """The folder of the cache: $PERFTRICKS_CACHE, the user's cache folder, or a temporary one.
-
-    If nothing can be written at all, a folder that lasts as long as the process.
-    """
-    candidates = []
-    if os.environ.get(ENVIRONMENT):
-        candidates.append(Path(os.environ[ENVIRONMENT]))
-    with contextlib.suppress(RuntimeError):  # no home
-        candidates.append(_user_cache())
-    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    candidates.append(Path(tempfile.gettempdir()) / f"perftricks-{user}")
-    for folder in candidates:
-        if _is_private_folder(folder):
-            return folder
-    return Path(tempfile.mkdtemp(prefix="perftricks-"))
 
 
 @contextlib.contextmanager
@@ -144,16 +98,20 @@ def _read_code(path: Path) -> bytes | None:
     return code if hashlib.sha256(code).digest() == digest else None
 
 
-@cache
-def load_kernel(folder: Path) -> Kernel:
-    """The kernel, compiled now if the folder does not hold its code yet."""
+def _kernel_path(folder: Path) -> Path:
     key = _key(
         _sources(KERNEL_SOURCES),
         metadata.version("numba"),
         metadata.version("llvmlite"),
         processor(),
     )
-    path = folder / f"kernel-{key}.o"
+    return folder / f"kernel-{key}.o"
+
+
+@cache
+def load_kernel(folder: Path) -> Kernel:
+    """The kernel, compiled now if the folder does not hold its code yet."""
+    path = _kernel_path(folder)
     code = _read_code(path)
     if code is None:
         with _build_lock(path):
@@ -182,27 +140,33 @@ def _pack_numbers(numbers: list[Any]) -> bytes:
     return repr(numbers).encode()
 
 
+def patterns_key(jieba: Any) -> str:
+    """A key of jieba's regular expressions, which programs replace now and then."""
+    patterns = (
+        jieba.re_han_default,
+        jieba.re_skip_default,
+        jieba.re_eng,
+        jieba.finalseg.re_han,
+        jieba.finalseg.re_skip,
+    )
+    return _key(*(pattern.pattern for pattern in patterns))
+
+
 def content_key(tokenizer: Any) -> str:
     """The key of the tables of an initialized tokenizer.
 
     It goes by content, so that nothing that was changed goes unnoticed.
     """
-    import jieba
-    from jieba import finalseg
+    from .tables import jieba_of
 
+    jieba = jieba_of(tokenizer)
+    finalseg = jieba.finalseg
     frequency = tokenizer.FREQ
     emission = [finalseg.emit_P[state] for state in "BMES"]
-    patterns = (
-        jieba.re_han_default,
-        jieba.re_skip_default,
-        jieba.re_eng,
-        finalseg.re_han,
-        finalseg.re_skip,
-    )
     return _key(
         _sources(TABLE_SOURCES),
         jieba.__version__,
-        *(pattern.pattern for pattern in patterns),
+        patterns_key(jieba),
         _pack(list(frequency)),
         _pack_numbers(list(frequency.values())),
         repr(tokenizer.total),
@@ -284,24 +248,62 @@ def _read_lexicon(path: Path) -> Lexicon | None:
         return None
 
 
-def load_lexicon(folder: Path, kernel: Kernel, tokenizer: Any = None) -> Lexicon:
+def find_lexicon(folder: Path, dictionary: bytes | None = None) -> tuple[Path | None, Path | None]:
+    """The files of the tables of a tokenizer that nobody has touched: (its alias, its tables).
+
+    The tokenizer is jieba's default one, or a new one that has loaded a user dictionary. There is
+    no alias if the default one was touched, and no tables if they are not built yet. An alias
+    names the tables and says which regular expressions they were made with.
+    """
+    if dictionary is None and not _is_untouched_default(None):
+        return None, None
+    key = default_key()
+    if key is None:
+        return None, None
+    alias = folder / f"default-{key if dictionary is None else _key(key, dictionary)}"
+    try:
+        name, patterns = alias.read_text().split()
+    except (OSError, ValueError):
+        return alias, None
+    # A copy of the modules, which is what loads a user dictionary, has jieba's own expressions.
+    jieba = sys.modules.get("jieba") if dictionary is None else None
+    if jieba is not None and patterns_key(jieba) != patterns:
+        return None, None
+    path = folder / f"lexicon-{name}"
+    return alias, path if path.exists() else None
+
+
+def load_lexicon(
+    folder: Path,
+    kernel: Kernel,
+    tokenizer: Any = None,
+    *,
+    dictionary: bytes | None = None,
+    make: Callable[[], Any] | None = None,
+) -> Lexicon:
     """The tables of a tokenizer, built now if the folder does not hold them yet.
+
+    The tokenizer is the one given; or the one that ``make`` returns, which is called only if need
+    be: a new one that has loaded a user dictionary of this content, or without a dictionary jieba's
+    default one.
 
     Raises tables.UnsupportedDictionary if the kernel does not reproduce jieba with this tokenizer.
     """
     alias = None
-    if _is_untouched_default(tokenizer) and (key := default_key()) is not None:
-        alias = folder / f"default-{key}"
-        with contextlib.suppress(OSError):
-            lexicon = _read_lexicon(folder / f"lexicon-{alias.read_text()}")
-            if lexicon is not None:
-                return lexicon
+    if tokenizer is None:
+        alias, path = find_lexicon(folder, dictionary)
+        lexicon = None if path is None else _read_lexicon(path)
+        if lexicon is not None:
+            return lexicon
 
-    import jieba
+    from .tables import build_lexicon, check_supported, jieba_of
 
-    from .tables import build_lexicon, check_supported
+    if tokenizer is None and make is not None:
+        tokenizer = make()
+    elif tokenizer is None:
+        import jieba
 
-    tokenizer = tokenizer or jieba.dt
+        tokenizer = jieba.dt
     check_supported(tokenizer)
     tokenizer.check_initialized()
     key = content_key(tokenizer)
@@ -315,5 +317,12 @@ def load_lexicon(folder: Path, kernel: Kernel, tokenizer: Any = None) -> Lexicon
                 _write_lexicon(path, lexicon)
     # jieba may have written its cache file just now, and it decides what is loaded next time.
     if alias is not None and (after := default_key()) is not None:
-        _write_atomically(folder / f"default-{after}", key.encode())
+        after = after if dictionary is None else _key(after, dictionary)
+        content = f"{key} {patterns_key(jieba_of(tokenizer))}"
+        _write_atomically(folder / f"default-{after}", content.encode())
     return lexicon
+
+
+def is_compiled(folder: Path) -> bool:
+    """Whether the folder holds the machine code already."""
+    return _kernel_path(folder).exists()

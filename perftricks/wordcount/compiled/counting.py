@@ -279,12 +279,11 @@ def find_end(text, position, stop, end):
 
 
 @kernel
-def find_block(lexicon, text, position, stop):
+def find_block(lexicon, text, position, stop, newline):
     """The first position from here on where a block starts behind a character outside blocks.
 
-    The end if none does.
-
-    Also stop if the text up to there is not valid UTF-8.
+    The end if none does, or if the text up to there is not valid UTF-8. The end of a document
+    will do as well, where a byte of its own marks it.
     """
     outside = False
     while position < stop and (text[position] & 0xC0) == 0x80:
@@ -292,7 +291,8 @@ def find_block(lexicon, text, position, stop):
     while position < stop:
         code, after = decode_character(text, position, stop)
         if code < 0:
-            return stop
+            at_end = newline == NEWLINE_BYTE and text[position] == SEPARATOR_BYTE
+            return position + 1 if at_end else stop
         inside = code < 0x10000 and lexicon.symbol[code] != 0
         if inside and outside:
             return position
@@ -320,7 +320,7 @@ def find_cut_after(lexicon, job):
             return found + 1
     if whole:
         return stop
-    return find_block(lexicon, job.text, position, stop)
+    return find_block(lexicon, job.text, position, stop, state[NEWLINE])
 
 
 @kernel
@@ -461,7 +461,7 @@ def merge_ngrams(address):
 
 
 def write_words(address):
-    """Exported: (units, int32 starts, int64 indices, int64[1] size, uint16 out) -> units written."""
+    """Exported: (units, starts, int64 indices, int64[1] size, uint16 out) -> units written."""
     return write_text(
         pointer(address[0], UINT16),
         pointer(address[1], INT32),

@@ -202,7 +202,7 @@ class TextCounter:
     newline: what ends a document. ``"lf"``: ``\n`` and nothing else, so that a ``\r`` before it
         is a token. ``"crlf"``: ``\n``, with one ``\r`` before it. ``"universal"``: ``\n``,
         ``\r`` and ``\r\n``. ``"none"``: each text that is fed is one document, and its line
-        ends are tokens.
+        ends are tokens. ``"byte"``: the byte 0xFF, which no UTF-8 has; line ends are tokens.
     ngram: also count sequences of so many tokens of a document.
     doc_freq: also count in how many documents each token (and n-gram) occurs.
     threads: how many threads count.
@@ -235,6 +235,21 @@ class TextCounter:
         }
         self._workers = [self._new_worker() for _ in range(max(1, threads))]
         self.documents = 0
+
+    def resume(self, table: TokenTable, documents: int) -> None:
+        """Go on from the counts of a run before, which this counter owns from now on."""
+        self._workers[0].table = table
+        self.documents = documents
+
+    def find_cut(self, data: bytes, position: int) -> int:
+        """The first position from this one on where any text may be cut; its length if none is.
+
+        Segmenting the two parts gives what segmenting the whole gives.
+        """
+        state = np.zeros(STATE_SIZE, np.int64)
+        state[POSITION], state[STOP], state[NEWLINE] = position, len(data), NEWLINE_NONE
+        text = np.frombuffer(data, np.uint8)
+        return self._kernel.call("find_cut", (*self._lexicon, text, state))
 
     def _new_worker(self) -> Worker:
         return Worker(self._kernel, self._lexicon, **self._options)

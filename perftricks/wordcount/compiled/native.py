@@ -106,7 +106,7 @@ class Kernel:
             self._functions[name] = prototype(address)
 
     def call(self, name: str, arrays: Iterable[np.ndarray]) -> int:
-        """Call an exported function with the arrays it expects, contiguous and of the right type."""
+        """Call an exported function with the arrays it expects, contiguous and typed."""
         arrays = tuple(arrays)
         addresses = _as_address_table(arrays)
         result, exception = ctypes.c_int64(), ctypes.c_void_p()

@@ -11,6 +11,7 @@ import re
 import sys
 from functools import cache
 from math import log
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -46,15 +47,24 @@ class UnsupportedDictionary(ValueError):
     """The kernel cannot reproduce jieba with this tokenizer; the message says why."""
 
 
+def jieba_of(tokenizer: Any) -> Any:
+    """The jieba that a tokenizer comes from: the module, or the copy of it that made it."""
+    return SimpleNamespace(**type(tokenizer).initialize.__globals__)
+
+
 def check_supported(tokenizer: Any) -> None:
     """Raise UnsupportedDictionary if the kernel does not reproduce jieba with this tokenizer.
 
     Looks at the version of jieba, at the regular expressions whose structure the kernel mirrors,
     and at the kind of the tokenizer; :func:`build_lexicon` looks at the words.
     """
-    import jieba
-    from jieba import finalseg
-
+    try:
+        jieba = jieba_of(tokenizer)
+        finalseg = jieba.finalseg
+    except AttributeError:
+        raise UnsupportedDictionary(
+            f"{type(tokenizer).__name__} is no tokenizer of jieba's"
+        ) from None
     if jieba.__version__ not in KNOWN_VERSIONS:
         raise UnsupportedDictionary(
             f"jieba {jieba.__version__}: the kernel mirrors jieba {', '.join(KNOWN_VERSIONS)}"
@@ -96,11 +106,9 @@ def characters_matching(pattern: re.Pattern[str]) -> np.ndarray:
     return found
 
 
-def character_kinds() -> np.ndarray:
+def character_kinds(jieba: Any) -> np.ndarray:
     """The kind of every code unit, from jieba's regular expressions."""
-    import jieba
-    from jieba import finalseg
-
+    finalseg = jieba.finalseg
     kinds = np.full(0x10000, OUTSIDE, np.uint8)
     kinds[characters_matching(jieba.re_han_default)] = OTHER
     inside = kinds != OUTSIDE
@@ -118,7 +126,7 @@ def character_kinds() -> np.ndarray:
 
 
 def whitespace() -> np.ndarray:
-    """Which code units are ``\\s`` to jieba."""
+    r"""Which code units are ``\s`` to jieba."""
     space = np.zeros(0x10000, np.uint8)
     space[characters_matching(re.compile(r"\s"))] = 1
     return space
@@ -160,11 +168,9 @@ def assign_symbols(kinds: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, n
 
 
 def hmm_arrays(
-    character: np.ndarray, first_han: int, unseen: float
+    finalseg: Any, character: np.ndarray, first_han: int, unseen: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """(emission by Han symbol and state, model) from :mod:`jieba.finalseg`."""
-    from jieba import finalseg
-
     floor = finalseg.MIN_FLOAT
     emission = np.empty((character.size - first_han, 4), np.float64)
     han = [chr(c) for c in character[first_han:].tolist()]
@@ -217,14 +223,13 @@ def build_lexicon(kernel: Kernel, tokenizer: Any) -> Lexicon:
 
     Raises UnsupportedDictionary if the kernel would not reproduce jieba with it.
     """
-    from jieba import finalseg
-
     check_supported(tokenizer)
     tokenizer.check_initialized()
+    jieba = jieba_of(tokenizer)
     frequency = dict(tokenizer.FREQ)
-    kinds = character_kinds()
+    kinds = character_kinds(jieba)
 
-    split = [w for w in finalseg.Force_Split_Words if len(w) > 1]
+    split = [w for w in jieba.finalseg.Force_Split_Words if len(w) > 1]
     words = list(frequency)
     for word in split:  # a node for each forced split; a node of frequency 0 changes nothing else
         for end in range(1, len(word) + 1):
@@ -261,7 +266,7 @@ def build_lexicon(kernel: Kernel, tokenizer: Any) -> Lexicon:
 
     text_start, text = word_texts(slot_of_word, lengths, codes, character, n_slots)
     unseen = log(1) - log(tokenizer.total)
-    emission, model = hmm_arrays(character, first_han, unseen)
+    emission, model = hmm_arrays(jieba.finalseg, character, first_han, unseen)
     is_word = np.array([bool(frequency[w]) for w in words], np.int64)
     depth = words_on_path(parent, lengths, is_word)
     return Lexicon(

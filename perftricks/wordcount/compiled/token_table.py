@@ -306,12 +306,23 @@ class TokenTable:
         """The n most frequent tokens, equal counts by code point, without building a dict."""
         ids = self._used_ids()
         counts = self.tokens.count[ids]
+        if n <= 0:
+            return []
         if n < ids.size:
-            chosen = np.argpartition(-counts, n)[:n] if n else np.empty(0, np.int64)
-            chosen.sort()
+            lowest = np.partition(counts, ids.size - n)[ids.size - n]
+            chosen = np.flatnonzero(counts >= lowest)
             ids, counts = ids[chosen], counts[chosen]
         pairs = zip(self.strings(ids), counts.tolist(), strict=True)
-        return sorted(pairs, key=lambda pair: -pair[1])
+        return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[:n]
+
+    @property
+    def total(self) -> int:
+        """How many tokens were counted."""
+        return int(self.tokens.count.sum()) - self.separators
+
+    def __len__(self) -> int:
+        """How many distinct tokens there are."""
+        return int(self._used_ids().size)
 
     def doc_freq_dict(self) -> dict[str, int]:
         """For every token the number of documents that contain it."""

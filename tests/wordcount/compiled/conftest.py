@@ -3,10 +3,11 @@ import logging
 import jieba
 import pytest
 
-jieba.setLogLevel(logging.ERROR)
-
 from perftricks.wordcount import compiled
-from perftricks.wordcount.compiled.cache import cache_folder, load_kernel  # noqa: E402
+from perftricks.wordcount.cachefolder import cache_folder
+from perftricks.wordcount.compiled.cache import load_kernel
+
+jieba.setLogLevel(logging.ERROR)
 
 
 @pytest.fixture(scope="session")

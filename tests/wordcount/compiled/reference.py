@@ -9,6 +9,8 @@ def documents_of(text, newline):
     """The documents of a text, written independently of the kernel."""
     if newline == "none":
         return [text]
+    if newline == "byte":
+        return text.split("\x00")[:-1] if text else []
     if newline == "universal":
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if newline == "crlf":
@@ -54,6 +56,10 @@ def check(
     threads=1,
 ):
     """Compare everything the kernel counts with the reference."""
+    data = text.encode()
+    if newline == "byte":  # a byte that no text has, where the reference has NUL
+        text += "\x00"
+        data = text.encode().replace(b"\x00", b"\xff")
     counts, frequencies, grams, gram_frequencies, documents = expected(
         tokenizer, text, newline, mode, hmm, ngram
     )
@@ -66,7 +72,7 @@ def check(
         doc_freq=doc_freq,
         threads=threads,
     )
-    counter.feed(text.encode())
+    counter.feed(data)
     table = counter.table()
     assert table.to_dict() == counts
     assert counter.documents == documents

@@ -9,6 +9,7 @@ from pathlib import Path
 import jieba
 import pytest
 
+from perftricks.wordcount import cachefolder
 from perftricks.wordcount.compiled import TextCounter, cache
 
 COUNT = """
@@ -27,7 +28,7 @@ TOKENS = " ".join(sorted(["我", "来到", "北京", "清华大学"]))
 def start(folder, **environment):
     return subprocess.Popen(
         [sys.executable, "-c", COUNT.format(root=ROOT)],
-        env={**os.environ, cache.ENVIRONMENT: str(folder), **environment},
+        env={**os.environ, cachefolder.ENVIRONMENT: str(folder), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -46,6 +47,7 @@ def filled(tmp_path_factory):
 
 
 def test_two_processes_build_one_cache(filled):
+    """Two processes that start at once leave one cache."""
     names = sorted(
         path.name.partition("-")[0] for path in filled.iterdir() if path.suffix != ".lock"
     )
@@ -53,6 +55,7 @@ def test_two_processes_build_one_cache(filled):
 
 
 def test_warm_start_imports_neither_numba_nor_jieba(filled):
+    """A start with a filled cache imports neither numba nor jieba."""
     jieba.initialize()  # so that jieba's own cache file exists
     start(filled).communicate()
     out, _ = start(filled).communicate()
@@ -62,6 +65,7 @@ def test_warm_start_imports_neither_numba_nor_jieba(filled):
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b"x" + b[1:]])
 @pytest.mark.parametrize("kind", ["kernel", "lexicon"])
 def test_damaged_files_are_built_anew(filled, tmp_path, kind, damage):
+    """A damaged file of the cache is not used."""
     if kind == "kernel":
         (path,) = filled.glob("kernel-*.o")
         content = path.read_bytes()
@@ -74,23 +78,26 @@ def test_damaged_files_are_built_anew(filled, tmp_path, kind, damage):
 
 
 def test_read_only_home(tmp_path, monkeypatch):
-    monkeypatch.delenv(cache.ENVIRONMENT, raising=False)
-    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    """Where the home cannot be written to, a private temporary folder serves."""
+    monkeypatch.delenv(cachefolder.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(cachefolder.tempfile, "gettempdir", lambda: str(tmp_path))
     file = tmp_path / "not-a-folder"
     file.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(file))  # nothing can be created below a file
-    folder = cache.cache_folder()
+    folder = cachefolder.cache_folder()
     assert folder.parent == tmp_path
     assert stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0
 
 
 def test_folder_of_another_user_is_not_trusted(tmp_path):
+    """A folder that others may write to is not used."""
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    assert not cache._is_private_folder(tmp_path / "open")
+    assert not cachefolder._is_private_folder(tmp_path / "open")
 
 
 def test_every_change_of_the_dictionary_is_noticed(tmp_path):
+    """Each change of a dictionary changes its key, and the table follows."""
     tokenizer = jieba.Tokenizer()
     tokenizer.initialize()
     keys = [cache.content_key(tokenizer)]
@@ -103,7 +110,7 @@ def test_every_change_of_the_dictionary_is_noticed(tmp_path):
         change()
         keys.append(cache.content_key(tokenizer))
     assert len(set(keys)) == len(keys)
-    kernel = cache.load_kernel(cache.cache_folder())
+    kernel = cache.load_kernel(cachefolder.cache_folder())
     engine = kernel, cache.load_lexicon(tmp_path, kernel, tokenizer)
     counter = TextCounter(*engine)
     counter.feed("甲乙丙丁戊".encode())

@@ -16,7 +16,7 @@ from .reference import check
 from .texts import ASCII_IN_BLOCKS, HAN, OUTSIDE, TextMaker
 
 MODES = [("default", True), ("default", False), ("search", True), ("search", False), ("all", True)]
-NEWLINES = ["lf", "crlf", "universal", "none"]
+NEWLINES = ["lf", "crlf", "universal", "none", "byte"]
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +36,15 @@ def forced_splits():
 @pytest.mark.parametrize(("mode", "hmm"), MODES)
 @pytest.mark.parametrize("newline", NEWLINES)
 def test_random_texts(default_engine, maker, mode, hmm, newline):
-    for size in (1, 2, 3, 5, 10, 30, 100, 300, 1000, 20_000):
+    """Random texts give jieba's table in every mode and with every line end."""
+    for size in (1, 2, 3, 5, 10, 30, 100, 300, 1000, 6000):
         for _ in range(3 if size < 1000 else 1):
             check(default_engine, jieba.dt, maker.text(size), newline=newline, mode=mode, hmm=hmm)
 
 
 @pytest.mark.parametrize(("mode", "hmm"), MODES)
 def test_every_character_alone_and_between_others(default_engine, mode, hmm):
+    """Every character gives jieba's tokens, alone and between others."""
     characters = [
         chr(c)
         for c in itertools.chain(range(0xD800), range(0xE000, 0x11000), range(0x1F000, 0x20010))
@@ -73,6 +75,7 @@ def test_every_character_alone_and_between_others(default_engine, mode, hmm):
 @pytest.mark.parametrize("newline", NEWLINES)
 @pytest.mark.parametrize(("mode", "hmm"), MODES)
 def test_small_documents(default_engine, text, newline, mode, hmm):
+    """The smallest documents give jieba's tokens and documents."""
     check(
         default_engine, jieba.dt, text, newline=newline, mode=mode, hmm=hmm, ngram=2, doc_freq=True
     )
@@ -92,7 +95,7 @@ HARD_TEXT = st.lists(
 
 
 @settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     text=HARD_TEXT,
@@ -101,6 +104,7 @@ HARD_TEXT = st.lists(
     ngram=st.integers(1, 4),
 )
 def test_hypothesis_texts(default_engine, text, case, newline, ngram):
+    """Texts chosen to break it give jieba's counts of everything."""
     check(
         default_engine,
         jieba.dt,
@@ -113,10 +117,11 @@ def test_hypothesis_texts(default_engine, text, case, newline, ngram):
     )
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("newline", ["lf", "none"])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("newline", ["lf", "none", "byte"])
 def test_chunks_and_threads(default_engine, maker, threads, newline):
-    text = maker.text(150_000)
+    """Where a text is divided among threads changes nothing."""
+    text = maker.text(60_000)
     check(default_engine, jieba.dt, text, newline=newline, threads=threads)
 
 
@@ -128,12 +133,14 @@ def test_one_long_block(default_engine, maker):
 
 
 def test_long_run_outside_blocks_with_cut_all(default_engine):
+    """A long run of punctuation gives mode all its tokens."""
     check(default_engine, jieba.dt, "中国" + "，" * 10_000 + "。 " * 10_000 + "人", mode="all")
 
 
 @pytest.mark.parametrize(("mode", "hmm"), [("default", True), ("default", False), ("search", True)])
 def test_ngrams_and_document_frequencies(default_engine, maker, mode, hmm):
-    text = maker.text(40_000)
+    """N-grams and document frequencies are those of jieba's tokens."""
+    text = maker.text(15_000)
     for ngram in (2, 3):
         check(
             default_engine,
@@ -193,6 +200,7 @@ def test_dictionaries_full_of_ties(kernel, tmp_path, seed, forced_splits):
 
 
 def test_user_words_of_every_kind(kernel, tmp_path, forced_splits, maker):
+    """Words that were added, deleted or forced apart count as jieba cuts them."""
     tokenizer = jieba.Tokenizer()
     tokenizer.initialize()
     tokenizer.add_word("云计算")
@@ -233,6 +241,7 @@ def test_user_words_of_every_kind(kernel, tmp_path, forced_splits, maker):
 )
 @given(data=st.data())
 def test_hypothesis_dictionaries(kernel, tmp_path_factory, data):
+    """Dictionaries and forced splits of any kind give jieba's table."""
     character = st.sampled_from("一二三aB1+.%- é😀")
     word = st.text(character, min_size=1, max_size=5)
     words = data.draw(st.dictionaries(word, st.integers(0, 5), max_size=20))

@@ -30,6 +30,7 @@ class TextMaker:
         self.mixed = [w for w in jieba.dt.FREQ if not w.isalpha() or w.isascii()][:500]
 
     def piece(self):
+        """Return a word, a character or something like it."""
         pick = self.random.random()
         choose = self.random.choice
         if pick < 0.30:
@@ -81,4 +82,5 @@ class TextMaker:
         )
 
     def text(self, pieces):
+        """Return a text of so many pieces."""
         return "".join(self.piece() for _ in range(pieces))

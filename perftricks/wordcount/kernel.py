@@ -1,0 +1,314 @@
+"""Method "compiled": the documents of a feed go through the compiled kernel, exactly.
+
+Text files in UTF-8 go to it as bytes. All other documents are read as for any method, encoded and
+fed in large buffers. A document with a lone surrogate, which no UTF-8 can hold, is counted by jieba
+itself and added to the table.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from perftricks.wordcount.cachefolder import cache_folder
+from perftricks.wordcount.checkpoint import Checkpoint, State
+from perftricks.wordcount.counts import LazyTable
+from perftricks.wordcount.documents import ReadOptions
+from perftricks.wordcount.errors import OptionError
+from perftricks.wordcount.pieces import PIECE_BYTES, read_pieces
+from perftricks.wordcount.sources import Source
+from perftricks.wordcount.streams import Meter, not_the_encoding
+from perftricks.wordcount.tokenizers import (
+    TokenizerSpec,
+    default_tokenizer,
+    is_jieba_ready,
+    tokenizer_with,
+)
+
+if TYPE_CHECKING:
+    from perftricks.wordcount.compiled import Engine, TextCounter, TokenTable
+    from perftricks.wordcount.compiled.driver import Newline
+    from perftricks.wordcount.verify import Sampler
+
+Keys = Callable[[str], Iterable[Any]]
+
+# Rough seconds of the parts of a run, which say from which size on the kernel is worth its start.
+_LOAD_JIEBA = 0.8  # import it and load its dictionary
+_LOAD = 0.35  # load the kernel and tables that are cached
+_LOOK = 0.5  # look at every word of a dictionary that may have been changed
+_BUILD_TABLES = 3.0
+_COMPILE = 13.0
+_PURE_BYTES = 0.4e6  # bytes a second that a process counts with jieba
+_KERNEL_BYTES = 25e6
+
+TOO_SHORT_TO_COMPILE = "the text is too short to be worth compiling"
+
+# So many documents make a buffer, however short they are.
+_MOST_DOCUMENTS = 200_000
+
+
+def why_not(spec: TokenizerSpec) -> str | None:
+    """Say why the kernel cannot count with a tokenizer; None if it can."""
+    if not spec.uses_jieba:
+        return f"the tokenizer is {spec.name}, not jieba"
+    try:
+        from perftricks.wordcount.compiled import why_unsupported
+    except ImportError as error:
+        return f"{error.name or 'a module'} is not installed"
+    return why_unsupported()
+
+
+def is_too_short_to_compile(size: float, workers: int) -> bool:
+    """Whether nothing is compiled yet and jieba is done sooner; looks without importing numpy."""
+    if size / (_PURE_BYTES * workers) > _COMPILE:
+        return False
+    return not any(cache_folder().glob("kernel-*.o"))
+
+
+def why_not_worth_it(spec: TokenizerSpec, size: float, workers: int) -> str | None:
+    """Say why jieba itself is done sooner with so many bytes of text; None if it is not."""
+    from perftricks.wordcount.compiled import readiness
+
+    own = spec.dictionary is not None
+    ready = is_jieba_ready() and not own
+    pure = size / (_PURE_BYTES * workers) + (0 if ready else _LOAD_JIEBA)
+    cached = readiness(spec.dictionary)
+    start = _LOAD
+    if not cached.lexicon:
+        start += _LOOK + (0 if ready else _LOAD_JIEBA + _BUILD_TABLES)
+    if not cached.kernel:
+        start += _COMPILE
+    if math.isinf(size) or pure > start + size / (_KERNEL_BYTES * workers):
+        return None
+    if cached.kernel:
+        return "the text is too short to be worth it"
+    return TOO_SHORT_TO_COMPILE
+
+
+def load_engine(spec: TokenizerSpec) -> Engine:
+    """Load the kernel with the tables of a tokenizer, as it is at this moment.
+
+    Raises:
+        OptionError: If that is not possible; the message says why.
+    """
+    from perftricks.wordcount import compiled
+
+    dictionary = spec.dictionary
+    try:
+        if dictionary is None:
+            return compiled.load(make=default_tokenizer)
+        return compiled.load(dictionary=dictionary, make=lambda: tokenizer_with(dictionary))
+    except compiled.UnsupportedDictionary as error:
+        raise OptionError(str(error)) from None
+    except (OSError, RuntimeError, ImportError, ValueError) as error:
+        raise OptionError(f"the kernel cannot be compiled here: {error}") from error
+
+
+class KernelRun:
+    """Counts documents with the kernel.
+
+    Args:
+        engine: The kernel and its tables.
+        keys: Gives what jieba itself counts for a document.
+        spec: The tokenizer.
+        ngrams: Tokens in what is counted.
+        document_frequency: Whether to count documents too.
+        threads: How many threads count.
+        delivered: Called after each piece.
+        sampler: Takes documents to count once more.
+        checkpoint: Where to take snapshots.
+        state: Where the run before was.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        keys: Keys,
+        spec: TokenizerSpec,
+        *,
+        ngrams: int,
+        document_frequency: bool,
+        threads: int,
+        delivered: Callable[[], object],
+        sampler: Sampler | None,
+        checkpoint: Checkpoint | None = None,
+        state: State | None = None,
+    ) -> None:
+        self._engine = engine
+        self._keys = keys
+        self._options: dict[str, Any] = {
+            "mode": spec.mode,
+            "hmm": spec.hmm,
+            "ngram": ngrams,
+            "doc_freq": document_frequency,
+            "threads": threads,
+        }
+        self._whole = ngrams > 1 or document_frequency or sampler is not None
+        self._delivered = delivered
+        self._sampler = sampler
+        self._counters: dict[Newline, TextCounter] = {}
+        self._checkpoint = checkpoint
+        # In it are counted the pieces that end inside a document, which counters take for its end.
+        self._state = State() if state is None else state
+        self._odd: Counter[Any] = Counter({_as_key(key): n for key, n in self._state.odd})
+        if checkpoint is not None:
+            for newline, table in checkpoint.tables(self._state, engine).items():
+                counter = self._counter(cast("Newline", newline))
+                counter.resume(table, self._state.documents[newline])
+
+    @property
+    def documents(self) -> int:
+        """How many documents have been counted."""
+        fed = sum(counter.documents for counter in self._counters.values())
+        return fed - self._state.continued + self._state.odd_documents
+
+    def begin(self, index: int, meter: Meter) -> bool:
+        """Begin a source; return False if it was counted before."""
+        if index < self._state.source:
+            return False
+        self._state.text, self._state.stored = meter.text, meter.stored
+        return True
+
+    def end(self, meter: Meter, *, last: bool) -> None:
+        """End a source."""
+        self._state.source += 1
+        self._state.offset = 0
+        self._state.text, self._state.stored = meter.text, meter.stored
+        if last:
+            self._state.complete = True
+            self._save()
+
+    def count_source(self, source: Source, options: ReadOptions, meter: Meter) -> None:
+        """Count a text file in UTF-8."""
+        from perftricks.wordcount.compiled import InvalidUTF8
+
+        newline: Newline = "crlf" if options.document == "line" else "none"
+        counter = self._counter(newline)
+        find_cut = None if self._whole else counter.find_cut
+        offset = self._state.offset
+        for piece in read_pieces(source, options.document, meter, find_cut, offset=offset):
+            self._save_if_due()  # not behind the last piece: the file would seem to go on
+            try:
+                counter.feed(piece.data)
+            except InvalidUTF8 as error:
+                byte = piece.data[error.offset]
+                raise not_the_encoding(
+                    source, options.encoding, byte, piece.offset + error.offset
+                ) from None
+            self._state.offset = piece.offset + len(piece.data)
+            self._state.continued += not piece.ends
+            if self._sampler is not None:
+                self._sampler.take_piece(source.name, piece.data, newline)
+            self._delivered()
+
+    def count_documents(self, documents: Iterable[str], name: str) -> None:
+        """Count documents that are strings.
+
+        Args:
+            documents: The documents.
+            name: Where they come from.
+        """
+        counter = self._counter("byte")
+        documents = itertools.islice(documents, self._state.offset, None)
+        for buffer in _buffers(self._encoded(documents, name)):
+            counter.feed(buffer)
+            self._save_if_due()
+            self._delivered()
+
+    def _save_if_due(self) -> None:
+        if self._checkpoint is not None and self._checkpoint.is_due():
+            self._save()
+
+    def _save(self) -> None:
+        if self._checkpoint is None:
+            return
+        self._state.odd = list(self._odd.items())
+        self._state.documents = {
+            newline: counter.documents for newline, counter in self._counters.items()
+        }
+        tables: dict[str, Any] = {
+            newline: counter.table() for newline, counter in self._counters.items()
+        }
+        self._checkpoint.save(self._state, tables)
+
+    def _encoded(self, documents: Iterable[str], name: str) -> Iterator[bytes]:
+        for text in documents:
+            self._state.offset += 1
+            if self._sampler is not None:
+                self._sampler.take(name, text)
+            try:
+                data = text.encode()
+            except UnicodeEncodeError:  # a lone surrogate
+                self._odd.update(self._keys(text))
+                self._state.odd_documents += 1
+            else:
+                yield data
+
+    def _counter(self, newline: Newline) -> TextCounter:
+        from perftricks.wordcount.compiled import TextCounter
+
+        if newline not in self._counters:
+            self._counters[newline] = TextCounter(
+                *self._engine,
+                newline=newline,
+                **self._options,
+            )
+        return self._counters[newline]
+
+    def tables(self) -> tuple[LazyTable, LazyTable | None]:
+        """Return the counts, and in how many documents each token occurs if that was counted."""
+        if not self._counters:
+            self._counter("byte")
+        table, *others = (counter.table() for counter in self._counters.values())
+        for other in others:
+            table.merge(other)
+        odd = {key: n for key, n in self._odd.items() if not is_document_key(key)}
+        odd_documents = {key[0]: n for key, n in self._odd.items() if is_document_key(key)}
+        if self._options["ngram"] > 1:
+            counts, frequency = _ngram_tables(table)
+        else:
+            counts = LazyTable(table.to_dict, len(table), table.most_common, table.total)
+            frequency = LazyTable(table.doc_freq_dict, len(table))
+        if odd:
+            counts = counts.plus(odd)
+        if not self._options["doc_freq"]:
+            return counts, None
+        return counts, frequency.plus(odd_documents) if odd else frequency
+
+
+def is_document_key(key: Any) -> bool:
+    """Whether what is counted stands for the documents that hold it; see ``TokenKeys``."""
+    return isinstance(key, tuple) and len(key) == 1
+
+
+def _as_key(value: Any) -> Any:
+    """Return a key that JSON made a list of."""
+    return tuple(map(_as_key, value)) if isinstance(value, list) else value
+
+
+def _ngram_tables(table: TokenTable) -> tuple[LazyTable, LazyTable]:
+    def counts() -> dict[Any, int]:
+        return {gram: count for gram, count, _ in table.ngram_items()}
+
+    def documents() -> dict[Any, int]:
+        return {gram: documents for gram, _, documents in table.ngram_items()}
+
+    total = int(table.ngrams.count.sum())
+    return LazyTable(counts, table.n_ngrams, total=total), LazyTable(documents, table.n_ngrams)
+
+
+def _buffers(documents: Iterator[bytes]) -> Iterator[bytes]:
+    """Join documents, each with the byte behind it that ends a document."""
+    waiting: list[bytes] = []
+    size = 0
+    for data in documents:
+        waiting.append(data)
+        size += len(data)
+        if size >= PIECE_BYTES or len(waiting) >= _MOST_DOCUMENTS:
+            yield b"\xff".join(itertools.chain(waiting, [b""]))
+            waiting, size = [], 0
+    if waiting:
+        yield b"\xff".join(itertools.chain(waiting, [b""]))

@@ -1,0 +1,246 @@
+"""A run that is killed at any moment goes on where it was, or is refused with the reason."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jieba
+import pytest
+
+from perftricks.wordcount import CorpusError, OptionError, count_files, pieces
+from perftricks.wordcount.checkpoint import STATE, Checkpoint
+from tests.wordcount.conftest import PIECES, naive
+
+ROOT = Path(__file__).parent.parent.parent
+
+# Counts with many snapshots, and kills itself: before some operation on a file of the checkpoint,
+# or at some moment, which may be in the middle of a write.
+KILLED = """
+import os, signal, sys, threading
+from perftricks.wordcount import count_files, kernel, pieces
+corpus, folder, operations, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+pieces.PIECE_BYTES = kernel.PIECE_BYTES = 60_000
+left = [operations]
+def die(*ignored):
+    os.kill(os.getpid(), signal.SIGKILL)
+def watch(event, arguments):
+    if event in ("open", "os.rename", "os.remove"):
+        if any(str(argument).startswith(folder + "/") for argument in arguments):
+            left[0] -= 1
+            if not left[0]:
+                die()
+class Feeder(kernel.KernelRun):
+    def begin(self, index, meter):
+        if not index and operations:
+            sys.addaudithook(watch)
+        if not index and seconds:
+            timer = threading.Timer(seconds, die)
+            timer.daemon = True
+            timer.start()
+        return super().begin(index, meter)
+import perftricks.wordcount.job as job
+job.KernelRun = Feeder
+counts = count_files(corpus, field="t", checkpoint=folder, checkpoint_seconds=0, workers=2)
+print(counts.run.resumed)
+"""
+
+
+@pytest.fixture
+def lines():
+    """A few hundred documents."""
+    generator = random.Random(5)
+    return "".join("".join(generator.choices(PIECES, k=9)) + "\n" for _ in range(400))
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Pieces of a few hundred bytes, so that a small text has many snapshots."""
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 300)
+    monkeypatch.setattr("perftricks.wordcount.kernel.PIECE_BYTES", 300)
+
+
+class Stop(Exception):
+    """Ends a run on the way."""
+
+
+def interrupt(path, folder, at, **options):
+    """Count until so many bytes are done, with a snapshot before each piece."""
+
+    def progress(done, total):
+        if done >= at:
+            raise Stop
+
+    with pytest.raises(Stop):
+        count_files(path, checkpoint=folder, checkpoint_seconds=0, progress=progress, **options)
+
+
+@pytest.mark.parametrize("kind", ["text", "file", "gz", "jsonl", "two"])
+@pytest.mark.parametrize("more", [{}, {"ngrams": 2, "document_frequency": True}])
+def test_interrupted_run_goes_on(tmp_path, lines, often, monkeypatch, kind, more):
+    """The table of a run in parts is that of a run in one part, for every kind of input."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    options = dict(more)
+    content = ("\ufeff" + lines).encode()
+    records = [*lines.split("\n"), "a\ud800茶", "\ud800"]
+    if kind in ("text", "file", "two"):
+        (corpus / "a.txt").write_bytes(content)
+    if kind == "file":
+        options["document"] = "file"
+    if kind in ("gz", "two"):
+        (corpus / "b.txt.gz").write_bytes(gzip.compress(content))
+    if kind in ("jsonl", "two"):
+        text = "".join(json.dumps({"t": record}) + "\n" for record in records)
+        (corpus / "c.jsonl").write_text(text, encoding="ascii")
+        options["field"] = "t"
+    whole = count_files(corpus, method="naive", **options)
+    folder = tmp_path / "state"
+    monkeypatch.setattr("perftricks.wordcount.streams.CHUNK_BYTES", 512)
+    size = sum(path.stat().st_size for path in corpus.iterdir())
+    for at in (size // 4, size // 2, size - 200):
+        interrupt(corpus, folder, at, **options)
+    counts = count_files(corpus, checkpoint=folder, **options)
+    again = count_files(corpus, checkpoint=folder, **options)
+    for table, how in ((counts, "resumed"), (again, "complete")):
+        assert table == whole
+        assert table.documents == whole.documents
+        assert table.document_frequency == whole.document_frequency
+        assert table.run.text_bytes == whole.run.text_bytes
+        assert table.run.stored_bytes == whole.run.stored_bytes
+        assert table.run.resumed == how
+
+
+def test_killed_twenty_times(tmp_path, texts, expected):
+    """A run that is killed twenty times, in the middle of writes too, gives the naive table."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    line = "\n".join(texts) + "\n"
+    (corpus / "a.txt").write_text(line * 60, encoding="utf-8", newline="")
+    records = "".join(json.dumps({"t": text}) + "\n" for text in [*texts, "a\ud800茶"])
+    (corpus / "b.jsonl").write_text(records * 30, encoding="ascii")
+    folder = tmp_path / "state"
+    generator = random.Random(11)
+
+    def run(operations, seconds):
+        return subprocess.run(
+            [sys.executable, "-c", KILLED, corpus, folder, str(operations), str(seconds)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+
+    killed = 0
+    for turn in range(20):
+        by_time = turn % 2
+        done = run(
+            0 if by_time else generator.randint(2, 40), generator.random() / 8 if by_time else 0
+        )
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        killed += done.returncode != 0
+    assert killed >= 5
+    done = run(0, 0)
+    assert (done.returncode, done.stdout.strip() in ("resumed", "complete")) == (0, True)
+    counts = count_files(corpus, field="t", checkpoint=folder)
+    assert counts.run.resumed == "complete"
+    assert counts.documents == len(texts) * 60 + (len(texts) + 1) * 30
+    total = {token: 90 * n for token, n in expected.items()}
+    for token in naive(["a\ud800茶"]):
+        total[token] = total.get(token, 0) + 30
+    assert counts == total
+    assert sorted(path.name.split("-")[0] for path in folder.iterdir()) == [
+        "lock",
+        STATE,
+        "table",
+        "table",
+    ]
+
+
+def test_what_has_changed_is_refused(tmp_path, lines, often, monkeypatch):
+    """Other inputs, options or words than the run was begun with are refused, each by name."""
+    path, folder = tmp_path / "a.txt", tmp_path / "state"
+    path.write_text(lines, encoding="utf-8")
+    monkeypatch.setattr("perftricks.wordcount.streams.CHUNK_BYTES", 512)
+    interrupt(path, folder, 2000)
+    status = path.stat()
+
+    def refused(problem, *paths, **options):
+        with pytest.raises(OptionError, match=problem):
+            count_files(paths or path, checkpoint=folder, **options)
+
+    refused("is of another run: it has another hmm; give what it was begun with", hmm=False)
+    refused("has another mode, ngrams", mode="search", ngrams=2)
+    refused("has another document;", document="file")
+    other = tmp_path / "b.txt"
+    other.write_text("茶", encoding="utf-8")
+    refused("it has other input files", path, other)
+    (tmp_path / "words").write_text("石墨烯电池 9\n", encoding="utf-8")
+    refused("jieba's dictionary is another one", user_dict=tmp_path / "words")
+    before = dict(jieba.dt.FREQ), jieba.dt.total
+    try:
+        jieba.add_word("石墨烯电池")
+        refused("jieba's dictionary is another one")
+    finally:
+        jieba.dt.FREQ, jieba.dt.total = before
+    path.write_text("x" + lines[1:], encoding="utf-8")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    refused(r"a\.txt' has changed since")
+    path.write_text(lines, encoding="utf-8")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    refused(r"a\.txt' has changed since")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert count_files(path, checkpoint=folder, workers=1).run.resumed == "resumed"
+
+
+def test_folder_that_cannot_be_used(tmp_path, lines):
+    """A folder of other things, in use, damaged or not to be had is refused, and left alone."""
+    path = tmp_path / "a.txt"
+    path.write_text(lines, encoding="utf-8")
+    with pytest.raises(OptionError, match=r"holds files that are no checkpoint, such as 'a\.txt'"):
+        count_files(path, checkpoint=tmp_path)
+    assert path.exists()
+    with pytest.raises(OptionError, match="cannot be used: no such file"):
+        count_files(path, checkpoint=tmp_path / "no" / "folder")
+    folder = tmp_path / "state"
+    with Checkpoint(folder).opened({}), pytest.raises(OptionError, match="in use by another run"):
+        count_files(path, checkpoint=folder)
+    count_files(path, checkpoint=folder)
+    (folder / STATE).write_text("{", encoding="ascii")
+    with pytest.raises(OptionError, match=r"cannot be read: .*; delete it to start anew"):
+        count_files(path, checkpoint=folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"method": "naive"}, "a checkpoint is for method 'compiled'; method is 'naive'"),
+        ({"tokenizer": "chars"}, "cannot be used: the tokenizer is chars, not jieba"),
+        ({"verify": 3}, "verify needs all documents in one run"),
+    ],
+)
+def test_options_that_do_not_go_with_it(tmp_path, lines, options, problem):
+    """What cannot be taken up again is an error before anything is counted."""
+    path = tmp_path / "a.txt"
+    path.write_text(lines, encoding="utf-8")
+    with pytest.raises(OptionError, match=problem):
+        count_files(path, checkpoint=tmp_path / "state", **options)
+    with pytest.raises(OptionError, match="files that can be read again; '<stdin>' cannot"):
+        count_files("-", checkpoint=tmp_path / "state")
+
+
+def test_bad_data_stays_bad(tmp_path, lines, often, monkeypatch):
+    """Bad data is reported at the same place by the run that goes on."""
+    path = tmp_path / "a.txt"
+    content = lines.encode() + b"\xff"
+    path.write_bytes(content)
+    monkeypatch.setattr("perftricks.wordcount.streams.CHUNK_BYTES", 512)
+    for _ in range(2):
+        with pytest.raises(CorpusError) as raised:
+            count_files(path, checkpoint=tmp_path / "state", checkpoint_seconds=0)
+        assert raised.value.offset == len(content) - 1
