@@ -80,7 +80,16 @@ def test_public_names():
         "parallel_apply_generator",
         "parallel_count",
     ]
-    assert perftricks.recompute.__all__ == ["recompute_grad", "recompute_scope"]
+    assert perftricks.recompute.__all__ == [
+        "Plan",
+        "Segment",
+        "Verification",
+        "apply",
+        "recompute_grad",
+        "recompute_scope",
+        "remove",
+        "verify",
+    ]
     for module in (perftricks.parallel, perftricks.recompute, perftricks.wordcount):
         for name in module.__all__:
             assert getattr(module, name).__doc__
