@@ -254,7 +254,9 @@ def test_layers_that_are_used_twice():
         shared = Shared()
         return keras.Model(inputs, shared(shared(inputs)) + shared(inputs * 2))
 
-    assert_exact(build, *data(), regrouped=True)
+    # With larger steps, inputs that differ in the last bit make this model differ as much.
+    slowly = keras.optimizers.SGD
+    assert_exact(build, *data(), regrouped=True, optimizer=lambda: slowly(0.01))
 
 
 def test_decorated_layers_inside_decorated_layers():
@@ -563,6 +565,29 @@ def test_what_tensorflow_cannot_repeat_is_refused(graph):
 
         with recompute_scope(True), pytest.raises(RuntimeError, match=words):
             (tf.function(run) if graph else run)()
+
+
+@only_tensorflow
+def test_sparse_outputs_are_refused():
+    """A sparse output would lose its gradient; a sparse input is fine."""
+    import tensorflow as tf
+
+    x = tf.sparse.from_dense(tf.constant([[0.0, 2.0], [3.0, 0.0]]))
+    w = tf.constant([[1.0], [2.0]])
+
+    def run(function):
+        with tf.GradientTape() as tape:
+            tape.watch([x.values, w])
+            y = function(x)
+        return tape.gradient(y, [x.values, w])
+
+    dense = recompute_grad(lambda x: tf.tanh(tf.sparse.sparse_dense_matmul(x, w)))
+    plain = run(dense)
+    with recompute_scope(True):
+        for a, b in zip(plain, run(dense)):
+            np.testing.assert_array_equal(a, b)
+        with pytest.raises(TypeError, match="returned a SparseTensor"):
+            run(recompute_grad(lambda x: tf.sparse.map_values(tf.tanh, x)))
 
 
 @only_torch
