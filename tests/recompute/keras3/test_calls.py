@@ -631,3 +631,37 @@ def test_a_backend_without_training_runs_plainly():
         "assert len(messages) == 1 and \"not 'numpy'\" in messages[0], messages"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"KERAS_BACKEND": "numpy"})
+
+
+def test_a_segment_of_several_layers():
+    """The engine takes any function that runs layers, as models cut into segments need it."""
+    from perftricks.recompute.engines import keras3
+
+    class Segmented(keras.Sequential):
+        on = False
+
+        def call(self, inputs, training=None, mask=None):
+            def segment(x):
+                for layer in self.layers:
+                    x = layer(x)
+                return x
+
+            if not self.on:
+                return segment(inputs)
+            return keras3.checkpointed_call(segment, (inputs,), {}, layers=self.layers)
+
+    def build(on):
+        inner = Segmented(
+            [
+                keras.Input((WIDTH,)),
+                layers.Dense(WIDTH, "gelu", activity_regularizer="l2"),
+                layers.BatchNormalization(),
+                layers.Dropout(0.4),
+            ]
+        )
+        inner.on = on
+        inputs = keras.Input((WIDTH,))
+        return keras.Model(inputs, layers.Dense(WIDTH)(inner(layers.Dense(WIDTH)(inputs))))
+
+    off, on = (steps(lambda on=on: build(on), *data(), True) for on in (False, True))
+    off.assert_same(on, FEW_ULP if BACKEND == "jax" else 0.0)
