@@ -12,6 +12,7 @@
 A framework module (``tensorflow``, ``jax``, ``torch``) has these functions:
 
 - ``is_tensor(x)``: whether to hand ``x`` to the framework as an input;
+- ``check_output(x)``: refuse what a call must not return;
 - ``is_recording()``: whether gradients may be asked for at all;
 - ``prepare(call)``: what to run in place of a function that belongs to no layer;
 - ``home()``: where the call begins, for reads that happen deeper, inside a loop that is traced;
@@ -193,6 +194,8 @@ class PureCall:
         losses = [(scope.owners[id(loss)], loss) for loss in scope.losses]
         for owner, loss in losses:
             compat.forget_loss(owner, loss)
+        for leaf in tree.flatten(outputs):
+            self._framework.check_output(leaf)
         originals = tree.flatten(self._arguments.structure[:2])
         return _Effects(
             self._framework,

@@ -40,6 +40,15 @@ def is_tensor(x: Any) -> bool:
     return isinstance(x, tf.Tensor)
 
 
+def check_output(x: Any) -> None:
+    """Refuse an output whose gradient would be lost without a word."""
+    if isinstance(x, (tf.SparseTensor, tf.RaggedTensor, tf.IndexedSlices, tf.TensorArray)):
+        raise TypeError(
+            "a call that is to be recomputed returned a %s; it can return dense tensors only: "
+            "convert it, for example by tf.sparse.to_dense" % type(x).__name__
+        )
+
+
 def is_recording() -> bool:
     """Tell whether a tape is active; a graph may be differentiated without one."""
     recording: bool = compat.tensorflow_record().could_possibly_record()

@@ -254,7 +254,9 @@ def test_layers_that_are_used_twice():
         shared = Shared()
         return keras.Model(inputs, shared(shared(inputs)) + shared(inputs * 2))
 
-    assert_exact(build, *data(), regrouped=True)
+    # With larger steps, inputs that differ in the last bit make this model differ as much.
+    slowly = keras.optimizers.SGD
+    assert_exact(build, *data(), regrouped=True, optimizer=lambda: slowly(0.01))
 
 
 def test_decorated_layers_inside_decorated_layers():
@@ -565,6 +567,29 @@ def test_what_tensorflow_cannot_repeat_is_refused(graph):
             (tf.function(run) if graph else run)()
 
 
+@only_tensorflow
+def test_sparse_outputs_are_refused():
+    """A sparse output would lose its gradient; a sparse input is fine."""
+    import tensorflow as tf
+
+    x = tf.sparse.from_dense(tf.constant([[0.0, 2.0], [3.0, 0.0]]))
+    w = tf.constant([[1.0], [2.0]])
+
+    def run(function):
+        with tf.GradientTape() as tape:
+            tape.watch([x.values, w])
+            y = function(x)
+        return tape.gradient(y, [x.values, w])
+
+    dense = recompute_grad(lambda x: tf.tanh(tf.sparse.sparse_dense_matmul(x, w)))
+    plain = run(dense)
+    with recompute_scope(True):
+        for a, b in zip(plain, run(dense)):
+            np.testing.assert_array_equal(a, b)
+        with pytest.raises(TypeError, match="returned a SparseTensor"):
+            run(recompute_grad(lambda x: tf.sparse.map_values(tf.tanh, x)))
+
+
 @only_torch
 def test_an_update_before_backward_is_an_error():
     """Weights that change between forward and backward would give another gradient."""
@@ -606,3 +631,37 @@ def test_a_backend_without_training_runs_plainly():
         "assert len(messages) == 1 and \"not 'numpy'\" in messages[0], messages"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"KERAS_BACKEND": "numpy"})
+
+
+def test_a_segment_of_several_layers():
+    """The engine takes any function that runs layers, as models cut into segments need it."""
+    from perftricks.recompute.engines import keras3
+
+    class Segmented(keras.Sequential):
+        on = False
+
+        def call(self, inputs, training=None, mask=None):
+            def segment(x):
+                for layer in self.layers:
+                    x = layer(x)
+                return x
+
+            if not self.on:
+                return segment(inputs)
+            return keras3.checkpointed_call(segment, (inputs,), {}, layers=self.layers)
+
+    def build(on):
+        inner = Segmented(
+            [
+                keras.Input((WIDTH,)),
+                layers.Dense(WIDTH, "gelu", activity_regularizer="l2"),
+                layers.BatchNormalization(),
+                layers.Dropout(0.4),
+            ]
+        )
+        inner.on = on
+        inputs = keras.Input((WIDTH,))
+        return keras.Model(inputs, layers.Dense(WIDTH)(inner(layers.Dense(WIDTH)(inputs))))
+
+    off, on = (steps(lambda on=on: build(on), *data(), True) for on in (False, True))
+    off.assert_same(on, FEW_ULP if BACKEND == "jax" else 0.0)
