@@ -41,6 +41,15 @@ def pythons(session: nox.Session) -> None:
     session.run("pytest", "-n", "auto", *session.posargs)
 
 
+@nox.session(default=False)
+@nox.parametrize("backend", ["tensorflow", "jax", "torch"])
+def keras3(session: nox.Session, backend: str) -> None:
+    """Run the contract of recompute on the newest Keras 3 with one backend."""
+    install(session, backend)
+    env = {"KERAS_BACKEND": backend}
+    session.run("pytest", "-n", "auto", "tests/recompute", *session.posargs, env=env)
+
+
 @nox.session
 def minimums(session: nox.Session) -> None:
     """Run the tests with the oldest versions of the dependencies that are allowed."""

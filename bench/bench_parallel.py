@@ -33,9 +33,7 @@ def perftricks_ordered(items):
 
 def perftricks_spawn(items):
     """On fresh interpreters."""
-    return parallel_apply(
-        nothing, items, WORKERS, 2000, random_seeds=False, start_method="spawn"
-    )
+    return parallel_apply(nothing, items, WORKERS, 2000, random_seeds=False, start_method="spawn")
 
 
 def perftricks_batch_size_1(items):

@@ -1,9 +1,10 @@
 """Two performance tricks, each exact and each measured.
 
+* :mod:`perftricks.recompute` trains Keras models in less memory, by computing activations twice.
 * :mod:`perftricks.parallel` applies a function to an endless stream over many workers.
 * :mod:`perftricks.wordcount` counts the words of a corpus exactly as jieba cuts them.
 
-Importing ``perftricks`` imports neither of them, and no framework: a submodule is loaded when it is
+Importing ``perftricks`` imports none of them, and no framework: a submodule is loaded when it is
 first used.
 """
 
@@ -12,14 +13,14 @@ import sys
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "parallel", "wordcount"]
+__all__ = ["__version__", "parallel", "recompute", "wordcount"]
 
-_SUBMODULES = ("parallel", "wordcount")
+_SUBMODULES = ("parallel", "recompute", "wordcount")
 
 
 def __getattr__(name):  # type: ignore[no-untyped-def]
     if name in _SUBMODULES:
-        if sys.version_info < (3, 10):
+        if name != "recompute" and sys.version_info < (3, 10):
             raise ImportError(
                 "perftricks.%s needs Python 3.10 or newer, this is Python %d.%d; "
                 "only perftricks.recompute runs on Python 3.7 to 3.9"

@@ -35,8 +35,10 @@ def loaded_by(statement: str) -> set[str]:
     [
         "import perftricks",
         "import perftricks.parallel",
+        "import perftricks.recompute",
         "import perftricks.wordcount",
         "import perftricks; perftricks.parallel.parallel_apply; perftricks.wordcount.count_words",
+        "import perftricks.recompute as r; f = r.recompute_grad(lambda x: x); f(1)",
     ],
 )
 def test_importing_loads_nothing_heavy(statement):
@@ -60,7 +62,7 @@ def test_help_loads_neither_framework_nor_segmenter():
 
 def test_public_names():
     """The public names are these; a change here is a change of the interface."""
-    assert perftricks.__all__ == ["__version__", "parallel", "wordcount"]
+    assert perftricks.__all__ == ["__version__", "parallel", "recompute", "wordcount"]
     assert perftricks.parallel.__all__ == [
         "ItemTimeoutError",
         "ParallelError",
@@ -73,7 +75,8 @@ def test_public_names():
         "parallel_apply_generator",
         "parallel_count",
     ]
-    for module in (perftricks.parallel, perftricks.wordcount):
+    assert perftricks.recompute.__all__ == ["recompute_grad", "recompute_scope"]
+    for module in (perftricks.parallel, perftricks.recompute, perftricks.wordcount):
         for name in module.__all__:
             assert getattr(module, name).__doc__
     assert set(dir(perftricks)) >= set(perftricks.__all__)

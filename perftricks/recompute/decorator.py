@@ -61,8 +61,6 @@ def recompute_grad(call: Optional[F] = None) -> Any:
             return call(*args, **kwargs)
         return engine_for(call, args).checkpointed_call(call, args, kwargs)
 
-    # TensorFlow's AutoGraph must not rewrite the engines; they pass `call` on to it.
-    wrapper.autograph_info__ = {}  # type: ignore[attr-defined]
     return cast(F, wrapper)
 
 
@@ -81,4 +79,6 @@ def _check(call: Any) -> None:
         what = "%r, which cannot be called," % (call,)
     else:
         return
-    raise TypeError("recompute_grad got %s but expects a layer's call: %s" % (what.rstrip(","), hint))
+    raise TypeError(
+        "recompute_grad got %s but expects a layer's call: %s" % (what.rstrip(","), hint)
+    )

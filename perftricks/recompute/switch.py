@@ -8,6 +8,8 @@ import os
 import threading
 from typing import Iterator, List, Optional
 
+from perftricks.recompute.engines import keep_autograph_out
+
 VARIABLE = "RECOMPUTE"
 _ON = ("1", "true", "t", "yes", "y", "on")
 _OFF = ("0", "false", "f", "no", "n", "off")
@@ -20,11 +22,11 @@ _entered: List[bool] = []  # the scopes of all threads, the latest last
 
 @contextlib.contextmanager
 def recompute_scope(enabled: bool) -> Iterator[None]:
-    """Switch recomputation on or off for what runs or is traced inside, whatever ``RECOMPUTE`` says.
+    """Switch recomputation on or off for what runs or is traced inside.
 
-    A function that was traced before (``model.fit`` traces once and keeps the result) stays as it
-    was traced. The scope belongs to the thread or task that enters it; the threads in which
-    ``tf.distribute.MirroredStrategy`` runs its replicas share it.
+    It beats ``RECOMPUTE``. A function that was traced before stays as it was traced, and
+    ``model.fit`` traces once. The scope belongs to the thread or task that enters it; the threads
+    in which ``tf.distribute.MirroredStrategy`` runs its replicas share it.
 
     Args:
         enabled: True for on, False for off.
@@ -48,6 +50,7 @@ def recompute_scope(enabled: bool) -> Iterator[None]:
         _scope.reset(token)
 
 
+@keep_autograph_out
 def enabled(default: bool) -> bool:
     """Tell whether to recompute, now.
 

@@ -25,6 +25,15 @@ def test_newer_parts_say_what_they_need(name):
         assert getattr(perftricks, name).__name__ == "perftricks." + name
 
 
+def test_recompute_is_for_every_python():
+    """The decorator works on every Python; while it is off, and without a framework."""
+    assert perftricks.recompute.recompute_grad(abs)(-1) == 1
+    with perftricks.recompute.recompute_scope(False):
+        assert perftricks.recompute.recompute_grad()(abs)(-1) == 1
+    with pytest.raises(TypeError):
+        perftricks.recompute.recompute_grad("call")
+
+
 def test_the_command_says_what_it_needs():
     """The command answers in one line on an old Python, and with its version elsewhere."""
     command = [sys.executable, "-m", "perftricks", "--version"]

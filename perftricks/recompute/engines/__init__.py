@@ -9,9 +9,22 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Any, Callable, Tuple
+from typing import Any, Callable, Tuple, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
+def keep_autograph_out(function: F) -> F:
+    """Tell TensorFlow's AutoGraph to run a function as it is written.
+
+    AutoGraph rewrites whatever a traced function calls. It shall rewrite what is decorated, where
+    it would have done so without the decorator, and nothing of ours.
+    """
+    function.autograph_info__ = {}  # type: ignore[attr-defined]
+    return function
+
+
+@keep_autograph_out
 def engine_for(call: Callable[..., Any], args: Tuple[Any, ...]) -> ModuleType:
     """Return the engine for a call, by what has been imported; nothing is imported to find out.
 

@@ -15,7 +15,8 @@ def keras_thread_state() -> Dict[str, Any]:
     """Return the dictionary of this thread in which Keras keeps its scopes and its call context."""
     from keras.src.backend.common import global_state
 
-    return vars(global_state.GLOBAL_STATE_TRACKER)
+    state: Dict[str, Any] = vars(global_state.GLOBAL_STATE_TRACKER)
+    return state
 
 
 def keras_backend() -> str:

@@ -15,6 +15,10 @@ def is_tensor(x: Any) -> bool:
     return isinstance(x, jax.Array)
 
 
+def check_output(x: Any) -> None:
+    """Accept anything: what is no tensor comes out as it is, or the framework complains."""
+
+
 def is_recording() -> bool:
     """Say yes: a transformation may be applied to anything."""
     return True

@@ -12,6 +12,7 @@
 A framework module (``tensorflow``, ``jax``, ``torch``) has these functions:
 
 - ``is_tensor(x)``: whether to hand ``x`` to the framework as an input;
+- ``check_output(x)``: refuse what a call must not return;
 - ``is_recording()``: whether gradients may be asked for at all;
 - ``prepare(call)``: what to run in place of a function that belongs to no layer;
 - ``home()``: where the call begins, for reads that happen deeper, inside a loop that is traced;
@@ -27,18 +28,19 @@ import contextlib
 import importlib
 import warnings
 from types import ModuleType
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import keras
 from keras import tree
 
-from perftricks.recompute.engines import compat
+from perftricks.recompute.engines import compat, keep_autograph_out
 from perftricks.recompute.engines.python_state import Attributes, Change, ThreadState
 
 BACKENDS = ("tensorflow", "jax", "torch")
-_warned = set()
+_warned: Set[str] = set()
 
 
+@keep_autograph_out
 def checkpointed_call(
     call: Callable[..., Any],
     args: Tuple[Any, ...],
@@ -108,6 +110,11 @@ class PureCall:
         self._layers = layers
         self._thread_state = ThreadState()
         self._effects: Optional[_Effects] = None
+
+    @property
+    def has_run(self) -> bool:
+        """Whether the first run is over."""
+        return self._effects is not None
 
     def run(self, *tensors: Any) -> List[Any]:
         """Run the call on these tensors; return the tensors in everything it did.
@@ -187,6 +194,8 @@ class PureCall:
         losses = [(scope.owners[id(loss)], loss) for loss in scope.losses]
         for owner, loss in losses:
             compat.forget_loss(owner, loss)
+        for leaf in tree.flatten(outputs):
+            self._framework.check_output(leaf)
         originals = tree.flatten(self._arguments.structure[:2])
         return _Effects(
             self._framework,

@@ -65,8 +65,10 @@ class Attributes:
                 if value is not old or not _same(value, content):
                     found.append((namespace, name, value, old, content))
             if len(namespace) != len(before) or not namespace.keys() >= before.keys():
-                for name in before.keys() - namespace.keys():
-                    found.append((namespace, name, MISSING) + before[name])
+                found.extend(
+                    (namespace, name, MISSING) + before[name]
+                    for name in before.keys() - namespace.keys()
+                )
         return found
 
 
@@ -108,13 +110,11 @@ class ThreadState:
 
 def _content(value: Any) -> Any:
     """Return a copy of a container, or None for anything else."""
+    if not isinstance(value, (list, dict, set)):
+        return None
     if isinstance(value, list):
         return list(value)
-    if isinstance(value, dict):
-        return dict(value)
-    if isinstance(value, set):
-        return set(value)
-    return None
+    return dict(value) if isinstance(value, dict) else set(value)
 
 
 def _same(value: Any, content: Any) -> bool:

@@ -40,6 +40,15 @@ def is_tensor(x: Any) -> bool:
     return isinstance(x, tf.Tensor)
 
 
+def check_output(x: Any) -> None:
+    """Refuse an output whose gradient would be lost without a word."""
+    if isinstance(x, (tf.SparseTensor, tf.RaggedTensor, tf.IndexedSlices, tf.TensorArray)):
+        raise TypeError(
+            "a call that is to be recomputed returned a %s; it can return dense tensors only: "
+            "convert it, for example by tf.sparse.to_dense" % type(x).__name__
+        )
+
+
 def is_recording() -> bool:
     """Tell whether a tape is active; a graph may be differentiated without one."""
     recording: bool = compat.tensorflow_record().could_possibly_record()
@@ -78,16 +87,17 @@ def written(new: Any, old: Any) -> Any:
 def checkpoint(pure: PureCall) -> List[Any]:
     """Run a call; the gradient function runs it again."""
     record = compat.tensorflow_record()
-    with record.stop_recording(), record.VariableWatcher() as watcher:
+    watcher = record.VariableWatcher()
+    with record.stop_recording(), watcher, _Operations.watched() as operations:
         # Copies by name only: a tensor that is also captured must be found as captured.
-        with _Operations.watched() as operations:
-            results = pure.run(*[tf.identity(x) for x in pure.tensors])
+        results = pure.run(*[tf.identity(x) for x in pure.tensors])
     operations.check()
     attached = [i for i, y in enumerate(results) if operations.made(y) and _differentiable(y)]
     if not attached:
         return results
     variables = [variable for variable, _ in pure.reads.values()]
-    known = {id(compat.own_value(variable)) for variable in variables}
+    owned = [compat.own_value(variable) for variable in variables]
+    known = {id(x) for value in owned for x in (value, *getattr(value, "values", ()))}
     raw = [v for v in watcher.watched_variables() if id(v) not in known]
     values = [tf.convert_to_tensor(pure.current(variable)) for variable in variables]
     inputs = [*pure.tensors, *values]
@@ -102,9 +112,7 @@ def checkpoint(pure: PureCall) -> List[Any]:
                 tensors, values = copies[: len(pure.tensors)], copies[len(pure.tensors) :]
                 again = pure.replay(tensors, values)
             found = iter(tape.gradient([again[i] for i in attached], sources, upstream))
-        return [
-            next(found) if _differentiable(x) else None for x in [*copies, *captured, *raw]
-        ]
+        return [next(found) if _differentiable(x) else None for x in [*copies, *captured, *raw]]
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def attach(*sources: Any) -> Any:

@@ -16,9 +16,13 @@ def is_tensor(x: Any) -> bool:
     return isinstance(x, torch.Tensor)
 
 
+def check_output(x: Any) -> None:
+    """Accept anything: what is no tensor comes out as it is, or the framework complains."""
+
+
 def is_recording() -> bool:
     """Tell whether autograd is on."""
-    return torch.is_grad_enabled()
+    return bool(torch.is_grad_enabled())
 
 
 def prepare(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,7 +44,7 @@ def keep(value: Any) -> Any:
     return value.clone()
 
 
-class _Written(torch.autograd.Function):
+class _Written(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, new: Any, old: Any) -> Any:
         return new.clone()
@@ -57,16 +61,15 @@ def written(new: Any, old: Any) -> Any:
 
 def checkpoint(pure: PureCall) -> List[Any]:
     """Run a call; the backward pass runs it again."""
-    versions = {}
+    versions: List[int] = []
 
     def run(*tensors: Any) -> List[Any]:
-        if not versions:
+        if not pure.has_run:
             outputs = pure.run(*tensors)
-            versions.update({k: value._version for k, (_, value) in pure.reads.items()})
-            versions.setdefault(0, 0)
+            versions.extend(value._version for _, value in pure.reads.values())
             return outputs
-        for key, (variable, value) in pure.reads.items():
-            if value._version != versions[key]:
+        for version, (variable, value) in zip(versions, pure.reads.values()):
+            if value._version != version:
                 raise RuntimeError(
                     "the variable %s was updated between the forward and the backward pass of a "
                     "call that is to be recomputed; run backward before the update" % variable.path

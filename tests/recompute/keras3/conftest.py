@@ -29,11 +29,13 @@ else:
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        # Grappler fuses operations whose intermediate results nobody else needs. The plain run needs
-        # them in its backward pass, so the last bits would differ; test_modes has it on.
+        # Grappler fuses operations whose intermediate results nobody else needs. The plain run
+        # needs them in its backward pass, so the last bits would differ; test_modes has it on.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+        )
 
 
 def pytest_collection_modifyitems(items):

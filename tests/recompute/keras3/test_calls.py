@@ -79,9 +79,7 @@ def test_structures_in_and_out():
     def build():
         inputs = keras.Input((WIDTH,))
         x = layers.Dense(WIDTH)(inputs)
-        out = Mixed()(
-            (x, {"second": x * 3}), scale=3, mode="sum", flags={"on": True, "none": None}
-        )
+        out = Mixed()((x, {"second": x * 3}), scale=3, mode="sum", flags={"on": True, "none": None})
         picked = ops.expand_dims(ops.cast(out["index"], "float32"), -1)
         return keras.Model(inputs, out["y"] + out["both"][0] + out["both"][1][0] + picked)
 
@@ -150,7 +148,9 @@ def test_training(how):
         def call(self, x, training=None):
             return self.inner(x, training)
 
-    assert_exact(around({"context": ByContext, "keyword": ByKeyword, "position": ByPosition}[how]), *data())
+    assert_exact(
+        around({"context": ByContext, "keyword": ByKeyword, "position": ByPosition}[how]), *data()
+    )
 
 
 def test_captured_tensors_and_variables():
@@ -176,7 +176,7 @@ def test_captured_tensors_and_variables():
             return inner(x) + captured
 
     build = around(Outer)
-    assert_exact(build, *data())
+    assert_exact(build, *data(), regrouped=True)
     assert sum("gradient of outer/" in name for name in steps(build, *data(), True).arrays) == 4
 
 
@@ -254,7 +254,9 @@ def test_layers_that_are_used_twice():
         shared = Shared()
         return keras.Model(inputs, shared(shared(inputs)) + shared(inputs * 2))
 
-    assert_exact(build, *data())
+    # With larger steps, inputs that differ in the last bit make this model differ as much.
+    slowly = keras.optimizers.SGD
+    assert_exact(build, *data(), regrouped=True, optimizer=lambda: slowly(0.01))
 
 
 def test_decorated_layers_inside_decorated_layers():
@@ -295,7 +297,7 @@ def test_losses_are_counted_once():
             return y
 
     build = around(Lossy)
-    assert_exact(build, *data())
+    assert_exact(build, *data(), regrouped=True)
     if BACKEND != "jax":  # there losses are returned, and assert_exact has compared them
         model = fresh_model(build)
         step(model, *data(), True)
@@ -303,6 +305,7 @@ def test_losses_are_counted_once():
         assert [len(lossy.losses), len(lossy.regularizer.losses), len(model.losses)] == [3, 1, 3]
 
 
+@pytest.mark.skipif(BACKEND == "jax", reason="Keras refuses it on JAX, decorated or not")
 def test_metrics_are_counted_once():
     """A metric that a layer updates sees each batch once."""
 
@@ -318,10 +321,9 @@ def test_metrics_are_counted_once():
             return y
 
     assert_exact(around(Measured), *data())
-    if BACKEND != "jax":
-        model = fresh_model(around(Measured))
-        step(model, *data(), True)
-        assert array(model.layers[2].mean.count) == 8
+    model = fresh_model(around(Measured))
+    step(model, *data(), True)
+    assert array(model.layers[2].mean.count) == 8
 
 
 def test_assignments_are_leaves():
@@ -374,7 +376,7 @@ def test_attributes_that_a_call_sets():
             return self.inner(x) + self.inner.last + self.inner(x)
 
     build = around(Outer)
-    assert_exact(build, *data())
+    assert_exact(build, *data(), regrouped=True)
     model = fresh_model(build)
     inner = model.layers[2].inner
     inner.seen.clear()
@@ -393,7 +395,9 @@ def test_masks_are_taken_away_as_in_the_plain_call():
         keras.src.backend.set_keras_mask(x, ops.ones((2, 3), "bool"))
         with recompute_scope(on):
             y = attention(x, x)
-        seen.append((keras.src.backend.get_keras_mask(x) is None, keras.src.backend.get_keras_mask(y)))
+        seen.append(
+            (keras.src.backend.get_keras_mask(x) is None, keras.src.backend.get_keras_mask(y))
+        )
     assert seen[0][0] == seen[1][0]
     np.testing.assert_array_equal(array(seen[0][1]), array(seen[1][1]))
 
@@ -428,7 +432,7 @@ def test_layers_that_are_built_by_the_call():
         def call(self, x):
             return self.norm(self.dense(x), training=True)
 
-    x, y = data()
+    x, _ = data()
     results = []
     for on in (False, True):
         keras.utils.set_random_seed(3)
@@ -534,7 +538,9 @@ def test_variables_that_keras_does_not_know():
         found = []
         for on in (False, True):
             with recompute_scope(on):
-                found.append([g.numpy() for g in (tf.function(run) if run is not gradients else run)()])
+                found.append(
+                    [g.numpy() for g in (tf.function(run) if run is not gradients else run)()]
+                )
         np.testing.assert_allclose(*found, rtol=1e-6)
 
 
@@ -559,6 +565,29 @@ def test_what_tensorflow_cannot_repeat_is_refused(graph):
 
         with recompute_scope(True), pytest.raises(RuntimeError, match=words):
             (tf.function(run) if graph else run)()
+
+
+@only_tensorflow
+def test_sparse_outputs_are_refused():
+    """A sparse output would lose its gradient; a sparse input is fine."""
+    import tensorflow as tf
+
+    x = tf.sparse.from_dense(tf.constant([[0.0, 2.0], [3.0, 0.0]]))
+    w = tf.constant([[1.0], [2.0]])
+
+    def run(function):
+        with tf.GradientTape() as tape:
+            tape.watch([x.values, w])
+            y = function(x)
+        return tape.gradient(y, [x.values, w])
+
+    dense = recompute_grad(lambda x: tf.tanh(tf.sparse.sparse_dense_matmul(x, w)))
+    plain = run(dense)
+    with recompute_scope(True):
+        for a, b in zip(plain, run(dense)):
+            np.testing.assert_array_equal(a, b)
+        with pytest.raises(TypeError, match="returned a SparseTensor"):
+            run(recompute_grad(lambda x: tf.sparse.map_values(tf.tanh, x)))
 
 
 @only_torch
@@ -602,3 +631,37 @@ def test_a_backend_without_training_runs_plainly():
         "assert len(messages) == 1 and \"not 'numpy'\" in messages[0], messages"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"KERAS_BACKEND": "numpy"})
+
+
+def test_a_segment_of_several_layers():
+    """The engine takes any function that runs layers, as models cut into segments need it."""
+    from perftricks.recompute.engines import keras3
+
+    class Segmented(keras.Sequential):
+        on = False
+
+        def call(self, inputs, training=None, mask=None):
+            def segment(x):
+                for layer in self.layers:
+                    x = layer(x)
+                return x
+
+            if not self.on:
+                return segment(inputs)
+            return keras3.checkpointed_call(segment, (inputs,), {}, layers=self.layers)
+
+    def build(on):
+        inner = Segmented(
+            [
+                keras.Input((WIDTH,)),
+                layers.Dense(WIDTH, "gelu", activity_regularizer="l2"),
+                layers.BatchNormalization(),
+                layers.Dropout(0.4),
+            ]
+        )
+        inner.on = on
+        inputs = keras.Input((WIDTH,))
+        return keras.Model(inputs, layers.Dense(WIDTH)(inner(layers.Dense(WIDTH)(inputs))))
+
+    off, on = (steps(lambda on=on: build(on), *data(), True) for on in (False, True))
+    off.assert_same(on, FEW_ULP if BACKEND == "jax" else 0.0)

@@ -111,7 +111,7 @@ def test_attention(case):
 
 
 def test_embedding_with_masks():
-    """A decorated Embedding passes its mask on, through decorated layers, to an LSTM and the loss."""
+    """A decorated Embedding passes its mask on, through other layers, to an LSTM and the loss."""
 
     def build():
         inputs = keras.Input((5,), dtype="int32")

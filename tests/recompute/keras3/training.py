@@ -32,8 +32,8 @@ class Run(NamedTuple):
             b = others[name]
             assert (a.dtype, a.shape) == (b.dtype, b.shape), name
             if tolerance and a.dtype.kind not in "iub":
-                # Where all of a gradient is noise around zero there is nothing to compare with.
-                size = max(np.abs(a.astype("float64")).max(initial=0.0), 1e-3)
+                # A gradient near zero is what is left when larger numbers cancel.
+                size = max(np.abs(a.astype("float64")).max(initial=0.0), 0.1)
                 np.testing.assert_allclose(
                     a.astype("float64"), b.astype("float64"), 0, tolerance * size, err_msg=name
                 )
@@ -88,7 +88,9 @@ def step(model, x, y, on, training=True):
     The gradients are those of all trainable variables and of the inputs that are floats.
     """
     inputs = [keras.ops.convert_to_tensor(a) for a in keras.tree.flatten(x)]
-    floats = [i for i, a in enumerate(inputs) if "float" in keras.backend.standardize_dtype(a.dtype)]
+    floats = [
+        i for i, a in enumerate(inputs) if "float" in keras.backend.standardize_dtype(a.dtype)
+    ]
     with recompute_scope(on):
         loss, gradients, state = _STEPS[BACKEND](model, x, inputs, floats, y, training)
     names = [f"input {i}" for i in floats] + [v.path for v in model.trainable_variables]
@@ -158,15 +160,19 @@ _STEPS = {"tensorflow": _tensorflow_step, "jax": _jax_step, "torch": _torch_step
 
 # JAX compiles the forward and the backward pass as one program, and so does TensorFlow with
 # jit_compile: XLA then fuses the recomputed operations in other groups, which rounds differently.
-# In every other mode the runs are equal bit by bit.
+# On TensorFlow, what is used inside a recomputed call and outside of it too has the parts of its
+# gradient added in another order. Everything else is equal bit by bit; on torch, everything is.
 FEW_ULP = 4e-6
+GROWN = 10 * FEW_ULP  # the last bits, after a few steps of training
 
 
-def assert_exact(build, x, y, *, tolerance=None, **options):
-    """Compare runs with and without recomputation: steps of a custom loop, then fit."""
-    compiled = BACKEND == "jax" or options.get("jit_compile")
-    tolerance = tolerance or (FEW_ULP if compiled else 0.0)
-    eager = FEW_ULP if BACKEND == "jax" else 0.0
-    steps(build, x, y, False).assert_same(steps(build, x, y, True), eager)
+def assert_exact(build, x, y, *, regrouped=False, **options):
+    """Compare runs with and without recomputation: steps of a custom loop, then fit.
+
+    ``regrouped`` says that something is used inside and outside of recomputed calls.
+    """
+    rounded = BACKEND == "jax" or (BACKEND == "tensorflow" and regrouped)
+    off, on = steps(build, x, y, False), steps(build, x, y, True)
+    off.assert_same(on, FEW_ULP if rounded else 0.0)
     off, on = fit(build, x, y, False, **options), fit(build, x, y, True, **options)
-    off.assert_same(on, tolerance)
+    off.assert_same(on, GROWN if rounded or options.get("jit_compile") else 0.0)
