@@ -37,6 +37,7 @@ def loaded_by(statement: str) -> set[str]:
         "import perftricks.parallel",
         "import perftricks.recompute",
         "import perftricks.wordcount",
+        "import perftricks.recompute as r; r.apply, r.remove, r.verify, r.Plan",
         "import perftricks; perftricks.parallel.parallel_apply; perftricks.wordcount.count_words",
         "import perftricks.recompute as r; f = r.recompute_grad(lambda x: x); f(1)",
     ],
@@ -75,7 +76,16 @@ def test_public_names():
         "parallel_apply_generator",
         "parallel_count",
     ]
-    assert perftricks.recompute.__all__ == ["recompute_grad", "recompute_scope"]
+    assert perftricks.recompute.__all__ == [
+        "Plan",
+        "Segment",
+        "Verification",
+        "apply",
+        "recompute_grad",
+        "recompute_scope",
+        "remove",
+        "verify",
+    ]
     for module in (perftricks.parallel, perftricks.recompute, perftricks.wordcount):
         for name in module.__all__:
             assert getattr(module, name).__doc__
