@@ -37,6 +37,7 @@ def loaded_by(statement: str) -> set[str]:
         "import perftricks.parallel",
         "import perftricks.recompute",
         "import perftricks.wordcount",
+        "import perftricks.recompute as r; r.apply, r.remove, r.verify, r.Plan",
         "import perftricks; perftricks.parallel.parallel_apply; perftricks.wordcount.count_words",
         "import perftricks.recompute as r; f = r.recompute_grad(lambda x: x); f(1)",
     ],

@@ -21,7 +21,7 @@ from perftricks.cli.errors import complain
 # with one command.
 COMMANDS = {
     "wordcount": "Count the words of a corpus, exactly as jieba cuts them.",
-    "recompute-demo": "Train a model with and without recompute: memory, time, equality.",
+    "recompute-demo": "Train a real model with and without recompute, and compare.",
 }
 
 

@@ -125,8 +125,8 @@ def verify(
 ) -> Verification:
     """Compare a recomputed run of a model with a plain one: loss, gradients, state and memory.
 
-    Both start from the same weights, state and seeds, and run eagerly, operation by operation (on
-    JAX too, which is slow there for a large model), in training mode. The model and the random
+    Both start from the same weights, state and seeds, and run eagerly in training mode, operation
+    by operation (on JAX too, where that is slow for a large model). The model and the random
     numbers are left as they were found. What is recomputed is what ``apply`` has chosen and what is
     decorated with ``recompute_grad``; where there is neither, the default of ``apply`` is used for
     the time of the run.
