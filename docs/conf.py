@@ -10,6 +10,7 @@ version = release = perftricks.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["samples"]
 myst_heading_anchors = 3
+napoleon_use_ivar = True  # else the fields of a dataclass are described twice
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 nitpicky = False
