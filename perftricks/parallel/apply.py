@@ -317,7 +317,7 @@ def parallel_count(
         sizer=BatchSizer(
             size,
             limit=limit // workers if size else limit // (2 * workers),
-            budget=0.5,
+            budget=2.0,
             max_chars=500_000,
         ),
         workers=workers,
