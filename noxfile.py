@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 
 import nox
 
@@ -108,9 +107,3 @@ def py37(session: nox.Session) -> None:
     """Install on Python 3.7: the package imports, and says clearly what needs a newer Python."""
     session.install(".", "pytest<8")
     session.run("pytest", "-p", "no:cacheprovider", "-c", os.devnull, "tests/old_python", "-q")
-
-
-@nox.session(default=False, venv_backend="none")
-def wheel(session: nox.Session) -> None:
-    """Build wheel and source distribution into dist/."""
-    subprocess.run(["pip", "wheel", "--no-deps", "-w", "dist", "."], check=True)

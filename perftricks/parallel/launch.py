@@ -29,8 +29,6 @@ StartMethod = Literal["fork", "forkserver", "spawn"]
 # Entries of sys.path may be relative; they mean this folder, even after a chdir.
 _ORIGINAL_FOLDER = os.getcwd()
 
-_GRACE_SECONDS = 5.0
-
 # Held while pipe ends are in two hands, and, by the hooks below, during any other fork.
 _lock = threading.RLock()
 _parent_ends: set[Connection] = set()

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from perftricks.parallel import available_cores, parallel_count
+from perftricks.parallel.launch import StartMethod
 from perftricks.wordcount.checkpoint import SECONDS, Checkpoint, State, identity_of
 from perftricks.wordcount.counts import RunInfo, WordCounts
 from perftricks.wordcount.documents import Document, ReadOptions, read_documents
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from perftricks.wordcount.compiled import Engine
 
 Method = Literal["naive", "batched", "parallel", "compiled"]
-StartMethod = Literal["fork", "forkserver", "spawn"]
 Progress = Callable[[int, int | None], object]
 
 METHODS: tuple[Method, ...] = get_args(Method)
