@@ -10,7 +10,9 @@
 :func:`parallel_apply_generator` yields them as they come, :func:`parallel_count` counts keys.
 """
 
-from perftricks.parallel.apply import parallel_apply, parallel_apply_generator, parallel_count
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from perftricks.parallel.cores import available_cores
 from perftricks.parallel.errors import (
     ItemTimeoutError,
@@ -20,6 +22,9 @@ from perftricks.parallel.errors import (
     WorkerCrashedError,
 )
 from perftricks.parallel.seeds import item_seed
+
+if TYPE_CHECKING:
+    from perftricks.parallel.apply import parallel_apply, parallel_apply_generator, parallel_count
 
 __all__ = [
     "ItemTimeoutError",
@@ -33,3 +38,10 @@ __all__ = [
     "parallel_apply_generator",
     "parallel_count",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what starts workers when it is first used: it imports all of multiprocessing."""
+    if name in __all__:
+        return getattr(importlib.import_module("perftricks.parallel.apply"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -258,6 +258,7 @@ def parallel_count(
     random_seeds: bool | Sequence[Any] | None = False,
     root_seed: int | None = None,
     start_method: StartMethod | None = None,
+    into: Counter[K] | None = None,
 ) -> Counter[K]:
     """Count the keys that ``func`` gives for each item of an iterable, on many workers.
 
@@ -283,9 +284,10 @@ def parallel_count(
         random_seeds: As for :func:`parallel_apply`, but off by default.
         root_seed: As for :func:`parallel_apply`.
         start_method: As for :func:`parallel_apply`.
+        into: The counter to add to, by its ``update``, once for each batch; None for a new one.
 
     Returns:
-        Key -> how often it came.
+        Key -> how often it came; ``into`` if that is given.
 
     Raises:
         Exception: As :func:`parallel_apply`.
@@ -324,7 +326,8 @@ def parallel_count(
         max_batches=4 * workers,
         retries=_at_least(0, "retries", retries),
     )
-    return _total(window, backend, on_error, reporter(progress, iterable))
+    total: Counter[K] = Counter() if into is None else into
+    return _total(window, backend, on_error, reporter(progress, iterable), total)
 
 
 def _results(
@@ -355,9 +358,14 @@ def _results(
         raise postponed[0]
 
 
-def _total(window: Window, backend: Backend, on_error: OnError, report: Reporter) -> Counter[Any]:
+def _total(
+    window: Window,
+    backend: Backend,
+    on_error: OnError,
+    report: Reporter,
+    total: Counter[Any],
+) -> Counter[Any]:
     """Add up the counters of the window's pieces."""
-    total: Counter[Any] = Counter()
     postponed: list[Exception] = []
     finished = False
     try:

@@ -31,16 +31,22 @@ def _cgroup_cores(root: Path, membership: Path) -> float | None:
     """Return the cores' worth of time the control group allows, None when it sets no limit."""
     limits = [
         limit
-        for folder in _cgroup_folders(root, membership)
+        for folder in cgroup_folders(root, membership, "cpu")
         for limit in (_quota_v2(folder), _quota_v1(folder))
         if limit is not None
     ]
     return min(limits, default=None)
 
 
-def _cgroup_folders(root: Path, membership: Path) -> list[Path]:
-    """List the control group's folder and its parents, which may each set a limit."""
-    folders = [root, root / "cpu"]
+def cgroup_folders(root: Path, membership: Path, controller: str) -> list[Path]:
+    """List the control group's folder and its parents, which may each set a limit.
+
+    Args:
+        root: Where control groups are mounted.
+        membership: The file that names the control groups of the process.
+        controller: What is limited: "cpu" or "memory"; a folder of its own in version 1.
+    """
+    folders = [root, root / controller]
     try:
         lines = membership.read_text().splitlines()
     except OSError:

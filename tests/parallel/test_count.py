@@ -140,3 +140,19 @@ def test_on_error_return_makes_no_sense():
     """There is no place in a table for an exception."""
     with pytest.raises(ValueError, match="'raise', 'skip', not 'return'"):
         parallel_count(str.split, [], 2, on_error="return")
+
+
+def test_into_a_counter_of_the_callers():
+    """Counts are added to the counter that is given, by its update, batch by batch."""
+
+    class Watched(Counter):
+        updates = 0
+
+        def update(self, *given, **more):
+            self.updates += 1
+            super().update(*given, **more)
+
+    total = Watched(a=1)
+    assert parallel_count(str.split, ["a b", "a"] * 10, 2, batch_size=4, into=total) is total
+    assert total == {"a": 21, "b": 10}
+    assert total.updates > 4
