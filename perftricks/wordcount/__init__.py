@@ -3,7 +3,7 @@
 ::
 
     paths ─sources─▶ files ─streams─▶ text ─documents─▶ documents ─job─▶ table ─export─▶ file
-                                                          │
+                                                          │             └──report─▶ page, plot
                                               tokenizers, perftricks.parallel
 
 :func:`count_words` counts documents, :func:`count_files` files and folders. jieba is imported when
@@ -11,20 +11,31 @@ it is first used.
 """
 
 from perftricks.wordcount.counts import RunInfo, WordCounts
-from perftricks.wordcount.errors import CorpusError, OptionError, TokenizerError
+from perftricks.wordcount.errors import (
+    CorpusError,
+    OptionError,
+    SpillError,
+    TableTooLargeError,
+    TokenizerError,
+)
 from perftricks.wordcount.export import read_table, write_table
 from perftricks.wordcount.job import count_files, count_words
+from perftricks.wordcount.report import write_plot, write_report
 from perftricks.wordcount.verify import VerificationError
 
 __all__ = [
     "CorpusError",
     "OptionError",
     "RunInfo",
+    "SpillError",
+    "TableTooLargeError",
     "TokenizerError",
     "VerificationError",
     "WordCounts",
     "count_files",
     "count_words",
     "read_table",
+    "write_plot",
+    "write_report",
     "write_table",
 ]

@@ -16,10 +16,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
+from perftricks.files import replacing, try_lock
 from perftricks.wordcount.documents import ReadOptions
 from perftricks.wordcount.errors import OptionError
+from perftricks.wordcount.runs import Run
 from perftricks.wordcount.sources import STDIN, Corpus, PathLike, Source
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ SECONDS = 15.0
 
 _VERSION = 1
 _HEAD_BYTES = 1 << 16
-_OURS = re.compile(r"state\.json|lock|table-\d+-[a-z]+|\..*\.tmp")
+_OURS = re.compile(r"state\.json|lock|table-\d+-[a-z]+|run-\d+|\..*\.tmp")
 
 
 @dataclass
@@ -46,6 +48,8 @@ class State:
         odd: What jieba itself counted, as pairs.
         odd_documents: In how many documents.
         documents: Documents by table.
+        runs: Names and rows of the parts of the table that outgrew the memory limit.
+        runs_total: The sum of the counts in them.
         complete: Whether all is done.
     """
 
@@ -57,6 +61,8 @@ class State:
     odd: list[Any] = field(default_factory=list)
     odd_documents: int = 0
     documents: dict[str, int] = field(default_factory=dict)
+    runs: list[tuple[str, int]] = field(default_factory=list)
+    runs_total: int = 0
     complete: bool = False
 
 
@@ -91,7 +97,7 @@ class Checkpoint:
         except OSError as error:
             raise self._error(f"cannot be used: {(error.strerror or str(error)).lower()}") from None
         with lock:
-            if not _lock(lock):
+            if try_lock(lock) is False:
                 raise self._error("is in use by another run")
             self._identity = identity
             yield self._read()
@@ -108,7 +114,7 @@ class Checkpoint:
                     f"holds files that are no checkpoint, such as {min(foreign)!r}; name a new or "
                     "an empty folder"
                 )
-            self._sweep({})
+            self._sweep(State())
             return State()
         try:
             content = json.loads(path.read_text(encoding="ascii"))
@@ -125,7 +131,7 @@ class Checkpoint:
                     f"is of another run: {_difference(name, found.get(name), value)}; give what "
                     "it was begun with, or delete it to start anew"
                 )
-        self._sweep(state.documents)
+        self._sweep(state)
         return state
 
     def tables(self, state: State, engine: Engine) -> dict[str, Any]:
@@ -145,6 +151,19 @@ class Checkpoint:
                 raise self._error(problem) from None
         return tables
 
+    def runs(self, state: State) -> list[Run]:
+        """Return the parts of the table that outgrew the memory limit.
+
+        Raises:
+            OptionError: If one is missing.
+        """
+        runs = [Run(self.folder / name, rows) for name, rows in state.runs]
+        for run in runs:
+            if not run.path.is_file():
+                problem = f"cannot be read: {run.path.name!r} is missing; delete it to start anew"
+                raise self._error(problem)
+        return runs
+
     def is_due(self) -> bool:
         """Whether it is time for a snapshot."""
         return time.monotonic() - self._saved >= self.seconds
@@ -160,22 +179,18 @@ class Checkpoint:
             "generation": self._generation,
             "state": state.__dict__,
         }
-        temporary = self.folder / f".{STATE}.tmp"
-        with open(temporary, "w", encoding="ascii") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.folder / STATE)
-        _sync(self.folder)
-        self._sweep(state.documents)
+        with replacing(self.folder / STATE) as file:
+            file.write(json.dumps(content).encode("ascii"))
+        self._sweep(state)
         self._saved = time.monotonic()
 
     def _table(self, name: str) -> Path:
         return self.folder / f"table-{self._generation}-{name}"
 
-    def _sweep(self, kept: dict[str, int]) -> None:
+    def _sweep(self, state: State) -> None:
         """Delete the tables of other generations and what a killed run left half-written."""
-        names = {STATE, "lock", *(self._table(name).name for name in kept)}
+        tables = (self._table(name).name for name in state.documents)
+        names = {STATE, "lock", *tables, *(name for name, _ in state.runs)}
         for name in os.listdir(self.folder):
             if name not in names and _OURS.fullmatch(name):
                 with contextlib.suppress(OSError):
@@ -230,29 +245,3 @@ def _difference(name: str, found: Any, value: Any) -> str:
         changed = [key for key in value if found.get(key) != value[key]]
         return f"it has another {', '.join(changed)}"
     return "jieba's dictionary is another one"
-
-
-def _lock(file: IO[bytes]) -> bool:
-    """Take the lock, which ends with the process; True where files cannot be locked."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _sync(folder: Path) -> None:
-    """Put names on the disk, where the system can do that."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

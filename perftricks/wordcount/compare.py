@@ -8,8 +8,10 @@ from typing import Any
 
 from perftricks.wordcount.counts import WordCounts
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.job import METHODS, Feed, Method, Settings, TextFeed, run, sample
+from perftricks.wordcount.feeds import Feed, TextFeed, sample
+from perftricks.wordcount.job import run
 from perftricks.wordcount.kernel import load_engine, why_not
+from perftricks.wordcount.settings import METHODS, Method, Settings
 
 SAMPLE_BYTES = 5_000_000
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
+
+from perftricks.wordcount.spill import SpilledTable
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class RunInfo:
         note: Why the method is not "compiled", where the choice was left open; else empty.
         verified: How many documents were counted once more by jieba, with the same result.
         ngrams: How many tokens make up what was counted.
+        spilled: How many parts of the table went to the disk, because it outgrew the memory limit.
+            They are merged when the table is first read, which ``seconds`` does not include.
         resumed: "resumed" if a run that was killed went on from its checkpoint, "complete" if the
             checkpoint held all of it; else empty.
     """
@@ -46,6 +51,7 @@ class RunInfo:
     verified: int = 0
     ngrams: int = 1
     resumed: str = ""
+    spilled: int = 0
 
     @property
     def megabytes_per_second(self) -> float:
@@ -111,6 +117,11 @@ class WordCounts(Mapping[Any, int]):
     So two runs over the same corpus list their tokens in the same order, whatever the number of
     workers. A token is a str; where n-grams were counted, a key is a tuple of tokens.
 
+    A table that outgrew the memory limit is on the disk. Iterating, :meth:`rows`,
+    :meth:`most_common`, :meth:`filtered` and ``write_table`` read it from there, a part at a time.
+    Looking up a token needs all of it in memory; where the limit does not allow that,
+    TableTooLargeError is raised.
+
     Args:
         counts: Token -> count. The mapping is not copied and must not change any more.
         documents: How many documents were counted.
@@ -141,7 +152,7 @@ class WordCounts(Mapping[Any, int]):
     ) -> None:
         self._counts = counts
         self._documents = documents
-        if tokens is None and isinstance(counts, LazyTable):
+        if tokens is None and isinstance(counts, (LazyTable, SpilledTable)):
             tokens = counts.total
         self._tokens = sum(counts.values()) if tokens is None else tokens
         self._document_frequency = document_frequency
@@ -161,9 +172,18 @@ class WordCounts(Mapping[Any, int]):
     @property
     def document_frequency(self) -> Mapping[Any, int] | None:
         """Token -> the number of documents it occurs in; None if that was not asked for."""
+        if isinstance(self._counts, SpilledTable) and self._counts.counts_documents:
+            return MappingProxyType(self._counts.frequency())
         if self._document_frequency is None:
             return None
         return MappingProxyType(self._document_frequency)
+
+    @property
+    def has_document_frequency(self) -> bool:
+        """Whether documents were counted; does not load them from the disk."""
+        if isinstance(self._counts, SpilledTable):
+            return self._counts.counts_documents
+        return self._document_frequency is not None
 
     @property
     def run(self) -> RunInfo | None:
@@ -179,6 +199,8 @@ class WordCounts(Mapping[Any, int]):
         Returns:
             Pairs sorted by count, descending, then by the token's code points.
         """
+        if isinstance(self._counts, SpilledTable):
+            return [(token, count) for token, count, _ in self.rows(n)]
         if n is None:
             return list(self._sorted())
         if self._order is not None:
@@ -187,9 +209,36 @@ class WordCounts(Mapping[Any, int]):
             return self._counts.top(max(n, 0))
         return heapq.nsmallest(n, self._counts.items(), key=lambda pair: (-pair[1], pair[0]))
 
+    def rows(self, n: int | None = None) -> Iterator[tuple[Any, int, int | None]]:
+        """Yield the table in its order, from the disk if that is where it is.
+
+        Args:
+            n: How many rows; None for all.
+
+        Yields:
+            The token, its count, and the number of documents it occurs in; None if documents were
+            not counted.
+
+        Raises:
+            SpillError: If the disk, where the table is, is full or fails.
+
+        >>> list(WordCounts({"茶": 2, "水": 1}, documents=1).rows())
+        [('茶', 2, None), ('水', 1, None)]
+        """
+        if isinstance(self._counts, SpilledTable):
+            documents = self._counts.counts_documents
+            for token, count, frequency in itertools.islice(
+                self._counts.rows(), None if n is None else max(n, 0)
+            ):
+                yield token, count, frequency if documents else None
+            return
+        of_token = self._document_frequency
+        for token, count in self.most_common(n) if n is not None else self._sorted():
+            yield token, count, None if of_token is None else of_token[token]
+
     def to_counter(self) -> Counter[Any]:
         """Return the counts as a new ``collections.Counter``."""
-        return Counter(self._counts)
+        return Counter(_as_dict(self._counts))
 
     def filtered(
         self, *, min_count: int = 1, min_length: int = 0, stop_words: Collection[str] = ()
@@ -212,6 +261,13 @@ class WordCounts(Mapping[Any, int]):
             tokens = key if isinstance(key, tuple) else (key,)
             return all(len(token) >= min_length and token not in dropped for token in tokens)
 
+        if isinstance(self._counts, SpilledTable):
+            return WordCounts(
+                self._counts.filtered(lambda key, count: count >= min_count and stays(key)),
+                documents=self._documents,
+                tokens=self._tokens,
+                run=self._run,
+            )
         kept = {
             key: count for key, count in self._counts.items() if count >= min_count and stays(key)
         }
@@ -240,6 +296,8 @@ class WordCounts(Mapping[Any, int]):
         return token in self._counts
 
     def __iter__(self) -> Iterator[Any]:
+        if isinstance(self._counts, SpilledTable):
+            return iter(self._counts)
         return (token for token, _ in self._sorted())
 
     def __len__(self) -> int:
@@ -265,5 +323,7 @@ class WordCounts(Mapping[Any, int]):
 
 
 def _as_dict(table: Mapping[Any, int]) -> dict[Any, int]:
-    """Return a table as a dict, without a copy where it has one."""
-    return table.table() if isinstance(table, LazyTable) else dict(table)
+    """Return a table as a dict, which may be the table itself."""
+    if isinstance(table, (LazyTable, SpilledTable)):
+        return table.table()
+    return table if isinstance(table, dict) else dict(table)

@@ -41,3 +41,11 @@ class CorpusError(Exception):
 
 class TokenizerError(Exception):
     """A tokenizer of the caller's failed on a document, or returned something else than tokens."""
+
+
+class SpillError(OSError):
+    """A table that has outgrown the memory limit could not be kept on the disk."""
+
+
+class TableTooLargeError(MemoryError):
+    """A table is on the disk, and what was asked for needs more memory than the limit allows."""

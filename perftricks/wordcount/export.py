@@ -19,17 +19,14 @@ as ``\x20``; the column is called "ngram". In .json a table of n-grams is an arr
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
 import re
-import secrets
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, NamedTuple
 
+from perftricks.files import replacing
 from perftricks.wordcount.counts import WordCounts
 from perftricks.wordcount.errors import CorpusError, OptionError
 from perftricks.wordcount.sources import STDIN, PathLike, Source
@@ -74,7 +71,7 @@ def write_table(path: PathLike, counts: WordCounts) -> None:
     """
     check_output(path)
     target = os.fspath(path)
-    with _replacing(target) as file:
+    with replacing(target) as file:
         _FORMATS[_extension(target)].write(file, counts)
 
 
@@ -125,9 +122,14 @@ def check_output(path: PathLike, sources: Sequence[Source] = ()) -> None:
         OptionError: If the extension is unknown, the folder does not exist or may not be written,
             or the path is one of the sources or no regular file.
     """
+    _extension(os.fspath(path))
+    check_place(path, sources)
+
+
+def check_place(path: PathLike, sources: Sequence[Source] = ()) -> None:
+    """Check that a file can be written, whatever will be in it; see :func:`check_output`."""
     target = os.path.realpath(path)
     name = os.fspath(path)
-    _extension(name)
     folder = os.path.dirname(target)
     if not os.path.isdir(folder):
         raise OptionError(f"output {name!r}: folder {folder!r} does not exist; create it first")
@@ -146,6 +148,8 @@ def escape(token: str) -> str:
     >>> print(escape("a\tb"), escape("\\"), escape("\u2028"))
     a\tb \\ \u2028
     """
+    if token.isprintable() and "\\" not in token:  # nearly all are
+        return token
     return _UNSAFE.sub(_escape_one, token)
 
 
@@ -180,12 +184,6 @@ def _unescape_one(match: re.Match[str]) -> str:
     return _LONG[short]
 
 
-def _rows(counts: WordCounts) -> Iterator[Row]:
-    frequency = counts.document_frequency
-    for token, count in counts.most_common():
-        yield Row(token, count, None if frequency is None else frequency[token])
-
-
 def escape_ngram(tokens: Iterable[str]) -> str:
     r"""Write tokens with a space between, and what could be mistaken escaped.
 
@@ -212,20 +210,19 @@ def holds_ngrams(counts: WordCounts) -> bool:
 
 
 def _header(counts: WordCounts) -> tuple[str, ...]:
-    columns = _COLUMNS[:2] if counts.document_frequency is None else _COLUMNS
+    columns = _COLUMNS if counts.has_document_frequency else _COLUMNS[:2]
     return (_NGRAM, *columns[1:]) if holds_ngrams(counts) else columns
 
 
-def _cells(row: Row) -> list[str]:
-    numbers = (row.count, row.document_frequency)
+def _cells(numbers: Iterable[int | None]) -> list[str]:
     return [str(number) for number in numbers if number is not None]
 
 
 def _write_tsv(file: IO[bytes], counts: WordCounts) -> None:
     file.write("\t".join(_header(counts)).encode() + b"\n")
     escaped = escape_ngram if holds_ngrams(counts) else escape
-    for row in _rows(counts):
-        file.write("\t".join([escaped(row.token), *_cells(row)]).encode() + b"\n")
+    for token, *numbers in counts.rows():
+        file.write("\t".join([escaped(token), *_cells(numbers)]).encode() + b"\n")
 
 
 def _parse_tsv(content: str, name: str) -> Iterator[Row]:
@@ -243,9 +240,9 @@ def _parse_tsv(content: str, name: str) -> Iterator[Row]:
 def _write_csv(file: IO[bytes], counts: WordCounts) -> None:
     file.write(",".join(_header(counts)).encode() + b"\n")
     ngrams = holds_ngrams(counts)
-    for row in _rows(counts):
-        token = escape_ngram(row.token) if ngrams else row.token
-        line = ",".join([_quoted(token), *_cells(row)])
+    for token, *numbers in counts.rows():
+        name = escape_ngram(token) if ngrams else token
+        line = ",".join([_quoted(name), *_cells(numbers)])
         file.write(line.encode("utf-8", "surrogatepass") + b"\n")
 
 
@@ -283,11 +280,11 @@ def _write_json(file: IO[bytes], counts: WordCounts) -> None:
         _write_json_rows(file, counts)
         return
     separator = b"{\n"
-    for row in _rows(counts):
-        value: int | dict[str, int] = row.count
-        if row.document_frequency is not None:
-            value = dict(zip(_COLUMNS[1:], (row.count, row.document_frequency), strict=True))
-        pair = f"{json.dumps(row.token, ensure_ascii=False)}: {json.dumps(value)}"
+    for token, *numbers in counts.rows():
+        value = str(numbers[0])
+        if numbers[1] is not None:
+            value = json.dumps(dict(zip(_COLUMNS[1:], numbers, strict=True)))
+        pair = f"{json.dumps(token, ensure_ascii=False)}: {value}"
         # "backslashreplace" writes a lone surrogate as \udXXX, which is JSON's own escape for it.
         file.write(separator + pair.encode("utf-8", "backslashreplace"))
         separator = b",\n"
@@ -296,11 +293,9 @@ def _write_json(file: IO[bytes], counts: WordCounts) -> None:
 
 def _write_json_rows(file: IO[bytes], counts: WordCounts) -> None:
     separator = b"[\n"
-    for row in _rows(counts):
-        numbers = [row.count]
-        if row.document_frequency is not None:
-            numbers.append(row.document_frequency)
-        line = json.dumps([row.token, *numbers], ensure_ascii=False)
+    for token, *numbers in counts.rows():
+        values = [number for number in numbers if number is not None]
+        line = json.dumps([token, *values], ensure_ascii=False)
         file.write(separator + line.encode("utf-8", "backslashreplace"))
         separator = b",\n"
     file.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
@@ -379,40 +374,3 @@ def _extension(name: str) -> str:
         found = f"unknown extension {extension!r}" if extension else "no extension"
         raise OptionError(f"output {name!r}: {found}; expected .tsv, .csv or .json")
     return extension
-
-
-@contextlib.contextmanager
-def _replacing(path: str) -> Iterator[IO[bytes]]:
-    """Open a new file beside ``path`` that takes its place if all goes well."""
-    target = os.path.realpath(path)  # a link stays a link
-    folder = os.path.dirname(target)
-    temporary = os.path.join(folder, f".perftricks-{secrets.token_hex(8)}.tmp")
-    # 0o666 less the umask is what a new file gets; tempfile's 0o600 would lock out the colleagues.
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    try:
-        with open(descriptor, "wb", buffering=1 << 20) as file:
-            with contextlib.suppress(FileNotFoundError):
-                os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
-            yield file
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: str) -> None:
-    """Put the new name on the disk too, where the system can do that."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)

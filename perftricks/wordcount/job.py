@@ -10,65 +10,36 @@ Three methods are those of https://kexue.fm/archives/7031, and all give the same
 
 from __future__ import annotations
 
-import codecs
-import contextlib
-import itertools
-import math
-import os
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
+from typing import TYPE_CHECKING, Any
 
-from perftricks.parallel import available_cores, parallel_count
-from perftricks.parallel.launch import StartMethod
+from perftricks.parallel.cores import available_cores
 from perftricks.wordcount.checkpoint import SECONDS, Checkpoint, State, identity_of
 from perftricks.wordcount.counts import RunInfo, WordCounts
-from perftricks.wordcount.documents import Document, ReadOptions, read_documents
+from perftricks.wordcount.documents import Document, ReadOptions
 from perftricks.wordcount.errors import OptionError
+from perftricks.wordcount.feeds import Feed, FileFeed, TextFeed
 from perftricks.wordcount.kernel import (
     TOO_SHORT_TO_COMPILE,
     KernelRun,
-    is_document_key,
     is_too_short_to_compile,
     load_engine,
     why_not,
     why_not_worth_it,
 )
-from perftricks.wordcount.sources import (
-    STDIN,
-    Corpus,
-    Format,
-    PathLike,
-    find_sources,
-    read_small_file,
-)
-from perftricks.wordcount.streams import Meter, take_head
-from perftricks.wordcount.tokenizers import Cut, Mode, TokenizerSpec, WorkerSetup, make_spec
+from perftricks.wordcount.plain import Counted, Progress, TokenKeys, count_plainly
+from perftricks.wordcount.settings import Method, Settings, TableFilter
+from perftricks.wordcount.sources import Corpus, Format, PathLike, find_sources
+from perftricks.wordcount.spill import Spill
+from perftricks.wordcount.tokenizers import Cut, Mode, make_spec
 from perftricks.wordcount.verify import Sampler
 from perftricks.wordcount.verify import verify as verify_samples
 
 if TYPE_CHECKING:
+    from perftricks.parallel.launch import StartMethod
     from perftricks.wordcount.compiled import Engine
-
-Method = Literal["naive", "batched", "parallel", "compiled"]
-Progress = Callable[[int, int | None], object]
-
-METHODS: tuple[Method, ...] = get_args(Method)
-
-# Characters that a process counts with jieba in about a third of a second, which is what starting
-# workers is worth at least.
-_SMALL_TEXT = 100_000
-
-# Longer n-grams are all different.
-_LONGEST_NGRAM = 20
-
-# As much of a text of unknown length is read ahead to see whether it is a short one.
-_PEEK_BYTES = 1_000_000
-
-# A batch of long documents is closed early, which bounds memory and keeps progress moving.
-_BATCH_CHARACTERS = 500_000
 
 
 def count_words(
@@ -90,6 +61,7 @@ def count_words(
     ngrams: int = 1,
     verify: int = 0,
     verify_seed: int | None = None,
+    memory_limit: int | float | str | None = None,
 ) -> WordCounts:
     """Count the words of documents that are in memory or come from a generator.
 
@@ -113,8 +85,8 @@ def count_words(
         document_frequency: Also count in how many documents each token occurs.
         method: "naive", "batched", "parallel" or "compiled". None chooses "compiled" where it can
             be used and the text is long enough to be worth its start; else "batched" for up to
-            ``batch_size`` documents of together 100,000 characters or for one worker, else
-            "parallel". ``run.note`` of the result says why it is not "compiled".
+            100,000 characters or for one worker, else "parallel". ``run.note`` of the result says
+            why it is not "compiled".
         batch_size: Documents in a batch, of methods "batched" and "parallel".
         start_method: How worker processes start: "fork", "forkserver" or "spawn"; None for what
             :func:`perftricks.parallel.parallel_count` chooses.
@@ -125,6 +97,10 @@ def count_words(
         verify: Count so many documents, chosen at random, once more with jieba, and fail if
             method "compiled" counts one differently.
         verify_seed: Makes the choice of these documents repeatable.
+        memory_limit: What tables may take, in bytes or as a size such as "500MB" or "2GiB"; None
+            for half of what the machine or the control group has. A table that outgrows it moves
+            to the disk, in the temporary folder, in parts that are merged when the result is read;
+            see :class:`WordCounts`.
 
     Returns:
         The table. ``documents`` and ``tokens`` say what was counted, before words were left out.
@@ -135,6 +111,7 @@ def count_words(
         TypeError: If ``texts`` is a single str, or a document is not a str.
         TokenizerError: If a tokenizer of your own fails.
         VerificationError: If a document was counted wrongly.
+        SpillError: If the disk is full that the table moves to.
         Exception: Whatever ``texts`` raises.
 
     >>> count_words(["我爱喝茶", "茶"])
@@ -152,6 +129,7 @@ def count_words(
         ngrams,
         verify,
         verify_seed,
+        memory_limit,
     )
     settings.check()
     table_filter = TableFilter.make(stop_words, min_count, min_length)
@@ -184,6 +162,7 @@ def count_files(
     verify_seed: int | None = None,
     checkpoint: PathLike | None = None,
     checkpoint_seconds: float = SECONDS,
+    memory_limit: int | float | str | None = None,
 ) -> WordCounts:
     r"""Count the words of files and folders, plain or compressed (.gz, .bz2, .xz, .zst).
 
@@ -219,6 +198,7 @@ def count_files(
         checkpoint: A folder for snapshots, with method "compiled": a run that was killed goes on
             where it was when it is started again with the same files and options.
         checkpoint_seconds: Take a snapshot this often.
+        memory_limit: See there; with a checkpoint the parts of the table are in its folder.
 
     Returns:
         The table. ``documents`` and ``tokens`` say what was counted, before words were left out.
@@ -231,6 +211,7 @@ def count_files(
             a field that is missing. It names the file and the line or the byte.
         TokenizerError: If a tokenizer of your own fails.
         VerificationError: If a document was counted wrongly.
+        SpillError: If the disk is full that the table moves to.
 
     >>> counts = count_files("docs/samples", min_length=2)
     >>> counts.most_common(2)
@@ -250,6 +231,7 @@ def count_files(
             ngrams,
             verify,
             verify_seed,
+            memory_limit,
         ),
         TableFilter.make(stop_words, min_count, min_length),
         None if checkpoint is None else Checkpoint(checkpoint, checkpoint_seconds),
@@ -327,225 +309,6 @@ class FileJob:
         )
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to count.
-
-    Attributes:
-        spec: The tokenizer.
-        method: "naive", "batched", "parallel", "compiled" or None, which chooses.
-        workers: Worker processes or threads; None for the cores there are.
-        batch_size: Documents in a batch.
-        document_frequency: Whether to count documents for each token too.
-        start_method: How worker processes start.
-        ngrams: How many tokens make up what is counted.
-        verify: How many documents to count once more with jieba.
-        verify_seed: Makes the choice of these documents repeatable.
-    """
-
-    spec: TokenizerSpec
-    method: Method | None = None
-    workers: int | None = None
-    batch_size: int = 1000
-    document_frequency: bool = False
-    start_method: StartMethod | None = None
-    ngrams: int = 1
-    verify: int = 0
-    verify_seed: int | None = None
-
-    def check(self) -> None:
-        """Check what can be checked without reading a document; imports the tokenizer's module.
-
-        Raises:
-            OptionError: If something cannot be used.
-        """
-        if self.method is not None and self.method not in METHODS:
-            raise OptionError(f"method must be {', '.join(METHODS)} or None, not {self.method!r}")
-        for name, value, lowest in (
-            ("workers", self.workers, 1),
-            ("batch_size", self.batch_size, 1),
-            ("ngrams", self.ngrams, 1),
-            ("verify", self.verify, 0),
-        ):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise OptionError(f"{name} must be a whole number, not {value!r}")
-            if value is not None and value < lowest:
-                raise OptionError(f"{name} must be at least {lowest}, not {value}")
-        if self.ngrams > _LONGEST_NGRAM:
-            raise OptionError(f"ngrams must be at most {_LONGEST_NGRAM}, not {self.ngrams}")
-        if self.method in ("naive", "batched") and self.workers not in (None, 1):
-            raise OptionError(
-                f"method {self.method!r} works in one process; leave workers={self.workers} out, "
-                "or use method 'parallel'"
-            )
-        if self.verify and (not self.spec.uses_jieba or self.method not in ("compiled", None)):
-            raise OptionError(
-                "verify compares method 'compiled' with jieba, which is not used here"
-            )
-        if not self.spec.uses_jieba:
-            self.spec.load()
-        if self.method == "compiled":
-            reason = why_not(self.spec)
-            if reason is not None:
-                raise OptionError(f"method 'compiled' cannot be used: {reason}")
-
-
-@dataclass(frozen=True)
-class TableFilter:
-    """What is left out of the finished table."""
-
-    stop_words: frozenset[str] = frozenset()
-    min_count: int = 1
-    min_length: int = 0
-
-    @classmethod
-    def make(
-        cls, stop_words: PathLike | Iterable[str] | None, min_count: int, min_length: int
-    ) -> TableFilter:
-        """Read the stop words and check the numbers.
-
-        Raises:
-            OptionError: If the file of stop words is not UTF-8, or a number is negative.
-            OSError: If the file cannot be read.
-        """
-        for name, value in (("min_count", min_count), ("min_length", min_length)):
-            if value < 0:
-                raise OptionError(f"{name} must not be negative, got {value}")
-        if stop_words is None:
-            words: Iterable[str] = ()
-        elif isinstance(stop_words, (str, os.PathLike)):
-            words = _read_stop_words(os.fspath(stop_words))
-        else:
-            words = stop_words
-        return cls(frozenset(words), min_count, min_length)
-
-    def apply(self, counts: WordCounts) -> WordCounts:
-        """Return the table without what is to be left out."""
-        return counts.filtered(
-            min_count=self.min_count, min_length=self.min_length, stop_words=self.stop_words
-        )
-
-
-def _read_stop_words(path: str) -> Iterator[str]:
-    content = read_small_file(path, "stop words")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise OptionError(f"stop words {path!r}: not UTF-8 (byte {error.start})") from None
-    for line in text.split("\n"):
-        line = line.removesuffix("\r")
-        if line:
-            yield line.strip() or line
-
-
-class Feed(Protocol):
-    """Documents, and how much of them has been read."""
-
-    meter: Meter
-    files: int
-    passed_over: int
-    total: int | None
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the documents."""
-
-    def estimate(self) -> float:
-        """Return roughly how many bytes of text there are; infinity if that cannot be known."""
-
-    def give(self, run: KernelRun) -> None:
-        """Let the kernel count all documents."""
-
-
-class TextFeed:
-    """Documents that are in memory or come from a generator; a byte is one of their UTF-8."""
-
-    files = 0
-    passed_over = 0
-    total: int | None = None
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        self.meter = Meter()
-        self._texts = texts
-
-    def __iter__(self) -> Iterator[str]:
-        for index, text in enumerate(self._texts):
-            if not isinstance(text, str):
-                raise TypeError(f"document {index} is of type {type(text).__name__}, not str")
-            self.meter.text += len(text.encode("utf-8", "surrogatepass"))
-            self.meter.stored = self.meter.text
-            yield text
-
-    def estimate(self) -> float:
-        """Return the size of the first documents if they are all, else infinity."""
-        first: list[Any] = []
-        texts = iter(self._texts)
-        size = 0
-        ended = False
-        while size <= _PEEK_BYTES and not ended:
-            text = next(texts, _NONE)
-            ended = text is _NONE
-            if not ended:
-                first.append(text)
-                size += 3 * len(text) if isinstance(text, str) else 0
-        self._texts = itertools.chain(first, texts)
-        return size if ended else math.inf
-
-    def give(self, run: KernelRun) -> None:
-        """Let the kernel count all documents."""
-        run.count_documents(self, "texts")
-
-
-_NONE: Any = object()
-
-
-class FileFeed:
-    """Documents from files."""
-
-    def __init__(self, corpus: Corpus, options: ReadOptions) -> None:
-        self.meter = Meter()
-        self.files = len(corpus.sources)
-        self.passed_over = corpus.passed_over
-        self.total = corpus.size
-        self._sources = list(corpus.sources)
-        self._options = options
-
-    def __iter__(self) -> Iterator[str]:
-        for source in self._sources:
-            yield from read_documents(source, self._options, self.meter)
-
-    def estimate(self) -> float:
-        """Return roughly how many bytes of text the files hold.
-
-        So much of the standard input is read that it is known whether it is short.
-        """
-        size = 0.0
-        for index, source in enumerate(self._sources):
-            stored: float = math.inf if source.size is None else source.size
-            if source.path == STDIN:
-                source, ended = take_head(source, _PEEK_BYTES)
-                self._sources[index] = source
-                stored = len(source.head) if ended else math.inf
-            size += stored * (_COMPRESSION if source.compression else 1)
-        return size
-
-    def give(self, run: KernelRun) -> None:
-        """Let the kernel count all documents; it reads text in UTF-8 itself."""
-        options = self._options
-        is_utf8 = codecs.lookup(options.encoding).name == "utf-8" and options.errors == "strict"
-        for index, source in enumerate(self._sources):
-            if not run.begin(index, self.meter):
-                continue
-            if source.format == "text" and is_utf8:
-                run.count_source(source, options, self.meter)
-            else:
-                run.count_documents(read_documents(source, options, self.meter), source.name)
-            run.end(self.meter, last=index == len(self._sources) - 1)
-
-
-# How many times larger compressed text usually is than it looks.
-_COMPRESSION = 3
-
-
 def run(
     feed: Feed,
     settings: Settings,
@@ -575,15 +338,23 @@ def run(
     note = resumed = ""
     if engine is None:
         engine, note = _find_engine(feed, settings, workers)
-    if engine is None:
-        counted = _run_pure(feed, settings, workers, progress)
-    else:
-        with contextlib.ExitStack() as stack:
-            state = State()
-            if checkpoint is not None:
-                state = stack.enter_context(checkpoint.opened(identify(engine)))
-            resumed = "complete" if state.complete else "resumed" if state.documents else ""
-            counted = _run_compiled(engine, feed, settings, workers, progress, checkpoint, state)
+    spill = Spill(settings.limit)
+    try:
+        if engine is None:
+            counted = count_plainly(feed, settings, workers, progress, spill)
+        elif checkpoint is None:
+            counted = _run_compiled(engine, feed, settings, workers, progress, spill)
+        else:
+            with checkpoint.opened(identify(engine)) as state:
+                resumed = "complete" if state.complete else "resumed" if state.documents else ""
+                runs = checkpoint.runs(state)
+                spill = Spill(settings.limit, checkpoint.folder, runs, state.runs_total)
+                counted = _run_compiled(
+                    engine, feed, settings, workers, progress, spill, checkpoint, state
+                )
+    except BaseException:
+        spill.close()
+        raise
     info = RunInfo(
         method=counted.method,
         workers=counted.workers,
@@ -598,6 +369,7 @@ def run(
         verified=counted.verified,
         ngrams=settings.ngrams,
         resumed=resumed,
+        spilled=len(spill.runs),
     )
     return WordCounts(
         counted.counts,
@@ -605,17 +377,6 @@ def run(
         document_frequency=counted.frequency,
         run=info,
     )
-
-
-class _Counted(NamedTuple):
-    """What a method gives."""
-
-    method: Method
-    workers: int
-    counts: Mapping[Any, int]
-    frequency: Mapping[Any, int] | None
-    documents: int
-    verified: int = 0
 
 
 def _find_engine(feed: Feed, settings: Settings, workers: int) -> tuple[Engine | None, str]:
@@ -647,9 +408,10 @@ def _run_compiled(
     settings: Settings,
     workers: int,
     progress: Progress | None,
-    checkpoint: Checkpoint | None,
-    state: State,
-) -> _Counted:
+    spill: Spill,
+    checkpoint: Checkpoint | None = None,
+    state: State | None = None,
+) -> Counted:
     def delivered() -> None:
         if progress is not None:
             progress(feed.meter.stored, feed.total)
@@ -667,8 +429,10 @@ def _run_compiled(
         sampler=sampler,
         checkpoint=checkpoint,
         state=state,
+        spill=spill,
     )
-    feed.meter.text, feed.meter.stored = state.text, state.stored
+    if state is not None:
+        feed.meter.text, feed.meter.stored = state.text, state.stored
     feed.give(kernel_run)
     delivered()
     counts, frequency = kernel_run.tables()
@@ -676,191 +440,4 @@ def _run_compiled(
     if sampler is not None:
         options = {"mode": spec.mode, "hmm": spec.hmm, "ngram": ngrams}
         verified = verify_samples(sampler.samples, engine, TokenKeys(spec, False, ngrams), options)
-    return _Counted("compiled", workers, counts, frequency, kernel_run.documents, verified)
-
-
-def _run_pure(feed: Feed, settings: Settings, workers: int, progress: Progress | None) -> _Counted:
-    tracker = _Tracker(feed, progress)
-    documents, method, workers = _choose(iter(tracker), settings, workers)
-    keys = TokenKeys(settings.spec, settings.document_frequency, settings.ngrams)
-    keys.prepare()
-    table: dict[Any, int]
-    if method == "parallel":
-        table = _parallel(documents, keys, settings, workers, tracker.delivered)
-    else:
-        count = _naive if method == "naive" else _batched
-        table = count(_batches(documents, settings.batch_size, tracker.delivered), keys)
-    counts, frequency = _separate(table) if settings.document_frequency else (table, None)
-    return _Counted(method, workers, counts, frequency, tracker.read)
-
-
-def _choose(
-    documents: Iterator[str], settings: Settings, workers: int
-) -> tuple[Iterator[str], Method, int]:
-    """Return the documents, the method, and the number of workers it uses.
-
-    Left the choice, a small corpus is counted in the calling process, before workers would have
-    started.
-    """
-    if settings.method is not None:
-        return documents, settings.method, workers if settings.method == "parallel" else 1
-    if workers == 1:
-        return documents, "batched", 1
-    first: list[str] = []
-    characters = 0
-    for text in documents:
-        first.append(text)
-        characters += len(text)
-        if len(first) > settings.batch_size or characters > _SMALL_TEXT:
-            return itertools.chain(first, documents), "parallel", workers
-    return iter(first), "batched", 1
-
-
-def _batches(
-    documents: Iterator[str], batch_size: int, delivered: Callable[[int], None]
-) -> Iterator[list[str]]:
-    """Yield batches of documents, and report each once the next one is asked for."""
-    batch: list[str] = []
-    characters = done = 0
-    for text in documents:
-        batch.append(text)
-        characters += len(text)
-        if len(batch) >= batch_size or characters >= _BATCH_CHARACTERS:
-            yield batch
-            done += len(batch)
-            delivered(done)
-            batch, characters = [], 0
-    yield batch
-    delivered(done + len(batch))
-
-
-def _naive(batches: Iterable[list[str]], keys: TokenKeys) -> dict[Any, int]:
-    """Count as the blog's first program does; the batches are only there to report progress."""
-    table: dict[Any, int] = {}
-    for batch in batches:
-        for text in batch:
-            for key in keys(text):
-                table[key] = table.get(key, 0) + 1
-    return table
-
-
-def _batched(batches: Iterable[list[str]], keys: TokenKeys) -> dict[Any, int]:
-    """Count each batch in a table of its own and add up the tables."""
-    table: Counter[Any] = Counter()
-    for batch in batches:
-        table.update(Counter(itertools.chain.from_iterable(map(keys, batch))))
-    return table
-
-
-def _parallel(
-    documents: Iterator[str],
-    keys: TokenKeys,
-    settings: Settings,
-    workers: int,
-    delivered: Callable[[int], None],
-) -> dict[Any, int]:
-    """Count batches in worker processes; each sends a table for each batch."""
-    return parallel_count(
-        keys,
-        documents,
-        workers,
-        settings.batch_size,
-        initializer=WorkerSetup(settings.spec),
-        progress=delivered,
-        start_method=settings.start_method,
-    )
-
-
-class TokenKeys:
-    """Gives what to count for a document: its tokens or n-grams, and each once in a 1-tuple.
-
-    The 1-tuples are there for the document frequency only. They travel in the same table, so that
-    a document is either counted in both or in neither.
-    """
-
-    def __init__(self, spec: TokenizerSpec, document_frequency: bool, ngrams: int = 1) -> None:
-        self.spec = spec
-        self.document_frequency = document_frequency
-        self.ngrams = ngrams
-        self._cut: Cut | None = None
-
-    def prepare(self) -> None:
-        """Make the tokenizer; before workers fork, so that they share it."""
-        self._cut = self.spec.load()
-
-    def __call__(self, text: str) -> Iterable[Any]:
-        """Return what to count for a document."""
-        if self._cut is None:
-            self.prepare()
-            assert self._cut is not None
-        tokens: Iterable[Any] = self._cut(text)
-        if self.ngrams > 1:
-            one = list(tokens)
-            tokens = zip(*(one[first:] for first in range(self.ngrams)), strict=False)
-        if not self.document_frequency:
-            return tokens
-        tokens = list(tokens)
-        return [*tokens, *((token,) for token in set(tokens))]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cut": None}  # made anew where it is needed
-
-
-def _separate(table: dict[Any, int]) -> tuple[dict[Any, int], dict[Any, int]]:
-    """Take the counts of tokens and of documents apart."""
-    counts = {}
-    frequency = {}
-    for key, count in table.items():
-        if is_document_key(key):
-            frequency[key[0]] = count
-        else:
-            counts[key] = count
-    return counts, frequency
-
-
-class _Tracker:
-    """Passes documents on, and tells how many bytes those that have been counted make up."""
-
-    def __init__(self, feed: Feed, progress: Progress | None) -> None:
-        self.read = 0
-        self._feed = feed
-        self._progress = progress
-        self._marks: deque[tuple[int, int]] = deque()  # documents read, bytes read by then
-
-    def __iter__(self) -> Iterator[str]:
-        meter = self._feed.meter
-        for text in self._feed:
-            self.read += 1
-            if self._progress is not None and (
-                not self._marks or self._marks[-1][1] != meter.stored
-            ):
-                self._marks.append((self.read, meter.stored))
-            yield text
-
-    def delivered(self, documents: int) -> None:
-        """Report that so many documents have been counted."""
-        if self._progress is None:
-            return
-        position = None
-        while self._marks and self._marks[0][0] <= documents:
-            position = self._marks.popleft()[1]
-        if documents == self.read:
-            position = self._feed.meter.stored
-        if position is not None:
-            self._progress(position, self._feed.total)
-
-
-def sample(feed: Feed, text_bytes: int) -> tuple[Sequence[str], bool]:
-    """Read documents until they make up so many bytes of text.
-
-    Returns:
-        The documents, and whether they are all there are.
-    """
-    documents = []
-    size = 0
-    for text in feed:
-        documents.append(text)
-        size += len(text.encode("utf-8", "surrogatepass"))
-        if size >= text_bytes:
-            return documents, False
-    return documents, True
+    return Counted("compiled", workers, counts, frequency, kernel_run.documents, verified)

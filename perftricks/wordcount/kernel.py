@@ -7,6 +7,7 @@ itself and added to the table.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -20,6 +21,7 @@ from perftricks.wordcount.documents import ReadOptions
 from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.pieces import PIECE_BYTES, read_pieces
 from perftricks.wordcount.sources import Source
+from perftricks.wordcount.spill import Spill, SpilledTable, separated, table_bytes
 from perftricks.wordcount.streams import Meter, not_the_encoding
 from perftricks.wordcount.tokenizers import (
     TokenizerSpec,
@@ -121,6 +123,7 @@ class KernelRun:
         sampler: Takes documents to count once more.
         checkpoint: Where to take snapshots.
         state: Where the run before was.
+        spill: Where tables go that outgrow the memory limit.
     """
 
     def __init__(
@@ -136,6 +139,7 @@ class KernelRun:
         sampler: Sampler | None,
         checkpoint: Checkpoint | None = None,
         state: State | None = None,
+        spill: Spill,
     ) -> None:
         self._engine = engine
         self._keys = keys
@@ -146,6 +150,7 @@ class KernelRun:
             "doc_freq": document_frequency,
             "threads": threads,
         }
+        self._spill = spill
         self._whole = ngrams > 1 or document_frequency or sampler is not None
         self._delivered = delivered
         self._sampler = sampler
@@ -215,6 +220,8 @@ class KernelRun:
         documents = itertools.islice(documents, self._state.offset, None)
         for buffer in _buffers(self._encoded(documents, name)):
             counter.feed(buffer)
+            if table_bytes(len(self._odd)) > self._spill.share:
+                self._spill_odd()
             self._save_if_due()
             self._delivered()
 
@@ -229,6 +236,8 @@ class KernelRun:
         self._state.documents = {
             newline: counter.documents for newline, counter in self._counters.items()
         }
+        self._state.runs = [(run.path.name, run.rows) for run in self._spill.runs]
+        self._state.runs_total = self._spill.total
         tables: dict[str, Any] = {
             newline: counter.table() for newline, counter in self._counters.items()
         }
@@ -254,24 +263,47 @@ class KernelRun:
             self._counters[newline] = TextCounter(
                 *self._engine,
                 newline=newline,
+                share=self._spill.share,
+                spill=functools.partial(_spill_table, self._spill),
                 **self._options,
             )
         return self._counters[newline]
 
-    def tables(self) -> tuple[LazyTable, LazyTable | None]:
-        """Return the counts, and in how many documents each token occurs if that was counted."""
+    def _spill_odd(self) -> None:
+        self._spill.add_table(self._odd)
+        self._odd.clear()
+
+    def tables(self) -> tuple[LazyTable | SpilledTable, LazyTable | None]:
+        """Return the counts, and in how many documents each token occurs if that was counted.
+
+        They are one table on the disk if they outgrew the memory limit, or would now.
+        """
         if not self._counters:
             self._counter("byte")
-        table, *others = (counter.table() for counter in self._counters.values())
-        for other in others:
-            table.merge(other)
-        odd = {key: n for key, n in self._odd.items() if not is_document_key(key)}
-        odd_documents = {key[0]: n for key, n in self._odd.items() if is_document_key(key)}
+        doc_freq = self._options["doc_freq"]
+        tables = [table for counter in self._counters.values() for table in counter.tables()]
+        if not self._spill.runs:
+            table, *others = tables
+            for other in others:
+                table.merge(other)
+            rows = table.n_ngrams if self._options["ngram"] > 1 else len(table)
+            if table_bytes(rows, document_frequency=doc_freq) <= self._spill.limit:
+                return self._in_memory(table)
+            tables = [table]
+        self._spill.forget()
+        for table in tables:
+            _spill_table(self._spill, table, rest=True)
+        self._spill_odd()
+        return SpilledTable(self._spill, document_frequency=doc_freq), None
+
+    def _in_memory(self, table: TokenTable) -> tuple[LazyTable, LazyTable | None]:
+        odd, odd_documents = separated(self._odd)
         if self._options["ngram"] > 1:
             counts, frequency = _ngram_tables(table)
         else:
-            counts = LazyTable(table.to_dict, len(table), table.most_common, table.total)
-            frequency = LazyTable(table.doc_freq_dict, len(table))
+            size = len(table)
+            counts = LazyTable(table.to_dict, size, table.most_common, table.total)
+            frequency = LazyTable(table.doc_freq_dict, size)
         if odd:
             counts = counts.plus(odd)
         if not self._options["doc_freq"]:
@@ -279,9 +311,8 @@ class KernelRun:
         return counts, frequency.plus(odd_documents) if odd else frequency
 
 
-def is_document_key(key: Any) -> bool:
-    """Whether what is counted stands for the documents that hold it; see ``TokenKeys``."""
-    return isinstance(key, tuple) and len(key) == 1
+def _spill_table(spill: Spill, table: TokenTable, *, rest: bool = False) -> None:
+    spill.add(table.sorted_blocks(spill.block_rows, rest=rest))
 
 
 def _as_key(value: Any) -> Any:

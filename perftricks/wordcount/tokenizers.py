@@ -232,8 +232,8 @@ def tokenizer_with(dictionary: bytes) -> Any:
     comes from a copy of the jieba modules.
     """
     name = f"_perftricks_jieba_{next(_copies)}"
-    with _quiet(name), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # jieba's own, about its source and pkg_resources
+    with _quiet(name), warnings.catch_warnings(), _without_pkg_resources():
+        warnings.simplefilter("ignore")  # jieba's own, about its source
         try:
             tokenizer = _import_copy("jieba", name).Tokenizer()
             tokenizer.load_userdict(io.BytesIO(dictionary))
@@ -273,10 +273,27 @@ def is_jieba_ready() -> bool:
 
 def _import_jieba() -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # jieba's own, about its source and pkg_resources
-        with _quiet("jieba"):
+        warnings.simplefilter("ignore")  # jieba's own, about its source
+        with _quiet("jieba"), _without_pkg_resources():
             import jieba
     return jieba
+
+
+@contextlib.contextmanager
+def _without_pkg_resources() -> Iterator[None]:
+    """Let jieba open the files beside it by itself, as it does where pkg_resources is missing.
+
+    Importing pkg_resources for that takes longer than the rest of jieba.
+    """
+    name = "pkg_resources"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # importing it raises ImportError
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 @contextlib.contextmanager

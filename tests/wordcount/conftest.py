@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from perftricks.wordcount.streams import read_bytes
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # jieba's own, about its source and pkg_resources
     import jieba
@@ -49,6 +51,13 @@ def naive(texts, **options):
         for token in jieba.lcut(text, **options):
             tokens[token] = tokens.get(token, 0) + 1
     return tokens
+
+
+def in_chunks(source, meter, offset=0):
+    """Read a file in small chunks, so that a small text has many pieces."""
+    for chunk in read_bytes(source, meter, offset):
+        for start in range(0, len(chunk), 97):
+            yield chunk[start : start + 97]
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jieba import finalseg
 
 from perftricks.wordcount import CorpusError, OptionError, count_files, count_words, kernel, pieces
-from tests.wordcount.conftest import PIECES, naive
+from tests.wordcount.conftest import PIECES, in_chunks, naive
 
 MODES = [("default", True), ("default", False), ("search", True), ("search", False), ("all", True)]
 DICTIONARY = "云计算办 5 n\n小明硕 1000\n石墨烯\n喝 0\n"
@@ -36,15 +36,7 @@ def small_pieces(monkeypatch):
     """Pieces of a few hundred bytes, so that a small text has many."""
     monkeypatch.setattr(pieces, "PIECE_BYTES", 300)
     monkeypatch.setattr(kernel, "PIECE_BYTES", 300)
-    monkeypatch.setattr(pieces, "read_bytes", _in_chunks)
-
-
-def _in_chunks(source, meter, offset=0):
-    from perftricks.wordcount.streams import read_bytes
-
-    for chunk in read_bytes(source, meter, offset):
-        for start in range(0, len(chunk), 97):
-            yield chunk[start : start + 97]
+    monkeypatch.setattr(pieces, "read_bytes", in_chunks)
 
 
 def same(first, second):
@@ -135,7 +127,7 @@ def test_pieces_cut_anywhere(tmp_path_factory, content, document, size):
     path.write_bytes(content.encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "PIECE_BYTES", size)
-        patch.setattr(pieces, "read_bytes", _in_chunks)
+        patch.setattr(pieces, "read_bytes", in_chunks)
         both(count_files, path, document=document)
 
 

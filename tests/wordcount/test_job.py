@@ -81,13 +81,15 @@ def test_document_file(tmp_path):
 
 
 def test_choice_of_method(texts, monkeypatch):
-    """Left to choose, few documents are counted here, many or long ones by workers."""
-    assert count_words(texts, workers=2).run.method == "batched"
-    assert count_words(texts, workers=2, batch_size=100).run.method == "parallel"
-    assert count_words(["茶 " * 60_000], workers=2).run.method == "parallel"
-    assert count_words(texts, workers=1, batch_size=100).run.method == "batched"
+    """Left to choose, a short text is counted here, in however many documents, a long one not."""
+    options = {"tokenizer": "chars", "workers": 2}
+    assert count_words(texts, **options).run.method == "batched"
+    assert count_words(["茶"] * 9000, batch_size=10, **options).run.method == "batched"
+    assert count_words(["茶"] * 60_000, **options).run.method == "parallel"
+    assert count_words(["茶 " * 60_000], **options).run.method == "parallel"
+    assert count_words(["茶"] * 60_000, tokenizer="chars", workers=1).run.method == "batched"
     monkeypatch.setattr(job, "available_cores", lambda: 1)
-    assert count_words(texts, batch_size=100).run.workers == 1
+    assert count_words(["茶"] * 60_000, tokenizer="chars").run.workers == 1
 
 
 @pytest.mark.parametrize("method", [None, *METHODS])

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from perftricks.files import replacing
 
 from .layout import DTYPES, Lexicon
 from .native import Kernel, compile_kernel, processor
@@ -47,18 +48,11 @@ def _build_lock(path: Path) -> Iterator[None]:
         yield  # closing the file releases the lock, whatever becomes of this process
 
 
-def _write_atomically(path: Path, *parts: Any) -> None:
-    """Write a file so that others see all of it or nothing."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            for part in parts:
-                file.write(part)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+def _write(path: Path, *parts: Any) -> None:
+    """Write a file so that others see all of it or nothing; they may not change it."""
+    with replacing(path, mode=0o600, sync=False) as file:
+        for part in parts:
+            file.write(part)
 
 
 def _key(*parts: bytes | str) -> str:
@@ -118,7 +112,7 @@ def load_kernel(folder: Path) -> Kernel:
             code = _read_code(path)
             if code is None:
                 code = compile_kernel()
-                _write_atomically(path, hashlib.sha256(code).digest(), code)
+                _write(path, hashlib.sha256(code).digest(), code)
     return Kernel(code)
 
 
@@ -228,7 +222,7 @@ def _write_lexicon(path: Path, lexicon: Lexicon) -> None:
         padding = -position % ALIGNMENT
         parts += [bytes(padding), np.ascontiguousarray(array).data]
         position += padding + array.nbytes
-    _write_atomically(path, *parts)
+    _write(path, *parts)
 
 
 def _read_lexicon(path: Path) -> Lexicon | None:
@@ -319,7 +313,7 @@ def load_lexicon(
     if alias is not None and (after := default_key()) is not None:
         after = after if dictionary is None else _key(after, dictionary)
         content = f"{key} {patterns_key(jieba_of(tokenizer))}"
-        _write_atomically(folder / f"default-{after}", content.encode())
+        _write(folder / f"default-{after}", content.encode())
     return lexicon
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -206,6 +207,9 @@ class TextCounter:
     ngram: also count sequences of so many tokens of a document.
     doc_freq: also count in how many documents each token (and n-gram) occurs.
     threads: how many threads count.
+    share: bytes that the tables may take beyond those of the dictionary; None for any number.
+    spill: is given, by any of the threads, a table that has outgrown its part of the share, and
+        keeps what :meth:`TokenTable.emptied` forgets.
     """
 
     def __init__(
@@ -219,6 +223,8 @@ class TextCounter:
         ngram: int = 1,
         doc_freq: bool = False,
         threads: int = 1,
+        share: int | None = None,
+        spill: Callable[[TokenTable], None] | None = None,
     ) -> None:
         if ngram < 1:
             raise ValueError(f"ngram must be at least 1, got {ngram}")
@@ -234,6 +240,8 @@ class TextCounter:
             "doc_freq": doc_freq,
         }
         self._workers = [self._new_worker() for _ in range(max(1, threads))]
+        self._share = None if share is None else share // len(self._workers)
+        self._spill = spill
         self.documents = 0
 
     def resume(self, table: TokenTable, documents: int) -> None:
@@ -279,6 +287,7 @@ class TextCounter:
             try:
                 while (piece := chunks.take()) is not None:
                     worker.count(text, *piece)
+                    self._relieve(worker)
             except BaseException as error:
                 errors.append(error)
                 chunks.cancel()
@@ -295,6 +304,13 @@ class TextCounter:
             raise min(errors, key=lambda e: e.offset if isinstance(e, InvalidUTF8) else -1)
         self.documents += self._separators() - before + self._last_is_open(text)
 
+    def _relieve(self, worker: Worker) -> None:
+        """Empty a table that has outgrown its share; between chunks, which end documents."""
+        if self._spill is None or self._share is None or worker.table.outgrown <= self._share:
+            return
+        self._spill(worker.table)
+        worker.table = worker.table.emptied()
+
     def _separators(self) -> int:
         return sum(worker.table.separators for worker in self._workers)
 
@@ -304,6 +320,10 @@ class TextCounter:
             return True
         ends = {"universal": (10, 13), "byte": (SEPARATOR_BYTE,)}.get(self._newline, (10,))
         return text.size > 0 and int(text[-1]) not in ends
+
+    def tables(self) -> list[TokenTable]:
+        """The tables of the threads."""
+        return [worker.table for worker in self._workers]
 
     def table(self) -> TokenTable:
         """The counts of everything fed so far, in one table; the counter can be fed on."""

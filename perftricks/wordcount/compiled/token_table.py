@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+
+from perftricks.files import replacing
 
 from .layout import (
     CRLF,
@@ -32,6 +34,7 @@ UTF_16 = f"utf-16-{sys.byteorder[0]}e"
 FORMAT = "perftricks-token-table-1"
 INITIAL_ENTRIES = 3 << 14
 UNITS_PER_ENTRY = 4
+_ENTRY_BYTES = 40  # an entry's count, and its slots in a table that is half full
 
 
 def _grown(array: np.ndarray, size: int) -> np.ndarray:
@@ -101,6 +104,14 @@ class TokenTable:
     def nbytes(self) -> int:
         """Bytes of memory that the arrays take, untouched pages included."""
         return sum(a.nbytes for a in (*self.tokens, *self.ngrams))
+
+    @property
+    def outgrown(self) -> int:
+        """Bytes that what was counted takes, beyond what a table of the dictionary always takes."""
+        documents = 16 if self.has_doc_freq else 0
+        tokens = self.n_entries * (_ENTRY_BYTES + 8 + documents)
+        grams = self.n_ngrams * (_ENTRY_BYTES + 4 * self.ngram + documents)
+        return tokens + 2 * int(self.tokens.size[N_UNITS]) + grams
 
     @property
     def n_entries(self) -> int:
@@ -186,6 +197,64 @@ class TokenTable:
             options = np.array([self.ngram, int(self.has_doc_freq)])
             self.kernel.call("merge_ngrams", (*self.ngrams, *other.ngrams, token_map, options))
 
+    # ------------------------------------------------------------------ sorted rows
+
+    def emptied(self) -> TokenTable:
+        """A new table with the counts of dictionary words and of single characters alone."""
+        new = TokenTable(self.kernel, self.lexicon, ngram=self.ngram, doc_freq=self.has_doc_freq)
+        first = self.first_oov
+        new.tokens.count[:first] = self.tokens.count[:first]
+        if self.has_doc_freq:
+            new.tokens.doc_freq[:first] = self.tokens.doc_freq[:first]
+        return new
+
+    def sorted_blocks(self, size: int, *, rest: bool) -> Iterator[list[tuple[Any, int, int]]]:
+        """What is counted as (key, count, documents), sorted by key, in blocks of a size.
+
+        Of tokens, those that :meth:`emptied` forgets; with ``rest`` the others too. Of n-grams,
+        all.
+        """
+        if self.ngram > 1:
+            yield from self._sorted_ngrams(size)
+            return
+        ids = self._used_ids()
+        if not rest:
+            ids = ids[np.searchsorted(ids, self.first_oov) :]
+        tokens = self.strings(ids)
+        order = np.array(sorted(range(len(tokens)), key=tokens.__getitem__), np.int64)
+        for start in range(0, order.size, size):
+            chosen = order[start : start + size]
+            yield _rows(
+                map(tokens.__getitem__, chosen.tolist()),
+                self.tokens.count[ids[chosen]],
+                self.tokens.doc_freq[ids[chosen]] if self.has_doc_freq else None,
+            )
+
+    def _sorted_ngrams(self, size: int) -> Iterator[list[tuple[Any, int, int]]]:
+        n, grams = self.ngram, self.n_ngrams
+        ids, tokens = self._gram_tokens()
+        by_token = np.array(sorted(range(len(tokens)), key=tokens.__getitem__), np.int64)
+        rank = np.empty(self.first_oov + self.n_entries, np.int32)
+        rank[ids[by_token]] = np.arange(ids.size)
+        tokens = [tokens[i] for i in by_token.tolist()]
+        ranks = rank[self.ngrams.gram[: n * grams].reshape(grams, n)]
+        order = np.lexsort(ranks.T[::-1])
+        for start in range(0, grams, size):
+            chosen = order[start : start + size]
+            columns = [map(tokens.__getitem__, column) for column in ranks[chosen].T.tolist()]
+            yield _rows(
+                zip(*columns, strict=True),
+                self.ngrams.count[chosen],
+                self.ngrams.doc_freq[chosen] if self.has_doc_freq else None,
+            )
+
+    def _gram_tokens(self) -> tuple[np.ndarray, list[str]]:
+        """The ids of the tokens that n-grams are made of, and the tokens."""
+        used = np.zeros(self.first_oov + self.n_entries, np.bool_)
+        used[self.ngrams.gram[: self.ngram * self.n_ngrams]] = True
+        ids = np.flatnonzero(used)
+        return ids, self.strings(ids)
+
     # ------------------------------------------------------------------ disk
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -211,16 +280,8 @@ class TokenTable:
             contents["gram_count"] = self.ngrams.count[:grams]
             if self.has_doc_freq:
                 contents["gram_doc_freq"] = self.ngrams.doc_freq[:grams]
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(file, **contents)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as file:
+            np.savez(file, **contents)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], kernel: Kernel, lexicon: Lexicon) -> TokenTable:
@@ -322,7 +383,7 @@ class TokenTable:
 
     def __len__(self) -> int:
         """How many distinct tokens there are."""
-        return int(self._used_ids().size)
+        return int(np.count_nonzero(self.tokens.count)) - (self.separators > 0)
 
     def doc_freq_dict(self) -> dict[str, int]:
         """For every token the number of documents that contain it."""
@@ -335,12 +396,20 @@ class TokenTable:
         The last is 0 if documents were not counted.
         """
         n, grams = self.ngram, self.n_ngrams
-        ids, inverse = np.unique(self.ngrams.gram[: grams * n], return_inverse=True)
-        strings = self.strings(ids.astype(np.int64))
-        tokens = list(map(strings.__getitem__, inverse.tolist()))
+        ids, strings = self._gram_tokens()
+        place = np.empty(self.first_oov + self.n_entries, np.int32)
+        place[ids] = np.arange(ids.size)
+        tokens = list(map(strings.__getitem__, place[self.ngrams.gram[: grams * n]].tolist()))
         with_documents = self.has_doc_freq and n > 1
         documents = self.ngrams.doc_freq[:grams].tolist() if with_documents else [0] * grams
         counts = self.ngrams.count[:grams].tolist()
         return zip(
             zip(*(tokens[i::n] for i in range(n)), strict=True), counts, documents, strict=True
         )
+
+
+def _rows(
+    keys: Iterable[Any], counts: np.ndarray, documents: np.ndarray | None
+) -> list[tuple[Any, int, int]]:
+    numbers = itertools.repeat(0) if documents is None else documents.tolist()
+    return list(zip(keys, counts.tolist(), numbers, strict=False))

@@ -1,0 +1,150 @@
+"""How to count, and what is left out of the table: checked before a document is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from perftricks.wordcount.counts import WordCounts
+from perftricks.wordcount.errors import OptionError
+from perftricks.wordcount.kernel import why_not
+from perftricks.wordcount.memory import default_limit, parse_limit
+from perftricks.wordcount.sources import PathLike, read_small_file
+from perftricks.wordcount.tokenizers import TokenizerSpec
+
+if TYPE_CHECKING:
+    from perftricks.parallel.launch import StartMethod
+
+Method = Literal["naive", "batched", "parallel", "compiled"]
+
+METHODS: tuple[Method, ...] = get_args(Method)
+
+# Longer n-grams are all different.
+_LONGEST_NGRAM = 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to count.
+
+    Attributes:
+        spec: The tokenizer.
+        method: "naive", "batched", "parallel", "compiled" or None, which chooses.
+        workers: Worker processes or threads; None for the cores there are.
+        batch_size: Documents in a batch.
+        document_frequency: Whether to count documents for each token too.
+        start_method: How worker processes start.
+        ngrams: How many tokens make up what is counted.
+        verify: How many documents to count once more with jieba.
+        verify_seed: Makes the choice of these documents repeatable.
+        memory_limit: Bytes that tables may take, as a number or a size; None for half of what
+            there is.
+    """
+
+    spec: TokenizerSpec
+    method: Method | None = None
+    workers: int | None = None
+    batch_size: int = 1000
+    document_frequency: bool = False
+    start_method: StartMethod | None = None
+    ngrams: int = 1
+    verify: int = 0
+    verify_seed: int | None = None
+    memory_limit: int | float | str | None = None
+
+    @property
+    def limit(self) -> int:
+        """Bytes that tables may take.
+
+        Raises:
+            OptionError: If the limit that was given is none.
+        """
+        return default_limit() if self.memory_limit is None else parse_limit(self.memory_limit)
+
+    def check(self) -> None:
+        """Check what can be checked without reading a document; imports the tokenizer's module.
+
+        Raises:
+            OptionError: If something cannot be used.
+        """
+        if self.method is not None and self.method not in METHODS:
+            raise OptionError(f"method must be {', '.join(METHODS)} or None, not {self.method!r}")
+        for name, value, lowest in (
+            ("workers", self.workers, 1),
+            ("batch_size", self.batch_size, 1),
+            ("ngrams", self.ngrams, 1),
+            ("verify", self.verify, 0),
+        ):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise OptionError(f"{name} must be a whole number, not {value!r}")
+            if value is not None and value < lowest:
+                raise OptionError(f"{name} must be at least {lowest}, not {value}")
+        if self.ngrams > _LONGEST_NGRAM:
+            raise OptionError(f"ngrams must be at most {_LONGEST_NGRAM}, not {self.ngrams}")
+        if self.method in ("naive", "batched") and self.workers not in (None, 1):
+            raise OptionError(
+                f"method {self.method!r} works in one process; leave workers={self.workers} out, "
+                "or use method 'parallel'"
+            )
+        if self.verify and (not self.spec.uses_jieba or self.method not in ("compiled", None)):
+            raise OptionError(
+                "verify compares method 'compiled' with jieba, which is not used here"
+            )
+        if self.memory_limit is not None:
+            parse_limit(self.memory_limit)
+        if not self.spec.uses_jieba:
+            self.spec.load()
+        if self.method == "compiled":
+            reason = why_not(self.spec)
+            if reason is not None:
+                raise OptionError(f"method 'compiled' cannot be used: {reason}")
+
+
+@dataclass(frozen=True)
+class TableFilter:
+    """What is left out of the finished table."""
+
+    stop_words: frozenset[str] = frozenset()
+    min_count: int = 1
+    min_length: int = 0
+
+    @classmethod
+    def make(
+        cls, stop_words: PathLike | Iterable[str] | None, min_count: int, min_length: int
+    ) -> TableFilter:
+        """Read the stop words and check the numbers.
+
+        Raises:
+            OptionError: If the file of stop words is not UTF-8, or a number is negative.
+            OSError: If the file cannot be read.
+        """
+        for name, value in (("min_count", min_count), ("min_length", min_length)):
+            if value < 0:
+                raise OptionError(f"{name} must not be negative, got {value}")
+        if stop_words is None:
+            words: Iterable[str] = ()
+        elif isinstance(stop_words, (str, os.PathLike)):
+            words = _read_stop_words(os.fspath(stop_words))
+        else:
+            words = stop_words
+        return cls(frozenset(words), min_count, min_length)
+
+    def apply(self, counts: WordCounts) -> WordCounts:
+        """Return the table without what is to be left out."""
+        return counts.filtered(
+            min_count=self.min_count, min_length=self.min_length, stop_words=self.stop_words
+        )
+
+
+def _read_stop_words(path: str) -> Iterator[str]:
+    content = read_small_file(path, "stop words")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise OptionError(f"stop words {path!r}: not UTF-8 (byte {error.start})") from None
+    for line in text.split("\n"):
+        line = line.removesuffix("\r")
+        if line:
+            yield line.strip() or line

@@ -1,0 +1,445 @@
+"""A table that outgrows its memory is on the disk, and is the same table."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import json
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jieba
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perftricks.wordcount import (
+    OptionError,
+    SpillError,
+    TableTooLargeError,
+    count_files,
+    count_words,
+    pieces,
+    runs,
+    spill,
+    write_table,
+)
+from perftricks.wordcount.cachefolder import cache_folder
+from perftricks.wordcount.memory import _available, default_limit, parse_limit
+from perftricks.wordcount.runs import Run, blocks_of, merged, read_run, summed, write_run
+from perftricks.wordcount.spill import PREFIX, Spill
+from tests.wordcount.conftest import in_chunks
+
+ROOT = Path(__file__).parent.parent.parent
+METHODS = ["naive", "batched", "parallel", "compiled"]
+TINY = 2000
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):
+    """A temporary folder of its own, which must be empty in the end."""
+    jieba.initialize()  # it keeps a file there as well
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert os.listdir(folder) == []
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Pieces and chunks of about a kilobyte, between which a table may move."""
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 2000)
+    monkeypatch.setattr(pieces, "read_bytes", in_chunks)
+    monkeypatch.setattr("perftricks.wordcount.kernel.PIECE_BYTES", 2000)
+    for name in ("LARGEST_CHUNK", "SMALLEST_CHUNK"):
+        monkeypatch.setattr(f"perftricks.wordcount.compiled.driver.{name}", 1000)
+
+
+def written(counts, folder):
+    """Return what the table looks like in every format."""
+    contents = []
+    for extension in ("tsv", "csv", "json"):
+        path = folder / f"table.{extension}"
+        write_table(path, counts)
+        contents.append(path.read_bytes())
+    return contents
+
+
+def same(spilled, whole, folder):
+    """Compare all there is to compare, without looking up a token."""
+    assert written(spilled, folder) == written(whole, folder)
+    assert list(spilled.rows()) == list(whole.rows())
+    assert list(spilled) == list(whole)
+    assert spilled.most_common(7) == whole.most_common(7)
+    assert spilled.most_common(0) == []
+    assert len(spilled) == len(whole)
+    assert (spilled.tokens, spilled.documents) == (whole.tokens, whole.documents)
+    assert spilled.has_document_frequency == whole.has_document_frequency
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("ngrams", [1, 2, 3])
+@pytest.mark.parametrize("frequency", [False, True])
+def test_same_table(tmp_path, texts, small_pieces, method, ngrams, frequency):
+    """Every method, spilling again and again, gives the table that fits in memory."""
+    path = tmp_path / "a.jsonl"
+    texts = [*texts, "a\ud800茶", "两\n行"] * 2
+    path.write_text("".join(json.dumps({"t": text}) + "\n" for text in texts), encoding="ascii")
+    options = {"field": "t", "method": method, "ngrams": ngrams, "document_frequency": frequency}
+    if method != "compiled":
+        options["batch_size"] = 20
+    whole = count_files(path, **options)
+    spilled = count_files(path, memory_limit=TINY, **options)
+    assert whole.run.spilled == 0
+    assert spilled.run.spilled > 5
+    same(spilled, whole, tmp_path)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("document", ["line", "file"])
+@pytest.mark.parametrize("more", [{}, {"mode": "all"}, {"document_frequency": True}])
+def test_text_files(tmp_path, texts, small_pieces, workers, document, more):
+    """So does text in UTF-8, which goes to the kernel as it is."""
+    generator = random.Random(4)
+    for name in ("a.txt", "b.txt"):
+        words = ("".join(generator.choices("abcdefgh", k=7)) for _ in range(300))
+        (tmp_path / name).write_text("\n".join([*texts, *words]), encoding="utf-8", newline="")
+    options = {"workers": workers, "document": document, "method": "compiled", **more}
+    paths = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    spilled = count_files(paths, memory_limit=TINY, **options)
+    assert spilled.run.spilled > 2
+    same(spilled, count_files(paths, **options), tmp_path)
+
+
+def test_filters(texts):
+    """Words are left out of a table on the disk, once and once more."""
+    for more in ({}, {"ngrams": 2}, {"document_frequency": True}):
+        options = {"stop_words": ["，", "的"], "min_count": 2, "min_length": 1, **more}
+        spilled = count_words(texts, memory_limit=TINY, method="compiled", **options)
+        whole = count_words(texts, method="compiled", **options)
+        assert list(spilled.rows()) == list(whole.rows())
+        assert spilled.tokens == whole.tokens
+        fewer = spilled.filtered(min_count=9), whole.filtered(min_count=9)
+        assert 0 < len(fewer[0]) < len(spilled)
+        assert list(fewer[0].rows()) == list(fewer[1].rows())
+
+
+def test_looking_up(texts, expected):
+    """A token is looked up if the rows fit in the limit, else one error names it."""
+    spilled = count_words(texts, method="naive", memory_limit=TINY, document_frequency=True)
+    with pytest.raises(TableTooLargeError, match=r"has \d+ rows, .* the memory limit is 2,000 by"):
+        spilled["，"]
+    with pytest.raises(TableTooLargeError, match="raise memory_limit, leave rows out"):
+        dict(spilled.document_frequency)
+    few = spilled.filtered(min_count=sorted(expected.values())[-3])
+    assert few == {token: count for token, count in expected.items() if count >= min(few.values())}
+    ((most, count),) = few.most_common(1)
+    assert 0 < few.document_frequency[most] <= few[most] == count
+    assert most in few
+    assert "no such token" not in few
+    assert pickle.loads(pickle.dumps(few)) == few
+    fits = count_words(texts, method="batched", batch_size=9, memory_limit=len(expected) * 300)
+    assert fits.run.spilled > 1
+    assert fits == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    documents=st.lists(st.lists(st.text(st.characters(), max_size=3), max_size=12), max_size=25),
+    ngrams=st.integers(1, 3),
+    frequency=st.booleans(),
+    limit=st.integers(1, 4000),
+    batch=st.integers(1, 5),
+)
+def test_any_table(documents, ngrams, frequency, limit, batch):
+    """Any tokens, in any order, with any limit: the rows are those of a dict, sorted."""
+    texts = list(map(str, range(len(documents))))
+    options = {"tokenizer": lambda text: documents[int(text)], "method": "batched"}
+    counts = count_words(
+        texts,
+        ngrams=ngrams,
+        document_frequency=frequency,
+        memory_limit=limit,
+        batch_size=batch,
+        **options,
+    )
+    keys = [
+        list(zip(*(tokens[i:] for i in range(ngrams)), strict=False)) if ngrams > 1 else tokens
+        for tokens in documents
+    ]
+    table = collections.Counter(itertools.chain.from_iterable(keys))
+    found = collections.Counter(itertools.chain.from_iterable(map(set, keys)))
+    rows = [(key, table[key], found[key] if frequency else None) for key in table]
+    assert list(counts.rows()) == sorted(rows, key=lambda row: (-row[1], row[0]))
+    assert counts.tokens == table.total()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    parts=st.lists(st.dictionaries(st.text("abc", max_size=3), st.integers(1, 9)), max_size=9),
+    size=st.integers(1, 5),
+)
+def test_merge(tmp_path_factory, parts, size):
+    """Merged runs are the sorted sum, wherever their blocks end."""
+    folder = tmp_path_factory.mktemp("runs")
+    written = [
+        write_run(folder / str(i), blocks_of([(k, n, 1) for k, n in sorted(part.items())], size))
+        for i, part in enumerate(parts)
+    ]
+    rows = [row for block in summed(merged(map(read_run, written))) for row in block]
+    total = sum((collections.Counter(part) for part in parts), collections.Counter())
+    documents = collections.Counter(itertools.chain.from_iterable(parts))
+    assert rows == [(key, total[key], documents[key]) for key in sorted(total)]
+
+
+def test_many_runs(monkeypatch, texts, expected):
+    """More parts than can be merged at once are merged in several passes."""
+    monkeypatch.setattr(spill, "_FAN_IN", 3)
+    monkeypatch.setattr(Spill, "rows_in_memory", 10)
+    counts = count_words(texts, method="batched", batch_size=4, memory_limit=1)
+    assert counts.run.spilled > 27
+    rows = sorted(expected.items(), key=lambda pair: (-pair[1], pair[0]))
+    assert [(token, count) for token, count, _ in counts.rows()] == rows
+    assert counts.most_common(5) == rows[:5]
+
+
+def test_files_last_as_long_as_the_table(temporary, texts):
+    """The files are there while the table is, in one folder that is the user's alone."""
+    counts = count_words(texts, method="compiled", memory_limit=TINY)
+    (folder,) = temporary.iterdir()
+    assert folder.name.startswith(PREFIX)
+    assert folder.stat().st_mode & 0o077 == 0
+    del counts
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, LookupError])
+def test_files_are_gone_after_an_error(temporary, texts, small_pieces, method, error):
+    """Nothing is left when the run ends otherwise."""
+    seen = []
+
+    def documents():
+        for i in itertools.count():
+            yield from (f"{text}{i}" for text in texts)
+            seen.extend(temporary.glob("*/run-*"))
+            if seen:
+                raise error
+
+    options = {} if method == "compiled" else {"batch_size": 10}
+    with pytest.raises(error):
+        count_words(documents(), method=method, memory_limit=TINY, **options)
+    assert seen
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """Let the disk be full from the moment that this is called."""
+
+    def fail(*given, **options):
+        raise OSError(28, "No space left on device")
+
+    return lambda: monkeypatch.setattr(runs.marshal, "dumps", fail)
+
+
+FULL = (
+    r"the table has outgrown the memory limit of 2,000 bytes, and keeping it in '.*' failed: "
+    "no space left on device; set TMPDIR to a folder with more room, or raise the limit"
+)
+
+
+def test_full_disk_while_counting(temporary, full, texts):
+    """A disk that is full is one error, which says what to do, and nothing is left on it."""
+    full()
+    with pytest.raises(SpillError, match=FULL):
+        count_words(texts, method="compiled", memory_limit=TINY)
+    assert list(temporary.iterdir()) == []
+
+
+def test_full_disk_while_merging(tmp_path, full, texts):
+    """So is one that is full when the table is written, and the old table stays."""
+    path = tmp_path / "table.tsv"
+    path.write_text("old")
+    counts = count_words(texts, method="compiled", memory_limit=TINY)
+    full()
+    with pytest.raises(SpillError, match=FULL):
+        write_table(path, counts)
+    assert path.read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["table.tsv", "temporary"]
+
+
+def test_damaged_file(tmp_path, texts):
+    """A file that is not what was written is noticed, not counted."""
+    run = write_run(tmp_path / "run-1", [[("a", 1, 0)], [("b", 1, 0)]])
+    content = run.path.read_bytes()
+    for damaged in (content[:-3], content[: len(content) // 2], content + b"\0" * 9):
+        run.path.write_bytes(damaged)
+        with pytest.raises(OSError, match="is damaged: expected 2 rows"):
+            list(read_run(run))
+    with pytest.raises(OSError, match="is damaged"):
+        list(read_run(Run(run.path, 3)))
+
+
+KILLED = """
+import os, signal, sys
+from perftricks.wordcount import count_words
+def documents():
+    for i in range(10**6):
+        yield "".join(map(chr, range(0x4e00 + i, 0x4e00 + i + 50)))
+        if any(os.scandir(sys.argv[1])):
+            os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+count_words(documents(), tokenizer="chars", method="batched", batch_size=5, memory_limit=100)
+"""
+
+
+def _killed(temporary, how):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}
+    command = [sys.executable, "-c", KILLED, str(temporary), how]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == -getattr(signal, how), done.stderr
+
+
+def test_killed(temporary, texts):
+    """Ctrl-C leaves nothing; what SIGKILL leaves the next run that spills deletes, no other's."""
+    _killed(temporary, "SIGINT")
+    assert list(temporary.iterdir()) == []
+    _killed(temporary, "SIGKILL")
+    (abandoned,) = temporary.iterdir()
+    other = count_words(texts, method="batched", memory_limit=TINY)
+    assert not abandoned.exists()
+    (folder,) = temporary.iterdir()
+    count_words(texts, method="batched", memory_limit=TINY)
+    assert folder.exists()
+    assert len(list(other.rows())) == len(other)
+
+
+def test_checkpoint(tmp_path, texts, small_pieces):
+    """A run with parts on the disk goes on where it was, with whatever limit."""
+    path, folder = tmp_path / "a.txt", tmp_path / "state"
+    path.write_text("\n".join(texts) * 3, encoding="utf-8", newline="")
+
+    class Stop(Exception):
+        pass
+
+    def progress(done, total):
+        calls.append(done)
+        if len(calls) == 6:
+            raise Stop
+
+    options = {"ngrams": 2, "document_frequency": True}
+    checkpoint = {"checkpoint": folder, "checkpoint_seconds": 0}
+    whole = count_files(path, method="compiled", **options)
+    for limit in (TINY, None, 2 * TINY):
+        calls = []
+        with pytest.raises(Stop):
+            count_files(path, memory_limit=limit, progress=progress, **options, **checkpoint)
+        assert list(folder.glob("run-*"))
+    for how, limit in (("resumed", TINY), ("complete", None), ("complete", TINY)):
+        counts = count_files(path, memory_limit=limit, **options, **checkpoint)
+        assert counts.run.resumed == how
+        same(counts, whole, tmp_path)
+    min(folder.glob("run-*")).unlink()
+    with pytest.raises(OptionError, match=r"'run-\d+' is missing; delete it to start anew"):
+        count_files(path, **options, **checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("500MB", 500_000_000),
+        ("2GiB", 2 << 30),
+        (" 1.5 kb ", 1500),
+        ("3k", 3000),
+        ("7", 7),
+        (12, 12),
+        (1e6, 10**6),
+        ("1TiB", 1 << 40),
+    ],
+)
+def test_sizes(limit, expected):
+    """A limit is a number or a size with a unit."""
+    assert parse_limit(limit) == expected
+
+
+@pytest.mark.parametrize(
+    "limit", ["", "MB", "-1", "1 PB", "1e6", 0, -5, True, [1], "0.1", float("nan"), float("inf")]
+)
+def test_bad_sizes(limit):
+    """Anything else is an error before a document is read."""
+    with pytest.raises(OptionError, match="a memory limit is a number of bytes or a size such as"):
+        count_words(iter("a"), memory_limit=limit)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 1000),
+        ({"memory.max": "max\n"}, 1000),
+        ({"a/memory.max": "300\n", "a/b/memory.max": "max\n"}, 300),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, 1000),
+        ({"memory/memory.limit_in_bytes": "400"}, 400),
+        ({"memory/c/memory.limit_in_bytes": "200"}, 200),
+    ],
+)
+def test_memory_of_the_control_group(tmp_path, files, expected):
+    """Both versions are read, and the tightest limit on the way up counts."""
+    for name, content in files.items():
+        path = tmp_path / "fs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    membership = tmp_path / "membership"
+    membership.write_text("5:memory:/c\n0::/a/b\n")
+    assert _available(tmp_path / "fs", membership, 1000) == expected
+    assert _available(tmp_path / "no", tmp_path / "no", None) == 4 << 30
+    assert default_limit() > 1 << 20
+
+
+PEAK = """
+import json, resource, sys
+from perftricks.wordcount import count_files, write_table
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+corpus, table, limit = sys.argv[1:]
+options = {"method": "compiled", "ngrams": 3, "workers": 2}
+count_files("docs/samples", **options)
+before = peak()
+counts = count_files(corpus, memory_limit=limit, **options)
+write_table(table, counts)
+print(json.dumps([peak() - before, counts.run.spilled, len(counts), counts.tokens]))
+"""
+
+
+def test_memory(tmp_path, temporary):
+    """A table of many times the limit is counted and written within it and what a piece takes."""
+    generator = random.Random(8)
+    corpus, table, limit = tmp_path / "corpus.txt", tmp_path / "table.tsv", 20_000_000
+    with open(corpus, "w", encoding="utf-8") as file:
+        for _ in range(6000):
+            document = (chr(generator.randrange(0x4E00, 0x9FA5)) for _ in range(100))
+            file.write("".join(document) + "\n")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TMPDIR": tempfile.gettempdir(),
+        "PERFTRICKS_CACHE": str(cache_folder()),
+    }
+    command = [sys.executable, "-c", PEAK, corpus, table, str(limit)]
+    output = subprocess.check_output(command, env=environment, cwd=ROOT, text=True)
+    peak, spilled, rows, tokens = json.loads(output)
+    assert peak < limit + 50_000_000
+    assert spilled > 5
+    assert 5 * limit < rows * 300
+    with open(table, encoding="utf-8") as file:
+        next(file)
+        counts = [int(line.rsplit("\t", 1)[1]) for line in file]
+    assert len(counts) == rows
+    assert sum(counts) == tokens
+    (temporary / "jieba.cache").unlink(missing_ok=True)
