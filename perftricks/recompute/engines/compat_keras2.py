@@ -1,0 +1,664 @@
+"""Private parts of TensorFlow 1.14 to the newest, and of every Keras 2, that the engine needs.
+
+Each function says what it stands for; differences between versions are met here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+import threading
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Set, Tuple
+
+import tensorflow as tf
+from tensorflow.python.ops import control_flow_ops
+
+from perftricks.recompute.engines import compat
+
+try:
+    from tensorflow.python.eager import record as tape
+except ImportError:  # before TensorFlow 2.11
+    from tensorflow.python.eager import tape
+
+v1 = tf.compat.v1
+_PREFIXES = ("_keras", "_uses_learning_phase")
+_FAR = 1 << 40
+
+
+def is_symbol(x: Any) -> bool:
+    """Tell whether ``x`` is a KerasTensor, of which only the shape is known."""
+    return type(x).__name__.endswith("KerasTensor")
+
+
+def converted(call: Any) -> Any:
+    """Let AutoGraph convert a function where it would have converted the plain call."""
+    try:
+        from tensorflow.python.autograph.core import ag_ctx
+        from tensorflow.python.autograph.impl import api
+    except ImportError:  # pragma: no cover
+        return call
+    if ag_ctx.control_status_ctx().status != ag_ctx.Status.ENABLED:
+        return call
+    if hasattr(api, "tf_convert"):
+        return api.tf_convert(call, ag_ctx.control_status_ctx())
+    return api.convert(recursive=True)(call)
+
+
+@contextlib.contextmanager
+def quiet_ids(graph: Any) -> Iterator[None]:
+    """Create operations without shifting the numbers of those that come later.
+
+    Up to TensorFlow 2.1 a random operation without a seed of its own takes its number in the graph.
+    """
+    if not hasattr(graph, "_next_id_counter"):
+        yield
+        return
+    before = graph._next_id_counter
+    graph._next_id_counter = max(_FAR, getattr(graph, "_perftricks_ids", 0))
+    try:
+        yield
+    finally:
+        graph._perftricks_ids = graph._next_id_counter
+        graph._next_id_counter = before
+
+
+def stop_recording() -> Any:
+    """Let no tape record."""
+    return tape.stop_recording()
+
+
+def record(name: str, outputs: Sequence[Any], inputs: Sequence[Any], backward: Any) -> None:
+    """Tell all tapes of an operation."""
+    tape.record_operation(name, list(outputs), list(inputs), backward)
+
+
+def outside(graph: Any, tensors: Sequence[Any]) -> List[Any]:
+    """Replace the variables among captured tensors by what a tape knows them as."""
+    known = zip(getattr(graph, "internal_captures", ()), getattr(graph, "external_captures", ()))
+    handles = {id(inner): outer for inner, outer in known if inner.dtype == tf.resource}
+    return [handles.get(id(x), x) for x in tensors]
+
+
+def attributes(graph: Any, values: Dict[str, Any]) -> Any:
+    """Give the operations that are created inside additional attributes."""
+    return graph._attr_scope(values)
+
+
+def bytes_attribute(value: bytes) -> Any:
+    """Return an attribute of an operation that holds bytes."""
+    return v1.AttrValue(s=value)
+
+
+def copy_keras_attributes(old: Any, new: Any) -> None:
+    """Copy what Keras notes on tensors: masks, shapes, history, use of the learning phase."""
+    for name, value in vars(old).items():
+        if name.startswith(_PREFIXES):
+            setattr(new, name, value)
+
+
+def compiles_with_xla(graph: Any) -> bool:
+    """Tell whether a graph is being built for ``tf.function(jit_compile=True)``."""
+    from tensorflow.python.ops import control_flow_util
+
+    inside = getattr(control_flow_util, "GraphOrParentsInXlaContext", None)
+    return inside is not None and bool(inside(graph)) and _barrier() is not None
+
+
+def after_barrier(incoming: Sequence[Any], starts: Sequence[Any]) -> Tuple[List[Any], List[Any]]:
+    """Pass numbers through a barrier that XLA neither moves operations across nor merges.
+
+    Whole numbers stay outside: XLA wants to know them where they are shapes.
+    """
+    floats = [i for i, x in enumerate(starts) if x.dtype.is_floating or x.dtype.is_complex]
+    after = _barrier()([*[starts[i] for i in floats], *incoming])
+    passed = [x if i in floats else tf.identity(x) for i, x in enumerate(starts)]
+    for i, x in zip(floats, after):
+        passed[i] = x
+    return list(after[len(floats) :]), passed
+
+
+def _barrier() -> Any:
+    try:
+        from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+    except ImportError:
+        return None
+    return getattr(gen_xla_ops, "xla_optimization_barrier", None)
+
+
+def graph_versions(graph: Any) -> Any:
+    """Return the versions that a graph is written for."""
+    return graph.graph_def_versions
+
+
+def control_flow(graph: Any) -> Any:
+    """Return the context of control flow in which operations are created now."""
+    return graph._get_control_flow_context()
+
+
+def control_flow_of(op: Any) -> Any:
+    """Return the context of control flow that an operation belongs to, or None."""
+    return op._get_control_flow_context()
+
+
+def is_known(context: Any) -> bool:
+    """Tell whether a context is that of a branch or of a loop."""
+    return isinstance(context, (control_flow_ops.CondContext, control_flow_ops.WhileContext))
+
+
+def is_loop(context: Any) -> bool:
+    """Tell whether a context is that of a loop."""
+    return isinstance(context, control_flow_ops.WhileContext)
+
+
+def merge_out_of(context: Any, tensor: Any) -> Any:
+    """Lead a tensor out of a branch; if the other branch is taken it is just something."""
+    outer = context.outer_context
+    graph = tensor.graph
+    now = graph._get_control_flow_context()
+    graph._set_control_flow_context(outer)
+    try:
+        with tf.control_dependencies(None):
+            graph._set_control_flow_context(outer)
+            nothing = tf.zeros([], tensor.dtype.base_dtype)
+            other = control_flow_ops.switch(nothing, context.pred)[1 - context.branch]
+            merged = control_flow_ops.merge([other, tensor])[0]
+    finally:
+        graph._set_control_flow_context(now)
+    merged.set_shape(tensor.shape)
+    return merged
+
+
+def context_proto(context: Any, names: Set[str]) -> Any:
+    """Write down a context and those inside, as far as they are about given operations."""
+    from tensorflow.core.protobuf import control_flow_pb2
+
+    proto = control_flow_pb2.ControlFlowContextDef()
+    context.to_control_flow_context_def(proto)
+    _limit(proto, names)
+    return proto
+
+
+def _limit(proto: Any, names: Set[str]) -> None:
+    definition = getattr(proto, proto.WhichOneof("ctxt"))
+    values = definition.values_def
+    external = {
+        key: value
+        for key, value in values.external_values.items()
+        if value.partition(":")[0] in names
+    }
+    inside = [v for v in values.values if v.partition(":")[0] in names]
+    del values.values[:]
+    values.values.extend(inside)
+    values.external_values.clear()
+    for key, value in external.items():
+        values.external_values[key] = value
+    is_while = proto.WhichOneof("ctxt") == "while_ctxt"
+    if is_while and definition.maximum_iterations_name.partition(":")[0] not in names:
+        definition.ClearField("maximum_iterations_name")
+    kept = []
+    for nested in definition.nested_contexts:
+        inner = getattr(nested, nested.WhichOneof("ctxt"))
+        if inner.pivot_name.partition(":")[0] in names:
+            _limit(nested, names)
+            kept.append(nested)
+    del definition.nested_contexts[:]
+    definition.nested_contexts.extend(kept)
+
+
+def uses_references(op: Any) -> bool:
+    """Tell whether an operation reads or writes through a reference, as TensorFlow 1 does."""
+    definition = op.op_def
+    if definition is None:
+        return False
+    return any(arg.is_ref for arg in [*definition.input_arg, *definition.output_arg])
+
+
+def is_pure(op: Any, reads: Set[str], of_loops: Tuple[str, ...]) -> bool:
+    """Tell whether an operation, and every function that it calls, has no state.
+
+    Args:
+        op: The operation.
+        reads: Types of operations that may be inside of functions all the same.
+        of_loops: How the names of other such types begin.
+    """
+    if op.type in _FUNCTIONS and gradient_name(op) is None:
+        return False  # only a tape knows its gradient
+    if op.type in _BRANCHES and any(x.dtype == tf.resource for x in op.inputs):
+        return False  # the gradients of variables that are read inside get lost in a copy
+    return _is_pure(op.graph, op.node_def, op.op_def, reads, of_loops, set())
+
+
+def gradient_name(op: Any) -> Any:
+    """Return the name under which the gradient of the call of a function is registered, or None."""
+    function = getattr(op, "_gradient_function", None)
+    if function is None:
+        try:
+            return op.get_attr("_gradient_op_type")
+        except ValueError:
+            return None
+    if function not in _registered:
+        _registered[function] = "PerftricksCall%d" % len(_registered)
+        tf.RegisterGradient(_registered[function])(function)
+    return _registered[function]
+
+
+_registered: Dict[Any, str] = {}
+_BRANCHES = {"If", "StatelessIf", "While", "StatelessWhile", "Case", "StatelessCase"}
+_FUNCTIONS = {"PartitionedCall", "StatefulPartitionedCall"}
+_CALLS = {"If", "While", "Case", "PartitionedCall", "StatefulPartitionedCall"}
+
+
+def _is_pure(
+    graph: Any, node: Any, definition: Any, reads: Set[str], of_loops: Any, seen: Set[str]
+) -> bool:
+    if definition is not None and definition.is_stateful and node.op not in _CALLS:
+        return False
+    called = [node.op] if definition is None else []
+    for attribute in node.attr.values():
+        called.extend([attribute.func.name] if attribute.HasField("func") else [])
+        called.extend(f.name for f in attribute.list.func)
+    return all(_is_pure_function(graph, name, reads, of_loops, seen) for name in called)
+
+
+def _is_pure_function(
+    graph: Any, name: str, reads: Set[str], of_loops: Any, seen: Set[str]
+) -> bool:
+    if name in seen:
+        return True
+    seen.add(name)
+    body = function_def(graph, name)
+    if body is None:
+        return False
+    for node in body.node_def:
+        if node.op in reads or node.op.startswith(of_loops):
+            continue
+        if node.op == "Placeholder" or not _is_pure(
+            graph, node, _op_def(node.op), reads, of_loops, seen
+        ):
+            return False
+    return True
+
+
+def _op_def(name: str) -> Any:
+    from tensorflow.python.framework import op_def_registry
+
+    if hasattr(op_def_registry, "get"):
+        return op_def_registry.get(name)
+    return op_def_registry.get_registered_ops().get(name)
+
+
+def function_def(graph: Any, name: str) -> Any:
+    """Return the definition of a function that a graph can call, or None."""
+    while graph is not None:
+        function = graph._functions.get(name)
+        if function is not None:
+            found = getattr(function, "definition", None)
+            return function.cached_definition if found is None else found
+        graph = getattr(graph, "outer_graph", None)
+    return None
+
+
+class Recipe:
+    """How to copy some operations, as something that can be an attribute of an operation.
+
+    Attributes:
+        starts: The names of the tensors that stand for what is not copied.
+        outputs: The names of the tensors that are wanted.
+        waits: The names of operations that start from nothing, and have to wait all the same.
+
+    Args:
+        versions: The versions of the graph.
+    """
+
+    def __init__(self, versions: Any) -> None:
+        self.starts: List[str] = []
+        self.outputs: List[str] = []
+        self.waits: List[str] = []
+        self.graph_def = v1.GraphDef()
+        self.graph_def.versions.CopyFrom(versions)
+        self.contexts: List[bytes] = []
+        self.shapes: Dict[str, Any] = {}
+
+    def add(self, op: Any, control: Sequence[str], branches: Dict[str, str], waits: bool) -> None:
+        """Add an operation.
+
+        Args:
+            op: The operation.
+            control: The names of those it waits for.
+            branches: Where inputs come from, by what they come from in the graph.
+            waits: Whether it starts from nothing.
+        """
+        node = self.graph_def.node.add()
+        node.CopyFrom(op.node_def)
+        data = [name for name in node.input if not name.startswith("^")]
+        del node.input[:]
+        node.input.extend(branches.get(name, name) for name in data)
+        node.input.extend("^" + name for name in control)
+        if waits:
+            self.waits.append(op.name)
+        if op.type in _FUNCTIONS:
+            node.attr["_gradient_op_type"].s = tf.compat.as_bytes(gradient_name(op))
+        if "_class" in node.attr:
+            del node.attr["_class"]
+        for tensor in op.outputs:
+            self.shapes[tensor.name] = tensor.shape
+
+    def add_switch(self, name: str, source: str, predicate: str, dtype: Any) -> None:
+        """Add a switch that leads a tensor into a branch."""
+        node = self.graph_def.node.add()
+        node.name = name
+        node.op = "Switch"
+        node.input.extend([source, predicate])
+        node.attr["T"].type = dtype.base_dtype.as_datatype_enum
+
+    def add_context(self, proto: Any) -> None:
+        """Add a context of control flow."""
+        self.contexts.append(proto.SerializeToString())
+
+    def SerializeToString(self) -> bytes:  # noqa: N802, the name that messages have
+        """Return it as bytes."""
+        message = v1.MetaGraphDef()
+        message.graph_def.CopyFrom(self.graph_def)
+        collections = message.collection_def
+        collections["starts"].node_list.value.extend(self.starts)
+        collections["outputs"].node_list.value.extend(self.outputs)
+        collections["shaped"].node_list.value.extend(self.shapes)
+        collections["shapes"].bytes_list.value.extend(
+            shape.as_proto().SerializeToString() for shape in self.shapes.values()
+        )
+        collections["contexts"].bytes_list.value.extend(self.contexts)
+        collections["waits"].node_list.value.extend(self.waits)
+        return bytes(message.SerializeToString())
+
+
+def parse_recipe(data: bytes) -> Recipe:
+    """Return a recipe from bytes."""
+    from tensorflow.core.framework import tensor_shape_pb2
+
+    message = v1.MetaGraphDef.FromString(data)
+    recipe = Recipe(message.graph_def.versions)
+    recipe.graph_def = message.graph_def
+    collections = message.collection_def
+    recipe.starts.extend(collections["starts"].node_list.value)
+    recipe.outputs.extend(collections["outputs"].node_list.value)
+    recipe.contexts.extend(collections["contexts"].bytes_list.value)
+    recipe.waits.extend(collections["waits"].node_list.value)
+    shapes = [
+        tf.TensorShape(tensor_shape_pb2.TensorShapeProto.FromString(data))
+        for data in collections["shapes"].bytes_list.value
+    ]
+    recipe.shapes.update(zip(collections["shaped"].node_list.value, shapes))
+    return recipe
+
+
+def import_recipe(graph: Any, recipe: Recipe, starts: Sequence[Any]) -> List[Any]:
+    """Copy operations into a graph; return the outputs.
+
+    Args:
+        graph: The graph.
+        recipe: The recipe.
+        starts: What they start from.
+    """
+    names = [*recipe.outputs, *recipe.shapes]
+    inputs = dict(zip(recipe.starts, starts))
+    # TensorFlow 1 tells the gradients of TensorArrays apart by the last "gradients" in their names,
+    # so there must be none in the names of what is differentiated.
+    with v1.name_scope(None):
+        tensors = tf.import_graph_def(
+            recipe.graph_def, input_map=inputs, return_elements=names, name="recompute"
+        )
+    for tensor, shape in zip(tensors[len(recipe.outputs) :], recipe.shapes.values()):
+        tensor.set_shape(shape)
+    prefix = tensors[0].name[: -len(names[0]) - 1]
+    for name in recipe.waits:
+        graph.get_operation_by_name("%s/%s" % (prefix, name))._add_control_input(starts[0].op)
+    for data in recipe.contexts:
+        from tensorflow.core.protobuf import control_flow_pb2
+
+        proto = control_flow_pb2.ControlFlowContextDef.FromString(data)
+        control_flow_ops.from_control_flow_context_def(proto, import_scope=prefix)
+    return list(tensors[: len(recipe.outputs)])
+
+
+def is_read(tensor: Any) -> bool:
+    """Tell whether a tensor is the value of a variable, or a variable itself."""
+    if tensor.dtype == tf.resource or tensor.op.type == "ReadVariableOp":
+        return True
+    return any(x.dtype != x.dtype.base_dtype for x in [*tensor.op.inputs, tensor])
+
+
+def may_record() -> bool:
+    """Tell whether a tape is active."""
+    return bool(tape.could_possibly_record())
+
+
+def variable_accessed(variable: Any) -> None:
+    """Let the tapes watch a variable, as reading it does."""
+    from tensorflow.python.ops import resource_variable_ops
+
+    resource_variable_ops.variable_accessed(variable)
+
+
+def newest_tensor() -> int:
+    """Return the number of a tensor made just now; those made later have larger ones."""
+    return int(tf.constant(0.0)._id)
+
+
+def read_handle(handle: Any) -> Any:
+    """Return the value of a variable, by its handle."""
+    dtype = handle._handle_data.shape_and_type[0].dtype
+    with stop_recording():
+        return tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.as_dtype(dtype))
+
+
+def assign_handle(handle: Any, value: Any) -> None:
+    """Set the value of a variable, by its handle."""
+    tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+
+
+def modules_of(candidates: Sequence[Any]) -> List[Any]:
+    """List the layers among some things, everything below them, and what they keep per thread."""
+    found: Dict[int, Any] = {}
+    for candidate in candidates:
+        if isinstance(candidate, tf.Module):
+            for module in (candidate, *candidate.submodules):
+                found[id(module)] = module
+                own = getattr(module, "_thread_local", None)  # there are the losses of eager calls
+                if own is not None:
+                    found[id(own)] = own
+    return list(found.values())
+
+
+class Used:
+    """The tensors and the variables that a call uses, by their ids."""
+
+    def __init__(self) -> None:
+        self.tensors: Dict[int, Any] = {}
+        self.variables: Dict[int, Any] = {}
+
+    def note(self, inputs: Sequence[Any]) -> None:
+        """Note what an operation takes."""
+        for x in inputs:
+            if isinstance(x, (list, tuple)):
+                self.note(x)
+            elif isinstance(x, tf.Variable):
+                self.note_variable(x)
+            elif isinstance(x, tf.Tensor):
+                self.tensors[id(x)] = x
+
+    def note_variable(self, variable: Any) -> None:
+        """Note a variable that is to be watched."""
+        if variable.trainable:
+            self.variables[id(variable)] = variable
+
+
+_through = threading.local()
+
+
+@contextlib.contextmanager
+def operations_through(
+    answer: Callable[[Callable[[], Any], str, Sequence[Any]], Any],
+) -> Iterator[None]:
+    """Let a function stand between this thread and the operations that it runs eagerly.
+
+    Args:
+        answer: Takes a function that runs the operation, its type and its inputs (and, after them,
+            its attributes); returns the result.
+    """
+    _install()
+    before = getattr(_through, "answer", None)
+    _through.answer = answer if before is None else _both(before, answer)
+    try:
+        yield
+    finally:
+        _through.answer = before
+
+
+def _both(outer: Any, inner: Any) -> Any:
+    return lambda run, name, inputs: inner(lambda: outer(run, name, inputs), name, inputs)
+
+
+_installed: List[Any] = []
+
+
+def _install() -> None:
+    """Put ourselves where TensorFlow enters its runtime; other threads go straight on."""
+    from tensorflow.python.eager import execute
+    from tensorflow.python.ops import gen_math_ops
+
+    if _installed:
+        return
+    newer = hasattr(gen_math_ops, "pywrap_tfe")  # from TensorFlow 2.2 on
+    runtime = gen_math_ops.pywrap_tfe if newer else gen_math_ops._pywrap_tensorflow
+    fast, slow = runtime.TFE_Py_FastPathExecute, execute.execute
+
+    def fast_path(*args: Any) -> Any:
+        answer = getattr(_through, "answer", None)
+        if answer is None:
+            return fast(*args)
+        at, first = (1, 3) if newer else (2, 5)  # where the type is, and the first input
+        return answer(lambda: fast(*args), args[at], args[first:])
+
+    def slow_path(
+        op_name: Any, num_outputs: Any, inputs: Any, attrs: Any, *rest: Any, **more: Any
+    ) -> Any:
+        answer = getattr(_through, "answer", None)
+        name = op_name if isinstance(op_name, str) else op_name.decode()
+        if answer is None:
+            return slow(op_name, num_outputs, inputs, attrs, *rest, **more)
+        return answer(
+            lambda: slow(op_name, num_outputs, inputs, attrs, *rest, **more), name, list(inputs)
+        )
+
+    runtime.TFE_Py_FastPathExecute = fast_path
+    execute.execute = slow_path
+    _installed.extend([fast, slow])
+
+
+def operations_of_function(name: str) -> Set[str]:
+    """Return the types of the operations in a function that runs eagerly, and in those it calls.
+
+    Called from the ``answer`` of ``operations_through``. An operation that is no function, or has
+    been garbage collected, has none.
+    """
+    from tensorflow.python.eager import context
+
+    if not hasattr(context.Context, "get_function_def"):  # up to TensorFlow 2.1
+        frame: Any = sys._getframe(1)
+        while frame is not None and not hasattr(frame.f_locals.get("self"), "graph"):
+            frame = frame.f_back
+        graph = None if frame is None else frame.f_locals["self"].graph.as_graph_def()
+        nodes = [] if graph is None else [graph.node, *(f.node_def for f in graph.library.function)]
+        return {node.op for listed in nodes for node in listed}
+    return compat.tensorflow_function_operations([name])
+
+
+@contextlib.contextmanager
+def variables_noted(used: Used) -> Iterator[None]:
+    """Note the variables that are read inside."""
+    if hasattr(getattr(tape, "VariableWatcher", None), "__enter__"):
+        with tape.VariableWatcher() as watcher:
+            yield
+        for variable in watcher.watched_variables():
+            used.note_variable(variable)
+        return
+    from tensorflow.python.ops import resource_variable_ops
+
+    plain = resource_variable_ops.variable_accessed
+    thread = threading.get_ident()
+
+    def noted(variable: Any) -> None:
+        if threading.get_ident() == thread:
+            used.note_variable(variable)
+        plain(variable)
+
+    resource_variable_ops.variable_accessed = noted
+    try:
+        yield
+    finally:
+        resource_variable_ops.variable_accessed = plain
+
+
+class Scopes:
+    """What Keras and TensorFlow keep per thread at one moment: call context, precision, seeds."""
+
+    def __init__(self) -> None:
+        self._namespaces = [(space, _copied(space)) for space in _namespaces()]
+        self._seeds = _seeds()
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Be back at that moment."""
+        now = Scopes()
+        self._apply()
+        try:
+            yield
+        finally:
+            now._apply()
+
+    def _apply(self) -> None:
+        for space, values in self._namespaces:
+            space.clear()
+            space.update({k: dict(v) if isinstance(v, dict) else v for k, v in values.items()})
+        for setter, state in self._seeds:
+            setter(state)
+
+
+def _copied(space: Dict[str, Any]) -> Dict[str, Any]:
+    return {k: dict(v) if isinstance(v, dict) else v for k, v in space.items()}
+
+
+_ENGINES = (
+    "tf_keras.src.",
+    "keras.src.",
+    "tensorflow.python.keras.",
+    "tensorflow_core.python.keras.",
+)
+
+
+def _namespaces() -> List[Dict[str, Any]]:
+    found: List[Dict[str, Any]] = []
+    for prefix in _ENGINES:
+        base: Any = sys.modules.get(prefix + "engine.base_layer_utils")
+        if hasattr(base, "call_context"):
+            found.append(base.call_context().__dict__)
+        for name in ("mixed_precision", "mixed_precision.experimental"):
+            precision = sys.modules.get(prefix + name + ".autocast_variable")
+            dtype = getattr(precision, "_autocast_dtype", None)
+            if dtype is not None:
+                found.append(dtype.__dict__)
+    return found
+
+
+def _seeds() -> List[Tuple[Any, Any]]:
+    import numpy as np
+    from tensorflow.python.eager import context
+
+    generators = [random, getattr(context.context(), "_rng", None)]
+    for prefix in _ENGINES:
+        backend = sys.modules.get(prefix + "backend")
+        generators.append(getattr(getattr(backend, "_SEED_GENERATOR", None), "generator", None))
+    found: List[Tuple[Any, Any]] = [(np.random.set_state, np.random.get_state())]
+    found.extend((g.setstate, g.getstate()) for g in generators if g is not None)
+    return found

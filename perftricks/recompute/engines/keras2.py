@@ -1,0 +1,50 @@
+"""Keras 2 on TensorFlow: keras 2.3.1, tf.keras and tf_keras; also plain functions of TensorFlow.
+
+::
+
+    graph (v1, tf.function):   call ──▶ operations ──▶ outputs ──▶ one operation with our gradient
+                                            │                               │
+                               keras2_slice: those that lead from           ▼
+                               what is kept to the outputs  ──────▶ copied into the backward pass
+
+    eager:                     call, unrecorded ──▶ outputs; called again in the backward pass
+
+In a graph nothing is called twice: the operations that a call has created stay as they are, and the
+pure ones are copied. What has state (random numbers, variables, assignments) happens once, and what
+it gave is kept: a dropout layer keeps its mask, a byte for each number.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Sequence, Tuple
+
+import tensorflow as tf
+
+from perftricks.recompute.engines import compat_keras2, keep_autograph_out
+
+
+@keep_autograph_out
+def checkpointed_call(
+    call: Callable[..., Any],
+    args: Tuple[Any, ...],
+    kwargs: Dict[str, Any],
+    layers: Sequence[Any] = (),
+) -> Any:
+    """Return ``call(*args, **kwargs)``; the backward pass computes it again.
+
+    Args:
+        call: A layer's call, bound or with the layer first in ``args``, or any function.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        layers: The layers that ``call`` runs, if they are not found by themselves; see ``keras3``.
+    """
+    leaves = tf.nest.flatten((args, kwargs))
+    if any(compat_keras2.is_symbol(leaf) for leaf in leaves):
+        return call(*args, **kwargs)
+    if not tf.executing_eagerly():
+        from perftricks.recompute.engines import keras2_graph
+
+        return keras2_graph.checkpointed(compat_keras2.converted(call), args, kwargs)
+    from perftricks.recompute.engines import keras2_eager
+
+    return keras2_eager.checkpointed(call, args, kwargs, layers)

@@ -1,0 +1,183 @@
+"""Keras 2 running eagerly: a call that no tape has seen, called again in the backward pass.
+
+The first call runs unrecorded; afterwards one operation from everything it used to everything it
+made is recorded on the tapes. In the backward pass the call runs again, under a tape of its own, as
+if it were then: random numbers come out of a log, and the variables that it assigns, the attributes
+of layers, the call context of Keras and the seeds are what they were. All are put back afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from typing import Any, Callable, Dict, List, Sequence, Tuple
+
+import tensorflow as tf
+
+from perftricks.recompute.engines import compat_keras2
+from perftricks.recompute.engines.operations import DRAWS, WRITES
+from perftricks.recompute.engines.python_state import Attributes
+
+
+def checkpointed(
+    call: Callable[..., Any],
+    args: Tuple[Any, ...],
+    kwargs: Dict[str, Any],
+    layers: Sequence[Any],
+) -> Any:
+    """Return ``call(*args, **kwargs)``, and record that it is to be called again."""
+    if not compat_keras2.may_record():
+        return call(*args, **kwargs)
+    modules = compat_keras2.modules_of([getattr(call, "__self__", None), *args, *layers])
+    unbuilt = [module for module in modules if not getattr(module, "built", True)]
+    if not all(module in _idle for module in unbuilt):
+        # Variables that are created in a call cannot be forgotten, so this one runs plainly.
+        outputs = call(*args, **kwargs)
+        _idle.update(module for module in unbuilt if not module.built)
+        return outputs
+    outputs = _Call(call, args, kwargs, modules).run()
+    late = [module.name for module in unbuilt if module.built]
+    if late:
+        raise RuntimeError(
+            "a call that is recomputed has built %s, which it did not use before; build all layers "
+            "first, by a call with recompute_scope(False)" % ", ".join(late)
+        )
+    return outputs
+
+
+_idle: Any = weakref.WeakSet()  # layers that are there but were not used
+
+
+class _Call:
+    """One call, ready to be run again."""
+
+    def __init__(
+        self,
+        call: Callable[..., Any],
+        args: Tuple[Any, ...],
+        kwargs: Dict[str, Any],
+        modules: Sequence[Any],
+    ) -> None:
+        self._call = call
+        self._structure = (args, kwargs)
+        self._leaves = tf.nest.flatten(self._structure)
+        self._modules = modules
+        self._attributes = Attributes(self._modules)
+        self._scopes = compat_keras2.Scopes()
+        self._drawn: List[Any] = []
+        self._before: Dict[int, Tuple[Any, Any]] = {}  # handles and values of what is assigned
+
+    def run(self) -> Any:
+        """Run it for the first time."""
+        start = compat_keras2.newest_tensor()
+        used = compat_keras2.Used()
+        first = compat_keras2.operations_through(
+            lambda run, name, inputs: self._first(run, name, inputs, used)
+        )
+        with compat_keras2.stop_recording(), first, compat_keras2.variables_noted(used):
+            outputs = self._call(*self._structure[0], **self._structure[1])
+        made = [
+            x for x in self._tensors(outputs) if x._id > start and _differentiable(x)
+        ]  # what an argument has given back is not made
+        # What is also an argument may have been captured besides: the tape adds both parts.
+        captured = [x for x in used.tensors.values() if x._id <= start and _differentiable(x)]
+        given = [x for x in self._leaves if _is_tensor(x) and _differentiable(x)]
+        numbers = [i for i, x in enumerate(self._tensors(outputs)) if any(x is y for y in made)]
+        if made:
+            variables = list(used.variables.values())
+            for variable in variables:
+                compat_keras2.variable_accessed(variable)
+            handles = [variable.handle for variable in variables]
+            compat_keras2.record(
+                "PerftricksRecompute",
+                made,
+                [*given, *captured, *handles],
+                lambda *upstream: self._gradient(numbers, captured, variables, upstream),
+            )
+        return outputs
+
+    def _first(self, run: Callable[[], Any], name: str, inputs: Sequence[Any], used: Any) -> Any:
+        used.note(inputs)
+        if name.startswith("__"):
+            _check_function(name)
+        if name in WRITES and id(inputs[0]) not in self._before:
+            self._before[id(inputs[0])] = inputs[0], compat_keras2.read_handle(inputs[0])
+        result = run()
+        if name in DRAWS:
+            self._drawn.append(result)
+        return result
+
+    def _tensors(self, outputs: Any) -> List[Any]:
+        """List what the call returned and what it left in attributes, each tensor once."""
+        found = [x for x in tf.nest.flatten(outputs) if _is_tensor(x)]
+        for change in self._attributes.changes():
+            value = change.value if change.content is None else change.content
+            with contextlib.suppress(TypeError, ValueError):  # keys that cannot be sorted
+                found.extend(x for x in tf.nest.flatten(value) if _is_tensor(x))
+        return list({id(x): x for x in found}.values())
+
+    def _gradient(
+        self,
+        numbers: Sequence[int],
+        captured: Sequence[Any],
+        variables: Sequence[Any],
+        upstream: Sequence[Any],
+    ) -> List[Any]:
+        given = [
+            # Not tf.identity, which in TensorFlow 2.0 may return the tensor itself.
+            tf.raw_ops.Identity(input=x) if _is_tensor(x) and _differentiable(x) else x
+            for x in self._leaves
+        ]
+        copies = [y for x, y in zip(self._leaves, given) if _is_tensor(x) and _differentiable(x)]
+        for x, y in zip(self._leaves, given):
+            if x is not y:
+                compat_keras2.copy_keras_attributes(x, y)
+        sources = [*copies, *captured, *variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(sources)
+            again = self._replay(given)
+        made = [again[i] for i in numbers]
+        found: List[Any] = tape.gradient(made, sources, output_gradients=list(upstream))
+        return found
+
+    def _replay(self, leaves: Sequence[Any]) -> List[Any]:
+        args, kwargs = tf.nest.pack_sequence_as(self._structure, leaves)
+        drawn = iter(self._drawn)
+
+        def answer(run: Callable[[], Any], name: str, inputs: Sequence[Any]) -> Any:
+            return next(drawn) if name in DRAWS else run()
+
+        now = Attributes(self._modules)
+        self._attributes.restore()
+        assigned = list(self._before.values())
+        values = [(handle, compat_keras2.read_handle(handle)) for handle, _ in assigned]
+        try:
+            for handle, old in assigned:
+                compat_keras2.assign_handle(handle, old)
+            with self._scopes.entered(), compat_keras2.operations_through(answer):
+                outputs = self._call(*args, **kwargs)
+            tensors = self._tensors(outputs)
+        finally:
+            for handle, value in values:
+                compat_keras2.assign_handle(handle, value)
+            now.restore()
+        return tensors
+
+
+def _check_function(name: str) -> None:
+    """Refuse a tf.function inside of the call that cannot be run twice."""
+    found = compat_keras2.operations_of_function(name) & (DRAWS | WRITES)
+    if found:
+        raise RuntimeError(
+            "a call that is recomputed eagerly runs a tf.function (%s) with random numbers or "
+            "assignments (%s), which would happen twice; put the tf.function around the training "
+            "step instead" % (name, ", ".join(sorted(found)))
+        )
+
+
+def _is_tensor(x: Any) -> bool:
+    return isinstance(x, tf.Tensor)
+
+
+def _differentiable(x: Any) -> bool:
+    return bool(x.dtype.is_floating or x.dtype.is_complex)

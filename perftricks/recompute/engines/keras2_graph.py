@@ -1,0 +1,123 @@
+"""Keras 2 in a graph: one operation whose gradient is a copy of what a call has computed.
+
+The call runs as it is. Its outputs then pass an ``IdentityN``, together with the tensors that the
+outputs can be computed from again; nothing in the backward pass goes through the operations of the
+call itself. The gradient function copies those operations, makes the copy wait until the incoming
+gradient exists, and differentiates it.
+
+How to copy them is written on the ``IdentityN`` itself, in an attribute: it is still there where
+the graph has been copied, and inside a call that is recomputed as a whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import tensorflow as tf
+
+from perftricks.recompute.engines import compat_keras2
+from perftricks.recompute.engines.keras2_slice import Slice, replay
+
+_GRADIENT = "PerftricksRecompute"
+_RECIPE = "_perftricks_recompute"
+
+
+def checkpointed(call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+    """Return ``call(*args, **kwargs)``, in the graph that is being built."""
+    graph = tf.compat.v1.get_default_graph()
+    start = len(graph.get_operations())
+    outputs = call(*args, **kwargs)
+    if tf.compat.v1.get_default_graph() is not graph:
+        return outputs
+    leaves = tf.nest.flatten(outputs)
+    tensors = {id(leaf): leaf for leaf in leaves if isinstance(leaf, tf.Tensor)}
+    with compat_keras2.quiet_ids(graph):
+        found = Slice.leading_to(
+            [t for t in tensors.values() if t.graph is graph and is_differentiable(t)],
+            graph.get_operations()[start:],
+        )
+        attached = {} if found is None else _attach(graph, found)
+    return tf.nest.pack_sequence_as(outputs, [attached.get(id(leaf), leaf) for leaf in leaves])
+
+
+def is_differentiable(x: Any) -> bool:
+    """Tell whether a tensor may have a gradient."""
+    dtype = x.dtype.base_dtype
+    return bool(dtype.is_floating or dtype.is_complex or dtype == tf.resource)
+
+
+def _attach(graph: Any, found: Slice) -> Dict[int, Any]:
+    """Return what stands for the outputs, by the ids of the tensors that the call has made."""
+    attributes = {_RECIPE: compat_keras2.bytes_attribute(found.recipe.SerializeToString())}
+    inputs = [*found.outputs, *found.starts]
+    override = graph.gradient_override_map({"IdentityN": _GRADIENT})
+    with compat_keras2.stop_recording(), compat_keras2.attributes(graph, attributes), override:
+        attached = tf.identity_n(inputs, name="recompute")
+    operation = attached[0].op
+    compat_keras2.record(
+        "IdentityN",
+        attached,
+        compat_keras2.outside(graph, inputs),
+        lambda *upstream: _gradient(operation, *upstream),
+    )
+    for old, new in zip(found.outputs, attached):
+        new.set_shape(old.shape)
+        compat_keras2.copy_keras_attributes(old, new)
+    return {id(old): new for old, new in zip(found.outputs, attached)}
+
+
+@tf.RegisterGradient(_GRADIENT)  # type: ignore[untyped-decorator]
+def _gradient(operation: Any, *upstream: Any) -> List[Any]:
+    """Copy the operations of a call, and differentiate the copy."""
+    recipe = compat_keras2.parse_recipe(operation.get_attr(_RECIPE))
+    count = len(operation.inputs) - len(recipe.starts)
+    wanted = [i for i in range(count) if not _is_missing(operation, i, upstream[i])]
+    gradients: List[Optional[Any]] = [None] * len(operation.inputs)
+    if not wanted:
+        return gradients
+    incoming = [tf.convert_to_tensor(upstream[i]) for i in wanted]
+    incoming, starts = _after(incoming, operation.inputs[count:])
+    again = replay(recipe, starts)
+    sources = [i for i, x in enumerate(starts) if is_differentiable(x)]
+    found = tf.gradients([again[i] for i in wanted], [starts[i] for i in sources], incoming)
+    for i, gradient in zip(sources, found):
+        gradients[count + i] = gradient
+    return _weights_first(operation.inputs, gradients)
+
+
+def _weights_first(inputs: Sequence[Any], gradients: List[Optional[Any]]) -> List[Optional[Any]]:
+    """Let the backward pass go on only when the gradients of the weights are there.
+
+    Until then they hold activations, and nothing but this makes a scheduler compute them soon.
+    """
+    weights = [
+        gradient
+        for x, gradient in zip(inputs, gradients)
+        if isinstance(gradient, tf.Tensor) and compat_keras2.is_read(x)
+    ]
+    with tf.control_dependencies(weights):
+        return [
+            tf.identity(gradient)
+            if isinstance(gradient, tf.Tensor) and not compat_keras2.is_read(x)
+            else gradient
+            for x, gradient in zip(inputs, gradients)
+        ]
+
+
+def _is_missing(operation: Any, i: int, gradient: Any) -> bool:
+    """Tell whether nothing uses an output: TensorFlow then hands over zeros it has made of it."""
+    if gradient is None:
+        return True
+    maker = getattr(gradient, "op", None)
+    return (
+        maker is not None and maker.type == "ZerosLike" and maker.inputs[0] is operation.outputs[i]
+    )
+
+
+def _after(incoming: Sequence[Any], starts: Sequence[Any]) -> Tuple[List[Any], List[Any]]:
+    """Give copies of tensors, by name only, that are there once the incoming gradient is."""
+    graph = tf.compat.v1.get_default_graph()
+    if compat_keras2.compiles_with_xla(graph):
+        return compat_keras2.after_barrier(incoming, starts)
+    with tf.control_dependencies(incoming):
+        return list(incoming), [tf.identity(x) for x in starts]

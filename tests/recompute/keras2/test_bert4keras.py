@@ -1,0 +1,103 @@
+"""A client: BERT of bert4keras with our decorator in place of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.recompute.keras2.binding import STANDALONE
+from tests.recompute.keras2.training import (
+    OFF,
+    ON,
+    assert_exact,
+    assert_gradient_of_its_own_loss,
+    fresh_model,
+    way,
+)
+
+if not STANDALONE:
+    pytest.skip("bert4keras is tested with Keras 2.3.1", allow_module_level=True)
+if importlib.util.find_spec("bert4keras") is None:
+    pytest.skip("this row does without bert4keras", allow_module_level=True)
+
+from tests.recompute.keras2.bert import builder, data
+
+
+def test_its_layers_have_our_decorator():
+    """Attention, feed-forward and normalization of bert4keras are decorated by us."""
+    builder()
+    from bert4keras import layers
+
+    for name in ("MultiHeadAttention", "FeedForward", "LayerNormalization"):
+        call = getattr(layers, name).call
+        assert call.__wrapped__.__module__ == "bert4keras.layers"
+        assert "perftricks" in call.__code__.co_filename
+
+
+def test_the_same_losses_gradients_and_weights():
+    """Steps and fit, with padding masks and both kinds of dropout."""
+    # What goes into attention goes past it, too: its gradient is added up in another order.
+    assert_exact(builder(), *data(8), tolerance=4e-6)
+
+
+def test_the_gradient_is_that_of_the_loss():
+    """The same without a plain run to compare with."""
+    assert_gradient_of_its_own_loss(builder(), *data())
+
+
+def test_it_learns(monkeypatch):
+    """With ``RECOMPUTE=1`` the loss goes down."""
+    monkeypatch.setenv("RECOMPUTE", "1")
+    model = fresh_model(builder())
+    model.compile("adam", "mse")
+    x, y = data(8)
+    losses = model.fit(x, y, epochs=30, verbose=0).history["loss"]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_inference_is_the_same():
+    """``predict`` drops nothing and gives the same numbers."""
+    found = []
+    for how in (OFF, ON):
+        with way(how):
+            found.append(fresh_model(builder()).predict(data()[0]))
+    np.testing.assert_array_equal(*found)
+
+
+def test_it_needs_less_memory():
+    """Training a wider BERT raises the resident set by half as much, or less."""
+    peaks = []
+    for how in (OFF, ON):
+        command = [sys.executable, "-W", "ignore", "-m", "tests.recompute.keras2.bert", how]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        peaks.append(int(done.stdout.split()[-1]))
+    assert peaks[1] < peaks[0] / 2, peaks
+
+
+def test_the_guide(tmp_path):
+    """The blocks of docs/bert4keras.md run one after another, in a process of their own."""
+    root = Path(__file__).parent.parent.parent.parent
+    page = (root / "docs" / "bert4keras.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    program = tmp_path / "guide.py"
+    program.write_text("\n".join(blocks), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(program)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+        cwd=str(tmp_path),
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -1,0 +1,245 @@
+"""That recomputation happens: executions are counted, and what is kept for backward is weighed."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+from bench.bench_recompute_keras2 import allocated_peak
+from perftricks.recompute import recompute_grad
+from tests.recompute.comparison import recomputed
+from tests.recompute.keras2.binding import (
+    GRAPH,
+    STANDALONE,
+    TF_EAGER,
+    K,
+    keras,
+    layers,
+    session_backend,
+    sgd,
+    tf,
+)
+from tests.recompute.keras2.training import OFF, ON, fresh_model, way
+
+WIDTH = 8
+
+
+class Executions:
+    """Counts how often an operation really runs, in graphs too."""
+
+    def __init__(self):
+        self.count = 0
+
+    def on(self, x):
+        """Return ``x``; each time it is computed, count."""
+
+        def bump(a):
+            self.count += 1
+            return np.zeros_like(a)
+
+        # The zeros are part of the data, so that they are computed whenever ``x`` is. What is
+        # called stateful would be kept, as random numbers are.
+        zeros = tf.stop_gradient(tf.compat.v1.py_func(bump, [x], x.dtype, stateful=False))
+        zeros.set_shape(x.shape)
+        return x + zeros
+
+
+class Counted(layers.Layer):
+    """A decorated layer that counts."""
+
+    def __init__(self, executions, **kwargs):
+        super().__init__(**kwargs)
+        self.executions = executions
+        self.dense = layers.Dense(WIDTH, activation="tanh")
+
+    def build(self, shape):
+        self.dense.build(shape)
+        super().build(shape)
+
+    @recompute_grad
+    def call(self, x):
+        return tf.sin(self.dense(self.executions.on(x)))
+
+
+class Outer(layers.Layer):
+    """A decorated layer around a decorated layer."""
+
+    def __init__(self, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def build(self, shape):
+        self.inner.build(shape)
+        super().build(shape)
+
+    @recompute_grad
+    def call(self, x):
+        return tf.sin(self.inner(x))
+
+
+def count(how, make, **options):
+    """Return how often the layer ran in three steps of training, and in evaluating as often."""
+    executions = Executions()
+
+    def build():
+        inputs = layers.Input((WIDTH,))
+        x = make(executions)(layers.Dense(WIDTH)(inputs))
+        return keras.models.Model(inputs, layers.Dense(WIDTH)(x))
+
+    with way(how):
+        # Grappler as it is for everybody: it must not merge what runs twice.
+        model = fresh_model(build, grappler=True)
+        model.compile(sgd(0.1), "mse", **options)
+        x = np.ones((2, WIDTH), "float32")
+        executions.count = 0
+        for _ in range(3):
+            model.train_on_batch(x, x)
+        trained, executions.count = executions.count, 0
+        for _ in range(3):
+            model.test_on_batch(x, x)
+        return trained, executions.count
+
+
+def test_each_layer_runs_twice_in_a_training_step():
+    """Off once and on twice per step; once where nothing is differentiated."""
+    assert count(OFF, Counted) == (3, 3)
+    assert count(ON, Counted) == (6, 3)
+
+
+@pytest.mark.skipif(GRAPH, reason="graphs do not run eagerly")
+def test_each_layer_runs_twice_eagerly():
+    """The same with ``run_eagerly=True``."""
+    assert count(OFF, Counted, run_eagerly=True) == (3, 3)
+    assert count(ON, Counted, run_eagerly=True) == (6, 3)
+
+
+def test_a_nested_layer_runs_again():
+    """Inside a decorated layer a decorated layer runs twice or three times, not more."""
+    trained, evaluated = count(ON, lambda executions: Outer(Counted(executions)))
+    assert trained in (6, 9)
+    assert evaluated == 3
+
+
+ROWS, WIDE, DEPTH = 256, 512, 12
+WATCHED = []  # weak references to activations
+
+
+class Wide(layers.Layer):
+    """64 -> 512 -> 64; with dropout on the way."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.up = layers.Dense(WIDE)
+        self.down = layers.Dense(64)
+        self.dropout = layers.Dropout(0.1)
+
+    def build(self, shape):
+        self.up.build(shape)
+        self.down.build((None, WIDE))
+        super().build(shape)
+
+    def call(self, x):
+        h = self.up(x)
+        for function in 2 * (tf.sin, tf.tanh, tf.exp, tf.sin, tf.tanh):
+            h = function(h)
+            if tf.executing_eagerly():
+                WATCHED.append(weakref.ref(h))
+        return self.down(self.dropout(h))
+
+
+def deep():
+    """Return a stack of decorated wide layers."""
+    inputs = x = layers.Input((64,))
+    for _ in range(DEPTH):
+        x = recomputed(Wide)()(x)
+    return keras.models.Model(inputs, x)
+
+
+def peak_of_a_step(how):
+    """Return the largest number of bytes alive at once in a training step, as TensorFlow says."""
+    with way(how):
+        model = fresh_model(deep, grappler=True)
+        session = session_backend().get_session()
+        loss = tf.reduce_mean(tf.square(model.outputs[0]))
+        gradients = K.gradients(loss, model.trainable_weights)
+        session.run(tf.compat.v1.global_variables_initializer())
+        metadata = tf.compat.v1.RunMetadata()
+        feed = {model.inputs[0]: np.ones((ROWS, 64), "float32")}
+        if not isinstance(K.learning_phase(), int):
+            feed[K.learning_phase()] = 1
+        session.run(
+            [g.op for g in gradients],
+            feed,
+            options=tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE),
+            run_metadata=metadata,
+        )
+    return allocated_peak(metadata.step_stats)
+
+
+@pytest.mark.skipif(TF_EAGER, reason="about sessions")
+def test_the_peak_of_a_session_is_lower():
+    """A step with recomputation needs a third of the memory, or less, with Grappler as it is."""
+    plain, recomputing = peak_of_a_step(OFF), peak_of_a_step(ON)
+    assert plain > DEPTH * 4 * ROWS * WIDE * 4
+    assert recomputing < plain / 3
+
+
+@pytest.mark.skipif(GRAPH, reason="about tapes")
+def test_less_is_kept_by_a_tape():
+    """Between forward and backward the activations inside decorated layers are gone."""
+    alive = {}
+    for how in (OFF, ON):
+        model = fresh_model(deep)
+        with way(how):
+            WATCHED.clear()
+            with tf.GradientTape() as tape:
+                y = model(tf.ones((ROWS, 64)), training=True)
+            gc.collect()
+            alive[how] = sum(ref() is not None for ref in WATCHED)
+            gradients = tape.gradient(y, model.trainable_weights)
+            assert all(g is not None for g in gradients)
+    assert alive[OFF] >= DEPTH * 4
+    assert alive[ON] <= DEPTH
+
+
+def test_recomputation_waits_for_the_incoming_gradient():
+    """In a graph nothing is recomputed before the gradient of the outputs is there."""
+    block = recompute_grad(lambda x: tf.sin(tf.tanh(x) * x))
+
+    def gradient(x):
+        if STANDALONE or not TF_EAGER:
+            return tf.gradients(tf.reduce_sum(tf.cos(block(x))), x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(tf.cos(block(x)))
+        return tape.gradient(y, x)
+
+    with way(ON):
+        if TF_EAGER:
+            function = tf.function(gradient).get_concrete_function(tf.TensorSpec([2], tf.float32))
+            graph = function.graph
+        else:
+            graph = tf.Graph()
+            with graph.as_default():
+                gradient(tf.compat.v1.placeholder(tf.float32, [2]))
+    tanhs = [op for op in graph.get_operations() if op.type == "Tanh"]
+    assert len(tanhs) == 2
+    before = ancestors(tanhs[1])
+    # The gradient of cos is -sin; it is computed from what the block returned.
+    assert any(op.type == "Neg" for op in before)
+    assert not any(op.type == "Neg" for op in ancestors(tanhs[0]))
+
+
+def ancestors(op):
+    """Return the operations that an operation waits for."""
+    found, todo = {}, [op]
+    while todo:
+        op = todo.pop()
+        for above in [t.op for t in op.inputs] + list(op.control_inputs):
+            if above.name not in found:
+                found[above.name] = above
+                todo.append(above)
+    return list(found.values())
