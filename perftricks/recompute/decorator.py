@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from typing import Any, Callable, Optional, TypeVar, cast, overload
@@ -61,6 +62,9 @@ def recompute_grad(call: Optional[F] = None) -> Any:
             return call(*args, **kwargs)
         return engine_for(call, args).checkpointed_call(call, args, kwargs)
 
+    with contextlib.suppress(ValueError):  # some built-in functions have none
+        # Keras asks for the arguments in a way that does not look behind a wrapper.
+        vars(wrapper)["__signature__"] = inspect.signature(call)
     return cast(F, wrapper)
 
 

@@ -22,7 +22,7 @@ import threading
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from perftricks.recompute import model_compat, switch
-from perftricks.recompute.engines import engine_for
+from perftricks.recompute.engines import engine_for, generation_of
 from perftricks.recompute.graph import Graph, leaves, run_nodes
 from perftricks.recompute.plans import Plan, Segment
 from perftricks.recompute.segments import Chain, Part
@@ -154,6 +154,12 @@ def put_back_compiled(functions: List[Tuple[Any, str, Any]]) -> None:
 
 def check(model: Any, name: str) -> None:
     """Refuse what is no built model of Keras 3; ``name`` is the function that needs one."""
+    if generation_of(model) == 2:
+        raise TypeError(
+            "recompute.%s works on models of Keras 3, and %s is one of Keras 2 (%s); there, put "
+            "@recompute_grad above the call of the layers to recompute, and build the model anew"
+            % (name, getattr(model, "name", "this"), type(model).__module__)
+        )
     kind: Any = getattr(sys.modules.get("keras"), "Model", ())
     if not isinstance(model, kind):
         raise TypeError(

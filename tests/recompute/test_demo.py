@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 from typer.testing import CliRunner
 
-from perftricks.cli import render_demo
 from perftricks.cli.recompute_demo import app, parse_size
+from perftricks.cli.render import demo as render
+from perftricks.recompute import demo
 from perftricks.recompute.demo import Comparison, Config, Run, check, compare
 
 
@@ -43,11 +45,11 @@ def test_record_is_json():
 
 def test_screen(capsys):
     """The screen says how much less, how much longer, and that gradients are equal."""
-    render_demo.show(comparison(), (48, 144), 2**30)
+    render.show(comparison(), (48, 144), 2**30)
     shown = capsys.readouterr().out
     for words in ("2.00x less", "1.25x", "3.00x", "gradients identical: yes (max difference 0)"):
         assert words in shown
-    render_demo.show(comparison(gradient_difference=0.5), None, None)
+    render.show(comparison(gradient_difference=0.5), None, None)
     assert "gradients identical: no (max difference 0.5)" in capsys.readouterr().out
 
 
@@ -90,6 +92,7 @@ def test_bad_sizes(text):
     [
         (["--memory", "1GiB"], "give both or neither"),
         (["--json", "nowhere/x.json"], "folder 'nowhere' of 'nowhere/x.json' does not exist"),
+        (["--json", "."], "'.' is a folder; name a file in it"),
     ],
 )
 def test_bad_options(arguments, message, monkeypatch):
@@ -107,3 +110,28 @@ def test_nothing_installed(monkeypatch):
     result = CliRunner().invoke(app, ["--backend", "jax"])
     assert result.exit_code == 2
     assert "pip install 'perftricks[jax]'" in result.stderr
+
+
+MANY_LINES = """I0000 a line of a log
+Traceback (most recent call last):
+  File "run.py", line 1, in <module>
+ValueError: cannot use [[0. 0.]
+ [0. 0.]] here
+Exception ignored in: <function f>
+"""
+
+
+@pytest.mark.parametrize(
+    ("stderr", "reason"),
+    [
+        (MANY_LINES, "ValueError: cannot use [[0. 0.]"),
+        ("a\njax sees no GPU\n\n", "jax sees no GPU"),
+    ],
+)
+def test_reason_of_a_failure(monkeypatch, stderr, reason):
+    """Of an error of many lines the first is shown, not the last."""
+    failed = subprocess.CompletedProcess([], 1, "", stderr)
+    monkeypatch.setattr(demo.subprocess, "run", lambda *args, **kwargs: failed)
+    with pytest.raises(demo.DemoError) as error:
+        compare(Config())
+    assert str(error.value) == reason

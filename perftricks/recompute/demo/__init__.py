@@ -267,8 +267,7 @@ def _environment(config: Config, recompute: bool) -> Dict[str, str]:
 
 def _failure(done: "subprocess.CompletedProcess[str]") -> DemoError:
     """Say in one line why a run failed, and whether it ran out of memory."""
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    last = lines[-1] if lines else "no message"
+    last = _reason(done.stderr)
     text = done.stderr.lower()
     out_of_memory = done.returncode == -9 or any(
         words in text
@@ -282,6 +281,18 @@ def _failure(done: "subprocess.CompletedProcess[str]") -> DemoError:
         error = DemoError(last)
     error.out_of_memory = out_of_memory  # type: ignore[attr-defined]
     return error
+
+
+def _reason(stderr: str) -> str:
+    """Return the line that says what went wrong: an error's first, or else the last there is.
+
+    The message of an error may have many lines, and its last be the middle of an array.
+    """
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    tracebacks = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent")]
+    if tracebacks:
+        lines = [line for line in lines[tracebacks[-1] + 1 :] if not line.startswith(" ")][:1]
+    return lines[-1] if lines else "no message"
 
 
 def _difference(one: str, two: str, kind: str) -> float:

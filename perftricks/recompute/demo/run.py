@@ -51,7 +51,7 @@ def main() -> None:
         model.train_on_batch(inputs[:size], classes[:size])
     slots = [variable for variable in optimizer.variables if "momentum" in variable.path]
     for slot in slots:
-        slot.assign(keras.ops.zeros_like(slot))
+        slot.assign(keras.ops.zeros(slot.shape, slot.dtype))
     # TensorFlow keeps what a step has freed, so its first full step must be the one measured. JAX
     # and torch compile or look for kernels in theirs, so it must not be.
     measures_first_step = config.backend == "tensorflow"

@@ -7,9 +7,10 @@ An engine has one function, ``checkpointed_call(call, args, kwargs, layers=())``
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from types import ModuleType
-from typing import Any, Callable, Tuple, TypeVar
+from typing import Any, Callable, List, Tuple, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,23 +27,74 @@ def keep_autograph_out(function: F) -> F:
 
 @keep_autograph_out
 def engine_for(call: Callable[..., Any], args: Tuple[Any, ...]) -> ModuleType:
-    """Return the engine for a call, by what has been imported; nothing is imported to find out.
+    """Return the engine for a call; nothing is imported to find out.
+
+    The layer decides: each Keras has its own. A function that belongs to no layer goes by the
+    layers it refers to, else by what has been imported.
 
     Args:
         call: The function that is to run.
         args: Its arguments; the first may be the layer.
 
     Raises:
-        RuntimeError: If there is no Keras 3.
+        RuntimeError: If there is no Keras and no TensorFlow, or one that is too old.
     """
-    keras = sys.modules.get("keras")
-    version = getattr(keras, "__version__", "none")
-    if version.partition(".")[0] != "3":
-        raise RuntimeError(
-            "recompute_grad needs Keras 3 for %s, and found keras: %s; import keras before the "
-            "function runs, or leave RECOMPUTE unset"
-            % (getattr(call, "__qualname__", call), "not imported" if keras is None else version)
-        )
-    from perftricks.recompute.engines import keras3
+    owner = getattr(call, "__self__", None)
+    candidates = [owner] if owner is not None else [*args[:1], *_captured(call)]
+    generations = [generation_of(candidate) for candidate in candidates]
+    generation = next((found for found in generations if found), _imported_generation(call))
+    if generation == 3:
+        from perftricks.recompute.engines import keras3
 
-    return keras3
+        return keras3
+    from perftricks.recompute.engines import keras2
+
+    return keras2
+
+
+@keep_autograph_out
+def generation_of(layer: Any) -> int:
+    """Return 3 for a layer of Keras 3, 2 for one of keras 2.3.1, tf.keras or tf_keras, else 0."""
+    for kind in type(layer).__mro__:
+        root, _, rest = kind.__module__.partition(".")
+        if root == "tf_keras" or (root.startswith("tensorflow") and "python.keras." in rest + "."):
+            return 2
+        if root == "keras":
+            return 3 if _version("keras") >= (3,) else 2
+    return 0
+
+
+@keep_autograph_out
+def _imported_generation(call: Callable[..., Any]) -> int:
+    if _version("keras") >= (3,):
+        return 3
+    tensorflow = _version("tensorflow")
+    if tensorflow >= (1, 14):
+        return 2
+    keras = getattr(sys.modules.get("keras"), "__version__", "not imported")
+    found = getattr(sys.modules.get("tensorflow"), "__version__", "not imported")
+    raise RuntimeError(
+        "recompute_grad needs Keras 3 or TensorFlow 1.14 or newer for %s, and found keras: %s, "
+        "tensorflow: %s; import one of them before the function runs, or leave RECOMPUTE unset"
+        % (getattr(call, "__qualname__", call), keras, found)
+    )
+
+
+@keep_autograph_out
+def _version(module: str) -> Tuple[int, ...]:
+    version = str(getattr(sys.modules.get(module), "__version__", "0"))
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+@keep_autograph_out
+def _captured(call: Callable[..., Any]) -> List[Any]:
+    """List what a function refers to by name outside of itself."""
+    found = []
+    for cell in getattr(call, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # a cell that is not filled yet
+            found.append(cell.cell_contents)
+    code = getattr(call, "__code__", None)
+    if code is not None:
+        names = getattr(call, "__globals__", {})
+        found.extend(names[name] for name in code.co_names if name in names)
+    return found

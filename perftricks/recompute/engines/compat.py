@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, Iterable, List, Sequence, Set
 
 
 def keras_thread_state() -> Dict[str, Any]:
@@ -106,6 +106,22 @@ def tensorflow_compiles_with_xla(graph: Any) -> bool:
     return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
 
 
+def tensorflow_is_in_function(home: Any) -> bool:
+    """Tell whether a tf.function is being traced, below a graph or below eager execution.
+
+    Branches and bodies of loops are graphs of other classes.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.func_graph import FuncGraph
+
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    while graph is not None and graph is not home:
+        if type(graph) is FuncGraph:
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False
+
+
 def tensorflow_xla_barrier(tensors: Sequence[Any]) -> Sequence[Any]:
     """Pass tensors through a barrier that XLA neither moves operations across nor merges."""
     from tensorflow.compiler.tf2xla.ops import gen_xla_ops
@@ -116,3 +132,42 @@ def tensorflow_xla_barrier(tensors: Sequence[Any]) -> Sequence[Any]:
 def tensor_id(tensor: Any) -> int:
     """Return a number that no other tensor of TensorFlow has, before or after."""
     return int(tensor._id)
+
+
+def tensorflow_function_operations(names: Iterable[str], graph: Any = None) -> Set[str]:
+    """Return the types of the operations in functions of TensorFlow, and in those they call.
+
+    Args:
+        names: What the runtime calls the functions: bodies of loops and branches, tf.functions.
+            Names of anything else are passed over.
+        graph: The graph that uses them; without one they are looked up where they run eagerly.
+    """
+    found: Set[str] = set()
+    seen, waiting = set(names), list(names)
+    while waiting:
+        definition = _tensorflow_function(waiting.pop(), graph)
+        for node in () if definition is None else definition.node_def:
+            found.add(node.op)
+            new = tensorflow_functions_of(node) - seen
+            seen |= new
+            waiting.extend(new)
+    return found
+
+
+def tensorflow_functions_of(node: Any) -> Set[str]:
+    """Return the names of the functions that a NodeDef refers to."""
+    attributes = node.attr.values()
+    return {f.name for value in attributes for f in (value.func, *value.list.func) if f.name}
+
+
+def _tensorflow_function(name: str, graph: Any) -> Any:
+    from tensorflow.python.eager import context
+
+    while graph is not None:
+        function = graph._get_function(name)
+        if function is not None:
+            return function.cached_definition
+        graph = getattr(graph, "outer_graph", None)
+    if context.context().has_function(name):
+        return context.context().get_function_def(name)
+    return None

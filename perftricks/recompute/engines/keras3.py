@@ -16,6 +16,7 @@ A framework module (``tensorflow``, ``jax``, ``torch``) has these functions:
 - ``is_recording()``: whether gradients may be asked for at all;
 - ``prepare(call)``: what to run in place of a function that belongs to no layer;
 - ``home()``: where the call begins, for reads that happen deeper, inside a loop that is traced;
+- ``check_read(variable, home)``: refuse a variable that is read where its value would be frozen;
 - ``read(value, home)``: the value of a variable as a tensor;
 - ``keep(value)``: the same, safe from an update in place;
 - ``written(new, old)``: what a variable yields after an assignment during the call;
@@ -177,6 +178,10 @@ class PureCall:
         self.reads[id(variable)] = variable, self._framework.read(value, self._home)
         return self.reads[id(variable)][1]
 
+    def check_read(self, variable: Any) -> None:
+        """Refuse to read a variable where its value would be frozen."""
+        self._framework.check_read(variable, self._home)
+
     def keep(self, variable: Any) -> None:
         """Save the value of a variable that is about to change."""
         _, value = self.reads[id(variable)]
@@ -222,6 +227,8 @@ class _Scope(keras.StatelessScope):  # type: ignore[misc]
         self.written: Dict[int, Tuple[Any, Any, Any]] = {}
 
     def get_current_value(self, variable: Any) -> Any:
+        if self._first is not None:
+            self._first.check_read(variable)
         if id(variable) not in self.state_mapping:
             self.state_mapping[id(variable)] = self._read(variable)
         return self.state_mapping[id(variable)]

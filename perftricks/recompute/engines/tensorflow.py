@@ -15,24 +15,10 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Sequence,
 import tensorflow as tf
 
 from perftricks.recompute.engines import compat
+from perftricks.recompute.engines.operations import DRAWS, WRITES
 
 if TYPE_CHECKING:
     from perftricks.recompute.engines.keras3 import PureCall
-
-# Operations that would happen twice, or come out differently the second time.
-_WRITES = {"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"}
-_DRAWS = {
-    "Multinomial",
-    "ParameterizedTruncatedNormal",
-    "RandomGamma",
-    "RandomPoissonV2",
-    "RandomShuffle",
-    "RandomStandardNormal",
-    "RandomUniform",
-    "RandomUniformInt",
-    "RngReadAndSkip",
-    "TruncatedNormal",
-}
 
 
 def is_tensor(x: Any) -> bool:
@@ -65,6 +51,16 @@ def prepare(call: Callable[..., Any]) -> Callable[..., Any]:
 def home() -> Any:
     """Return the graph in which the call begins, or None when it runs eagerly."""
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+
+def check_read(variable: Any, home: Any) -> None:
+    """Refuse a variable read in a tf.function: the function would keep this value for ever."""
+    if compat.tensorflow_is_in_function(home):
+        raise RuntimeError(
+            "a call that is to be recomputed runs a tf.function that reads the variable %s, whose "
+            "gradient would be lost; put the tf.function around the training step, or take it away"
+            % variable.path
+        )
 
 
 def read(value: Any, home: Any) -> Any:
@@ -151,11 +147,16 @@ def _differentiable(x: Any) -> bool:
     return bool(dtype.is_floating or dtype.is_complex)
 
 
+def _text(name: Any) -> str:
+    return name if isinstance(name, str) else str(name.decode())
+
+
 class _Operations:
     """The operations of a call: which tensors they made, and which they took from outside."""
 
     def __init__(self) -> None:
         self._types: Set[str] = set()
+        self._functions: Set[Any] = set()  # operations that have been looked into
         self._made: Set[int] = set()
         self._taken: Dict[int, Any] = {}
 
@@ -179,6 +180,8 @@ class _Operations:
                 # A placeholder stands for a tensor from outside of the graph.
                 outside = op.type == "Placeholder"
                 operations._note(op.type, op.inputs, () if outside else op.outputs)
+                functions = compat.tensorflow_functions_of(op.node_def)
+                operations._types |= compat.tensorflow_function_operations(functions, graph)
 
     def _ran(
         self,
@@ -191,9 +194,12 @@ class _Operations:
     ) -> None:
         if graph is None:
             self._note(op_type, inputs, outputs)
+            if op_type not in self._functions:  # a function runs under its own name
+                self._functions.add(op_type)
+                self._types |= compat.tensorflow_function_operations([_text(op_type)])
 
     def _note(self, op_type: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        self._types.add(op_type if isinstance(op_type, str) else op_type.decode())
+        self._types.add(_text(op_type))
         for x in inputs:
             if compat.tensor_id(x) not in self._made and _differentiable(x):
                 self._taken[compat.tensor_id(x)] = x
@@ -210,15 +216,15 @@ class _Operations:
 
     def check(self) -> None:
         """Refuse what cannot be run twice."""
-        if self._types & _WRITES:
+        if self._types & WRITES:
             raise RuntimeError(
                 "a call that is to be recomputed assigns a tf.Variable (%s), which would happen "
                 "twice; make it a weight of the layer, by self.add_weight"
-                % ", ".join(sorted(self._types & _WRITES))
+                % ", ".join(sorted(self._types & WRITES))
             )
-        if self._types & _DRAWS:
+        if self._types & DRAWS:
             raise RuntimeError(
                 "a call that is to be recomputed draws random numbers of TensorFlow (%s), which "
                 "come out differently when it is run again; use keras.random with a SeedGenerator, "
-                "or tf.random.stateless_*" % ", ".join(sorted(self._types & _DRAWS))
+                "or tf.random.stateless_*" % ", ".join(sorted(self._types & DRAWS))
             )

@@ -11,13 +11,13 @@ import pytest
 from keras import layers, ops
 
 from perftricks.recompute import recompute_grad, recompute_scope
+from tests.recompute.comparison import recomputed
 from tests.recompute.keras3.training import (
     BACKEND,
     FEW_ULP,
     array,
     assert_exact,
     fresh_model,
-    recomputed,
     step,
     steps,
 )
@@ -565,6 +565,64 @@ def test_what_tensorflow_cannot_repeat_is_refused(graph):
 
         with recompute_scope(True), pytest.raises(RuntimeError, match=words):
             (tf.function(run) if graph else run)()
+
+
+@only_tensorflow
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("place", ["branch", "loop", "function", "function in a branch"])
+@pytest.mark.parametrize("what", ["assigns a tf.Variable", "draws random numbers of TensorFlow"])
+def test_what_cannot_be_repeated_is_found_in_functions(what, place, graph):
+    """The same, inside of control flow and of a tf.function."""
+    import tensorflow as tf
+
+    v = tf.Variable(1.0)
+
+    def body(x):
+        return x * (v.assign_add(1.0) if what.startswith("assigns") else tf.random.normal([2]))
+
+    def branch(body, x):
+        return tf.cond(tf.reduce_sum(x) > 0.0, lambda: body(x), lambda: x)
+
+    function = tf.function(body)
+    place = {
+        "branch": lambda x: branch(body, x),
+        "loop": lambda x: tf.while_loop(lambda i, x: i < 2, lambda i, x: (i + 1, body(x)), (0, x)),
+        "function": function,
+        "function in a branch": lambda x: branch(function, x),
+    }[place]
+    if not graph and place is not function:
+        inner = place
+        place = tf.function(inner) if what.startswith("assigns") else inner  # both ways to hide it
+
+    def run():
+        x = tf.constant([1.0, 2.0])
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.nest.flatten(recompute_grad(place)(x))[-1]
+            return tape.gradient(y, x)
+
+    with recompute_scope(True), pytest.raises(RuntimeError, match=what):
+        (tf.function(run) if graph else run)()
+
+
+@only_tensorflow
+@pytest.mark.parametrize("graph", [False, True])
+def test_weights_read_in_a_function_are_refused(graph):
+    """A tf.function inside of the call would keep the value it first saw."""
+    import tensorflow as tf
+
+    dense = keras.layers.Dense(2)
+    dense.build((None, 2))
+    inner = tf.function(lambda x: dense(x))
+
+    def run():
+        x = tf.constant([[1.0, 2.0]])
+        with tf.GradientTape() as tape:
+            y = recompute_grad(lambda x: inner(x) * 2.0)(x)
+        return tape.gradient(y, dense.kernel.value)
+
+    with recompute_scope(True), pytest.raises(RuntimeError, match="reads the variable"):
+        (tf.function(run) if graph else run)()
 
 
 @only_tensorflow

@@ -10,7 +10,8 @@ import pytest
 from keras import layers, ops
 
 from perftricks.recompute import recompute_grad, recompute_scope
-from tests.recompute.keras3.training import BACKEND, fresh_model, recomputed
+from tests.recompute.comparison import recomputed
+from tests.recompute.keras3.training import BACKEND, fresh_model
 
 WIDTH = 8
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tests.recompute.keras3.training import BACKEND, assert_exact, recomputed
+from tests.recompute.comparison import recomputed
+from tests.recompute.keras3.training import BACKEND, assert_exact
 
 VECTOR, SEQUENCE, IMAGE, VOLUME = (6,), (5, 6), (6, 6, 3), (4, 4, 4, 2)
 

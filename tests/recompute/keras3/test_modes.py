@@ -10,6 +10,7 @@ import pytest
 from keras import layers, ops
 
 from perftricks.recompute import recompute_grad, recompute_scope
+from tests.recompute.comparison import recomputed
 from tests.recompute.keras3.training import (
     BACKEND,
     GROWN,
@@ -17,7 +18,6 @@ from tests.recompute.keras3.training import (
     assert_exact,
     fit,
     fresh_model,
-    recomputed,
     step,
     steps,
 )

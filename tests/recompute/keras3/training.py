@@ -3,42 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from perftricks.recompute import recompute_grad, recompute_scope
+from perftricks.recompute import recompute_scope
+from tests.recompute.comparison import Run
 
 BACKEND = os.environ["KERAS_BACKEND"]
-
-
-def recomputed(layer_class):
-    """Return a subclass of a layer whose call is decorated."""
-    return type(layer_class.__name__, (layer_class,), {"call": recompute_grad(layer_class.call)})
-
-
-class Run(NamedTuple):
-    """What a training run has produced."""
-
-    losses: list
-    arrays: dict  # gradients and variables, by name
-
-    def assert_same(self, other, tolerance=0.0):
-        """Compare with another run: bitwise, or within a share of each array's largest number."""
-        assert self.arrays.keys() == other.arrays.keys()
-        others = {"loss": np.array(other.losses), **other.arrays}
-        for name, a in {"loss": np.array(self.losses), **self.arrays}.items():
-            b = others[name]
-            assert (a.dtype, a.shape) == (b.dtype, b.shape), name
-            if tolerance and a.dtype.kind not in "iub":
-                # A gradient near zero is what is left when larger numbers cancel.
-                size = max(np.abs(a.astype("float64")).max(initial=0.0), 0.1)
-                np.testing.assert_allclose(
-                    a.astype("float64"), b.astype("float64"), 0, tolerance * size, err_msg=name
-                )
-            else:
-                np.testing.assert_array_equal(a, b, err_msg=name)
 
 
 def array(x):
