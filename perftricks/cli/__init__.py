@@ -22,6 +22,8 @@ from perftricks.cli.errors import complain
 COMMANDS = {
     "wordcount": "Count the words of a corpus, exactly as jieba cuts them.",
     "recompute-demo": "Train a real model with and without recompute, and compare.",
+    "info": "Show versions, cores, memory, devices and caches.",
+    "cache": "Show or empty the cache of compiled code and dictionaries.",
 }
 
 
@@ -35,6 +37,8 @@ class LazyCommands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Import a command."""
         if cmd_name not in COMMANDS:
+            if ctx.resilient_parsing:  # a shell asks how a line goes on
+                return None
             ctx.fail(f"no command {cmd_name!r}; the commands are: {', '.join(COMMANDS)}")
         module = importlib.import_module(f"perftricks.cli.{cmd_name.replace('-', '_')}")
         return typer.main.get_command(module.app)
@@ -49,7 +53,6 @@ class LazyCommands(TyperGroup):
 app = typer.Typer(
     name="perftricks",
     cls=LazyCommands,
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

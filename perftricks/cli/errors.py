@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,18 @@ import typer
 BAD_DATA = 1
 WRONG_USAGE = 2
 INTERRUPTED = 130
+
+# What can be done about what the system refuses.
+_NEXT_STEPS = {
+    errno.ENOSPC: "make room, or write elsewhere",
+    errno.EDQUOT: "make room, or write elsewhere",
+    errno.EROFS: "write elsewhere",
+    errno.EACCES: "check who may read and write it",
+    errno.EPERM: "check who may read and write it",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENFILE: "close other programs, or allow more open files",
+    errno.ENOENT: "check the path",
+}
 
 
 def complain(command: str, message: str) -> None:
@@ -61,10 +74,11 @@ def reported(
 
 def _text(error: BaseException) -> str:
     if isinstance(error, MemoryError):
-        return f"out of memory {error}".rstrip()
+        return f"out of memory {error}".rstrip() + "; use fewer workers, or a larger machine"
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename!r}: " if error.filename else ""
-        return where + error.strerror.lower()
+        step = _NEXT_STEPS.get(error.errno or 0)
+        return where + error.strerror.lower() + (f"; {step}" if step else "")
     return str(error) or type(error).__name__
 
 

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from perftricks.cli.errors import BAD_DATA, complain, reported
+from perftricks.files import replacing
 
 COMMAND = "perftricks recompute-demo"
 
@@ -93,7 +94,7 @@ def recompute_demo(
     ] = None,
 ) -> None:
     """Parse, run, render."""
-    from perftricks.cli import render_demo
+    from perftricks.cli.render import demo as render
     from perftricks.recompute.demo import Config, DemoError, compare, max_batch_size
 
     with reported(COMMAND, usage=(ValueError,), data=(DemoError, OSError)):
@@ -110,22 +111,23 @@ def recompute_demo(
             raise ValueError("--memory says what --max-batch may take; give both or neither")
         budget = None if memory is None else parse_size(memory)
         for path in filter(None, (json_file, plot)):
-            _check_folder(path)
-        if plot is not None and importlib.util.find_spec("matplotlib") is None:
-            raise ValueError("--plot needs matplotlib: pip install matplotlib")
-        with render_demo.progress() as tell:
+            _check_path(path)
+        if plot is not None:
+            _check_picture(plot)
+        with render.progress() as tell:
             comparison = compare(config, tell)
             largest = None
             if max_batch:
                 if budget is None and comparison.plain.device == "cpu":
                     budget = 2**30
                 largest = tuple(max_batch_size(config, way, budget, tell) for way in (False, True))
-        render_demo.show(comparison, largest, budget)
+        render.show(comparison, largest, budget)
         if json_file is not None:
             record = {**comparison.to_dict(), "max_batch": largest, "memory_budget": budget}
-            _write(json_file, json.dumps(record, indent=2) + "\n")
+            with replacing(json_file) as file:
+                file.write(json.dumps(record, indent=2).encode() + b"\n")
         if plot is not None:
-            render_demo.draw(comparison, plot)
+            render.draw(comparison, plot)
     if not comparison.exact:
         complain(COMMAND, "the two ways are not equal to the last bit; see the differences above")
         raise typer.Exit(BAD_DATA)
@@ -164,14 +166,20 @@ def _installed(backend: Backend | None) -> str:
     return found[0]
 
 
-def _check_folder(path: str) -> None:
+def _check_path(path: str) -> None:
+    """Refuse what cannot be written, before minutes are spent on what would be in it."""
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise ValueError(f"folder {folder!r} of {path!r} does not exist; make it first")
+    if os.path.isdir(path):
+        raise ValueError(f"{path!r} is a folder; name a file in it")
 
 
-def _write(path: str, text: str) -> None:
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
+def _check_picture(path: str) -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("--plot needs matplotlib: pip install 'perftricks[plot]'")
+    from perftricks.cli.render import demo as render
+
+    kinds = render.picture_kinds()
+    if os.path.splitext(path)[1][1:].lower() not in kinds:
+        raise ValueError(f"expected a picture of a kind such as x.png for --plot, not {path!r}")

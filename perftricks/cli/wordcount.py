@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -30,7 +30,9 @@ Examples:
   perftricks wordcount corpus/ --ngrams 2 --min-count 10 -o bigrams.tsv
   perftricks wordcount corpus/ --method compiled --verify 1000
   perftricks wordcount corpus/ --checkpoint state/ -o counts.tsv
+  perftricks wordcount corpus/ --ngrams 3 --memory-limit 500MB -o trigrams.tsv
   perftricks wordcount corpus/ --compare
+  perftricks wordcount corpus/ --report counts.html --plot zipf.svg
 
 Exit status: 0 done, 1 bad data, 2 wrong usage, 130 interrupted.
 """
@@ -229,6 +231,16 @@ def wordcount(
             show_default="15",
         ),
     ] = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--memory-limit",
+            metavar="SIZE",
+            help="What tables may take, such as 500MB or 2GiB; one that outgrows it moves to the "
+            "disk (TMPDIR).",
+            show_default="half of the memory there is",
+        ),
+    ] = None,
     encoding: Annotated[
         str, typer.Option("--encoding", metavar="NAME", help="Encoding of the files.")
     ] = "utf-8",
@@ -255,6 +267,22 @@ def wordcount(
             show_default="by extension",
         ),
     ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Write a page to look at, .html: figures, plot, table to search and sort.",
+        ),
+    ] = None,
+    plot: Annotated[
+        str | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE",
+            help="Draw counts against ranks: .svg; or .png, .pdf (with matplotlib).",
+        ),
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No table and no progress bar on the screen.")
     ] = False,
@@ -268,7 +296,9 @@ def wordcount(
     from perftricks.wordcount.documents import ReadOptions
     from perftricks.wordcount.errors import CorpusError, OptionError, TokenizerError
     from perftricks.wordcount.export import check_output
-    from perftricks.wordcount.job import FileJob, Settings, TableFilter
+    from perftricks.wordcount.job import FileJob
+    from perftricks.wordcount.report import check_plot, check_report
+    from perftricks.wordcount.settings import Settings, TableFilter
     from perftricks.wordcount.sources import find_sources
     from perftricks.wordcount.tokenizers import make_spec
     from perftricks.wordcount.verify import VerificationError
@@ -289,7 +319,8 @@ def wordcount(
         no_hmm_there = mode is Mode.ALL and hmm is not None
         no_batches = method in (Method.NAIVE, Method.COMPILED) and batch_size is not None
         no_choice = verify_seed is not None and not verify
-        nothing_to_show = quiet and not (output or json)
+        nothing_to_show = quiet and not (output or report or plot or json)
+        no_figures = compare and (report is not None or plot is not None)
         contradictions = (
             (other and mode is not None, "--mode is for jieba; the tokenizer is another"),
             (other and hmm is not None, "--hmm/--no-hmm is for jieba; the tokenizer is another"),
@@ -309,10 +340,18 @@ def wordcount(
                 compare and checkpoint is not None,
                 "--compare keeps no snapshots; leave --checkpoint out",
             ),
+            (
+                compare and memory_limit is not None,
+                "--compare holds whole tables; leave --memory-limit out",
+            ),
             (compare and verify > 0, "--compare compares whole tables; leave --verify out"),
             (compare and method is not None, "--compare runs all methods; --method says one"),
             (compare and output is not None, "--compare writes no table; leave --output out"),
-            (nothing_to_show, "--quiet leaves nothing to show; add --output or --json"),
+            (no_figures, "--compare writes neither report nor plot; leave them out"),
+            (
+                nothing_to_show,
+                "--quiet leaves nothing to show; add --output, --report, --plot or --json",
+            ),
         )
         for present, message in contradictions:
             if present:
@@ -337,6 +376,7 @@ def wordcount(
                 ngrams=ngrams,
                 verify=verify,
                 verify_seed=verify_seed,
+                memory_limit=memory_limit,
             ),
             TableFilter.make(stop_words, min_count, min_length),
             None
@@ -351,33 +391,58 @@ def wordcount(
             return
         if output is not None:
             check_output(output, job.corpus.sources)
-        _count(job, output, top, quiet=quiet, as_json=json)
+        if report is not None:
+            check_report(report, job.corpus.sources)
+        if plot is not None:
+            check_plot(plot, job.corpus.sources)
+        title = ", ".join(paths) if len(paths) <= 3 else f"{paths[0]} and {len(paths) - 1} more"
+        files = Files(output, report, plot, title)
+        _count(job, files, top, quiet=quiet, as_json=json)
 
 
-def _count(job: FileJob, output: str | None, top: int, *, quiet: bool, as_json: bool) -> None:
-    """Count, write the table, show what came out."""
-    from perftricks.cli import render
+class Files(NamedTuple):
+    """The files to write, each None if it is not wanted, and what the report is about."""
+
+    output: str | None
+    report: str | None
+    plot: str | None
+    title: str
+
+
+def _count(job: FileJob, files: Files, top: int, *, quiet: bool, as_json: bool) -> None:
+    """Count, write the files, show what came out."""
+    from perftricks.cli.render import terminal
+    from perftricks.cli.render import wordcount as render
     from perftricks.wordcount.export import write_table
+    from perftricks.wordcount.report import write_plot, write_report
 
     with render.progress_bar(hidden=quiet) as progress:
         counts = job.run(progress)
-    if output is not None:
-        write_table(output, counts)
+    if files.output is not None:
+        write_table(files.output, counts)
+    if files.report is not None:
+        details = render.report_details(job.settings)
+        write_report(files.report, counts, title=files.title, details=details)
+    if files.plot is not None:
+        write_plot(files.plot, counts)
     if as_json:
-        render.print_json(render.summary(counts, job.settings, top=top, output=output))
+        record = render.summary(counts, job.settings, top=top, output=files.output)
+        terminal.print_json({**record, "report": files.report, "plot": files.plot})
     elif not quiet:
-        render.show_counts(counts, job.settings, top=top, output=output)
+        render.show_counts(counts, job.settings, top=top, output=files.output)
+        render.show_files({"report": files.report, "plot": files.plot})
 
 
 def _compare(job: FileJob, *, quiet: bool, as_json: bool) -> None:
     """Run all methods and show how they compare; unequal tables are an error."""
-    from perftricks.cli import render
+    from perftricks.cli.render import terminal
+    from perftricks.cli.render import wordcount as render
     from perftricks.wordcount.compare import compare_methods
 
-    with render.announcer(hidden=quiet) as announce:
+    with terminal.announcer(hidden=quiet) as announce:
         comparison = compare_methods(job.feed(), job.settings, progress=announce)
     if as_json:
-        render.print_json(render.comparison_summary(comparison))
+        terminal.print_json(render.comparison_summary(comparison))
     else:
         render.show_comparison(comparison)
     if not comparison.equal:

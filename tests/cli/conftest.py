@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from perftricks.cli import main
+from perftricks.wordcount.tokenizers import default_tokenizer
 
 ROOT = Path(__file__).parent.parent.parent
 LINES = ["喝茶，喝茶。", "我们在北京喝茶。", "", "tea\ttime"]
@@ -36,7 +37,11 @@ class Result:
 
 @pytest.fixture
 def run(capsys, monkeypatch):
-    """Run ``perftricks wordcount`` in this process."""
+    """Run ``perftricks wordcount`` in this process, where jieba is ready.
+
+    The choice of a method goes by that.
+    """
+    default_tokenizer()
 
     def run(*arguments, stdin=b""):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
@@ -48,6 +53,16 @@ def run(capsys, monkeypatch):
 
 
 @pytest.fixture
+def call(capsys):
+    """Run ``perftricks`` in this process."""
+
+    def call(*arguments):
+        return Result(main(list(map(str, arguments))), *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
 def corpus(tmp_path):
     """A file of four documents."""
     path = tmp_path / "corpus.txt"
@@ -55,14 +70,14 @@ def corpus(tmp_path):
     return path
 
 
-def command(*arguments, **options):
-    """Run ``python -m perftricks`` in a process of its own."""
+def command(*arguments, variables=(), **options):
+    """Run ``python -m perftricks`` in a process of its own, with more variables if need be."""
     return subprocess.run(
         [sys.executable, "-m", "perftricks", *map(str, arguments)],
         capture_output=True,
         text=True,
         encoding="utf-8",
-        env=environment(),
+        env=environment(**dict(variables)),
         **options,
     )
 

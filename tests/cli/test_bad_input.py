@@ -151,7 +151,7 @@ def test_tokenizer(refused, tmp_path):
         ("--method naive --batch-size 9", "--batch-size means nothing to method naive"),
         ("--compare --method naive", "--compare runs all methods; --method says one"),
         ("--compare -o a.tsv", "--compare writes no table; leave --output out"),
-        ("--quiet", "--quiet leaves nothing to show; add --output or --json"),
+        ("--quiet", "--quiet leaves nothing to show; add --output, --report,"),
         ("--field text", "field 'text' is given, but no file is jsonl, csv or tsv; leave it out"),
         ("--format csv", "'a.txt' is csv: say which field holds the text (--field)"),
         ("--format csv --field 1 --document file", "'a.txt' is csv, where a document is a record"),
@@ -169,7 +169,9 @@ def test_full_disk(refused, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert refused(1, "a.txt", "-o", "counts.tsv") == "no space left on device"
+    assert refused(1, "a.txt", "-o", "counts.tsv") == (
+        "no space left on device; make room, or write elsewhere"
+    )
 
 
 def test_strange_file_names(refused):

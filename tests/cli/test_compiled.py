@@ -90,6 +90,8 @@ def test_checkpoint(run, corpus):
         ("--compare --checkpoint x", "--compare keeps no snapshots"),
         ("--checkpoint-seconds 1", "--checkpoint-seconds is for --checkpoint FOLDER"),
         ("--checkpoint x --method naive", "a checkpoint is for method 'compiled'"),
+        ("--compare --memory-limit 1GB", "--compare holds whole tables"),
+        ("--memory-limit much", "a memory limit is a number of bytes or a size such as 500MB"),
         ("--ngrams 21", "ngrams must be at most 20, not 21"),
     ],
 )

@@ -7,16 +7,8 @@ import sys
 import pytest
 
 import perftricks
-from perftricks.cli import COMMANDS, main
-from tests.cli.conftest import ROOT, Result, command
-
-
-@pytest.fixture
-def call(capsys):
-    def call(*arguments):
-        return Result(main(list(arguments)), *capsys.readouterr())
-
-    return call
+from perftricks.cli import COMMANDS
+from tests.cli.conftest import ROOT, command
 
 
 def test_module_and_version():

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from perftricks.wordcount import count_files, job, read_table
+from perftricks.wordcount import count_files, plain, read_table
 from tests.cli.conftest import LINES, command
 
 
@@ -80,7 +80,10 @@ def test_summary_for_machines(run, corpus):
         "ngrams": 1,
         "verified": None,
         "resumed": None,
+        "spilled": 0,
         "output": None,
+        "report": None,
+        "plot": None,
         "top": [{"token": "喝茶", "count": 3, "share": 0.25, "document_frequency": 2}],
     }
     assert result.out.isascii()
@@ -255,7 +258,7 @@ def test_compare(run, corpus):
 
 def test_compare_finds_a_difference(run, corpus, monkeypatch):
     """Unequal tables are shown, complained of, and status 1."""
-    monkeypatch.setattr(job, "_batched", lambda batches, keys: {"喝茶": 1})
+    monkeypatch.setattr(plain, "_batched", lambda batches, keys, table: table.update({"喝茶": 1}))
     result = run(corpus, "--compare", "--doc-freq")
     assert result.status == 1
     assert "喝茶: batched counts 1, naive 3" in result.out
@@ -273,3 +276,32 @@ def test_nothing_is_written_when_data_is_bad(run, corpus, extension):
     assert (result.status, result.out) == (1, "")
     assert output.read_text() == "old"
     assert sorted(os.listdir(corpus.parent)) == ["corpus.txt", f"counts.{extension}"]
+
+
+def test_memory_limit(run, corpus, tmp_path):
+    """A table that outgrows --memory-limit goes to the disk; screen and file stay the same."""
+    whole, spilled = tmp_path / "whole.csv", tmp_path / "spilled.csv"
+    for options in (["--doc-freq"], ["--ngrams", "2", "--min-count", "2"]):
+        first = run(corpus, "-o", whole, *options)
+        second = run(corpus, "-o", spilled, "--memory-limit", "1kB", "--method", "naive", *options)
+        assert second.status == 0
+        assert spilled.read_bytes() == whole.read_bytes()
+        assert second.out.partition("\n\n")[0] == first.out.partition("\n\n")[0]
+        assert "memory     1 part of the table went to the disk\n" in second.out
+        assert "memory " not in first.out
+    assert run(corpus, "--memory-limit", "1kB", "--json", "--method", "naive").json["spilled"] == 1
+
+
+def test_memory_limit_and_a_full_disk(run, corpus, monkeypatch):
+    """A disk that is full is one line, and nothing is written."""
+
+    def full(*given, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("perftricks.wordcount.runs.marshal.dumps", full)
+    output = corpus.parent / "counts.tsv"
+    result = run(corpus, "--memory-limit", "1kB", "--method", "naive", "-o", output)
+    assert (result.status, result.out, result.err.count("\n")) == (1, "", 1)
+    assert "outgrown the memory limit of 1,000 bytes" in result.err
+    assert "no space left on device; set TMPDIR to a folder with more room" in result.err
+    assert os.listdir(corpus.parent) == [corpus.name]

@@ -91,6 +91,13 @@ def _bars(console: Console, title: str, plain: float, recomputed: float) -> None
     console.print(grid)
 
 
+def picture_kinds() -> set[str]:
+    """Return the kinds of pictures that can be drawn, as names of files end."""
+    from matplotlib.figure import Figure
+
+    return set(Figure().canvas.get_supported_filetypes())
+
+
 def draw(comparison: Comparison, path: str) -> None:
     """Draw peak memory and time of a step as two bar charts."""
     from matplotlib.figure import Figure

@@ -1,0 +1,67 @@
+"""``perftricks cache``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from perftricks.cli.errors import BAD_DATA, complain, reported
+
+COMMAND = "perftricks cache"
+
+# "\b" keeps the lines of the next paragraph apart.
+HELP = """Show or empty the cache of compiled code and dictionaries.
+
+The compiled word counter keeps its machine code and the tables of dictionaries in a folder, so that
+it starts at once. All of it is built again when it is needed, so it may be emptied at any time,
+also while other programs count.
+
+\b
+Examples:
+  perftricks cache
+  perftricks cache --json
+  perftricks cache clear
+  PERFTRICKS_CACHE=/fast/disk perftricks cache
+
+Exit status: 0 done, 1 something could not be removed, 2 wrong usage.
+"""
+
+
+class Action(str, Enum):
+    """What to do."""
+
+    SHOW = "show"
+    CLEAR = "clear"
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command("cache", help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+def cache(
+    action: Annotated[Action, typer.Argument(help="What to do.")] = Action.SHOW,
+    json: Annotated[bool, typer.Option("--json", help="Print it for machines.")] = False,
+) -> None:
+    """Parse, look or clear, show."""
+    from perftricks.cli.render import cache as render
+    from perftricks.cli.render import terminal
+    from perftricks.wordcount.cachefiles import clear_cache, inspect_cache
+
+    with reported(COMMAND, data=(OSError,)):
+        report = clear_cache() if action is Action.CLEAR else inspect_cache()
+        if json:
+            terminal.print_json(report.to_dict())
+        elif action is Action.CLEAR:
+            render.show_cleared(report)
+        else:
+            render.show(report)
+    if report.failed:
+        name, reason = next(iter(report.failed.items()))
+        more = f" and {len(report.failed) - 1} more" if len(report.failed) > 1 else ""
+        complain(
+            COMMAND,
+            f"{name!r}{more} could not be removed: {reason}; check who owns {str(report.folder)!r}",
+        )
+        raise typer.Exit(BAD_DATA)
