@@ -6,10 +6,14 @@ is reported.
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
+import random
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from itertools import islice
 
@@ -182,43 +186,161 @@ def bench_large(benchmark, large_corpus, run):
     note_speed(benchmark, path)
 
 
+@pytest.mark.benchmark(group="from 1 to 2 threads, a file of 60 MB")
+def bench_scaling(benchmark, large_corpus):
+    """How many times faster two threads are, run in turn with one; the best of five each.
+
+    Also how much of the time with two threads goes into making the dict.
+    """
+    _, path, _ = large_corpus
+    seconds = {1: [], 2: []}
+    building = []
+
+    def run(workers):
+        began = time.perf_counter()
+        counts = count_files([path], method="compiled", workers=workers)
+        counted = time.perf_counter()
+        counts.to_counter()
+        building.append(time.perf_counter() - counted)
+        seconds[workers].append(time.perf_counter() - began)
+        return len(counts)
+
+    def both():
+        assert run(1) == run(2)
+
+    benchmark.pedantic(both, rounds=5)
+    one, two = min(seconds[1]), min(seconds[2])
+    benchmark.extra_info["times_faster"] = round(one / two, 2)
+    benchmark.extra_info["share_of_building"] = f"{min(building) / two:.1%}"
+
+
 COMMAND = [sys.executable, "-m", "perftricks", "wordcount", "--json"]
+BARE_LOOP = """
+import sys, jieba
+tokens = {}
+for line in open(sys.argv[1], encoding="utf-8"):
+    for token in jieba.lcut(line.rstrip("\\n")):
+        tokens[token] = tokens.get(token, 0) + 1
+"""
 
 
-@pytest.mark.benchmark(group="the command on a file of 50 kB, start-up included")
-@pytest.mark.parametrize("method", ["naive", "compiled", None])
-def bench_start_up(benchmark, tmp_path, method):
-    """A small input must not wait for the kernel: left to itself the command does not use it."""
+@pytest.fixture(params=[50_000, 900_000])
+def small(request, corpus, tmp_path):
+    """The first bytes of the corpus, whole documents."""
     path = tmp_path / "small.txt"
-    path.write_text("我在北京的茶馆里喝茶，看人来人往。\n" * 1000, encoding="utf-8")
-    arguments = [*COMMAND, str(path), *(["--method", method] if method else [])]
+    path.write_bytes(corpus.read_bytes()[: request.param].rpartition(b"\n")[0] + b"\n")
+    return path
+
+
+@pytest.mark.benchmark(group="the command on a small file, start-up included")
+@pytest.mark.parametrize("how", ["bare loop", "cold", "warm", "--method compiled"])
+def bench_start_up(benchmark, small, tmp_path, monkeypatch, how):
+    """A small input must not wait for the kernel: left to itself the command knows when to use it.
+
+    The bare loop is jieba and a dict, nothing else. Cold is without anything in the cache.
+    """
+    if how == "cold":
+        monkeypatch.setenv("PERFTRICKS_CACHE", str(tmp_path / "cache"))
+    more = how.split() if how.startswith("-") else []
+    command = [sys.executable, "-c", BARE_LOOP] if how == "bare loop" else [*COMMAND, *more]
     output = benchmark.pedantic(
-        subprocess.check_output, args=[arguments], rounds=5, warmup_rounds=1
+        subprocess.check_output,
+        args=[[*command, small]],
+        kwargs={"stderr": subprocess.DEVNULL},
+        rounds=5,
+        warmup_rounds=1,
     )
-    assert json.loads(output)["documents"] == 1000
+    if how != "bare loop":
+        summary = json.loads(output)
+        assert summary["text_bytes"] == small.stat().st_size
+        benchmark.extra_info["method"] = summary["method"]
 
 
 PEAK = """
 import json, resource, sys
-from perftricks.wordcount import count_files
-counts = count_files(sys.argv[1], method="compiled", workers=2)
-print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, len(counts)]))
+from perftricks.wordcount import count_files, write_table
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+corpus, table, limit, ngrams = sys.argv[1:]
+options = {"method": "compiled", "workers": 2, "ngrams": int(ngrams)}
+count_files("docs/samples", **options)
+before = peak()
+counts = count_files(corpus, memory_limit=limit or None, **options)
+if table:
+    write_table(table, counts)
+print(json.dumps({
+    "peak_resident_MiB": round(peak()),
+    "of_these_before": round(before),
+    "rows": len(counts),
+    "parts_on_disk": counts.run.spilled,
+}))
 """
 
 
+def note_peak(benchmark, path, *, table="", limit="", ngrams=1):
+    """Count in a process of its own and add its peak memory to the record."""
+    command = [sys.executable, "-c", PEAK, path, table, limit, str(ngrams)]
+    output = benchmark.pedantic(subprocess.check_output, args=[command], rounds=1)
+    benchmark.extra_info.update(json.loads(output))
+
+
 @pytest.mark.benchmark(group="peak memory of the compiled method, 2 threads")
-@pytest.mark.parametrize("megabytes", [100, 1000])
+@pytest.mark.parametrize("megabytes", [10, 100, pytest.param(1000, marks=pytest.mark.full)])
 def bench_peak_memory(benchmark, corpus, tmp_path, megabytes):
     """Resident MiB at the peak; a corpus ten times as large takes no more."""
     path = tmp_path / "large.txt"
     repeat(corpus, path, megabytes * 1_000_000)
-    command = [sys.executable, "-c", PEAK, str(path)]
-    output = benchmark.pedantic(subprocess.check_output, args=[command], rounds=1)
-    peak, distinct = json.loads(output)
-    benchmark.extra_info["peak_resident_MiB"] = round(peak)
-    benchmark.extra_info["distinct"] = distinct
+    note_peak(benchmark, path)
     note_speed(benchmark, path)
     path.unlink()
+
+
+@pytest.mark.benchmark(group="peak memory of 3-grams, counted and written, 2 threads")
+@pytest.mark.parametrize("limit", ["", "100MB", "50MB", "20MB"])
+def bench_memory_limit(benchmark, corpus, tmp_path, limit):
+    """Resident MiB at the peak of a table that outgrows its limit, or has none to outgrow."""
+    note_peak(benchmark, corpus, table=tmp_path / "table.tsv", limit=limit, ngrams=3)
+
+
+KILLED = """
+import os, signal, sys, threading
+from perftricks.wordcount import count_files
+seconds = float(sys.argv[3])
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+def progress(done, total):
+    global seconds
+    if seconds:
+        threading.Timer(seconds, die).start()
+        seconds = 0
+count_files(sys.argv[1], checkpoint=sys.argv[2], checkpoint_seconds=0.2, progress=progress)
+"""
+
+
+@pytest.mark.benchmark(group="a run that is killed 20 times, against one that is not")
+@pytest.mark.parametrize("kills", [0, 20])
+def bench_resume(benchmark, large_corpus, tmp_path, kills):
+    """Seconds of all parts of the run; the table in the end is the same."""
+    corpus, path, times = large_corpus
+    generator = random.Random(7)
+    folders = (tmp_path / f"state-{i}" for i in itertools.count())
+
+    def run():
+        folder = next(folders)
+        killed = 0
+        for kill in range(kills + 1):
+            seconds = generator.uniform(0.05, 0.8) if kill < kills else 0
+            command = [sys.executable, "-c", KILLED, path, folder, str(seconds)]
+            done = subprocess.run(command, check=False)
+            assert done.returncode in (0, -signal.SIGKILL)
+            killed += done.returncode != 0
+        return folder, killed
+
+    folder, killed = benchmark.pedantic(run, rounds=1)
+    counts = count_files(path, checkpoint=folder)
+    assert counts.run.resumed == "complete"
+    assert counts == {token: times * count for token, count in expected(corpus).items()}
+    benchmark.extra_info["killed"] = killed
 
 
 def repeat(corpus, path, size):

@@ -1,19 +1,42 @@
-"""Corpora for the benchmarks: a generated one, and any that PERFTRICKS_CORPUS names."""
+"""What benchmarks share: ``--full``, and corpora.
+
+A corpus is generated; PERFTRICKS_CORPUS may name others.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.corpus import write_corpus
 from perftricks.wordcount.documents import ReadOptions
-from perftricks.wordcount.job import FileFeed, sample
+from perftricks.wordcount.feeds import FileFeed, sample
 from perftricks.wordcount.sources import find_sources
 
 GENERATED = "generated"
 SIZE = 3_000_000  # bytes; the naive loop takes about 3 s
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--full``."""
+    parser.addoption("--full", action="store_true", help="measure everything, at its full size")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker of what takes long."""
+    config.addinivalue_line("markers", "full: measured only with --full")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes long, unless it is asked for."""
+    if not config.getoption("--full"):
+        long = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
 
 
 def _corpora() -> list[str]:
@@ -36,3 +59,15 @@ def _head(path: Path) -> str:
     feed = FileFeed(find_sources([path]), ReadOptions())
     documents, _ = sample(feed, SIZE)
     return "".join(f"{document}\n" for document in documents)
+
+
+def pytest_benchmark_group_stats(
+    benchmarks: list[dict[str, Any]],
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Show what was measured on the same corpus together; most benchmarks have none."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for benchmark in benchmarks:
+        corpus = (benchmark["params"] or {}).get("corpus")
+        name = benchmark["group"] or benchmark["name"]
+        groups[f"{name}, {Path(corpus).name}" if corpus else name].append(benchmark)
+    return sorted(groups.items())

@@ -1,0 +1,299 @@
+"""Memory and time of recompute on Keras 2, beside other tools; a script for each compatibility row.
+
+Run it in the environment of a row, with the row's variables::
+
+    PERFTRICKS_KERAS=keras python -m bench.bench_recompute_keras2 --json results.json
+    PERFTRICKS_KERAS=tf_keras PERFTRICKS_GRAPH=1 python -m bench.bench_recompute_keras2 --quick
+
+Each case trains the same transformer in a process of its own. Shown are the peak of what TensorFlow
+allocates during one step (allocation records of a session's full trace; without sessions there are
+none), the rise of the resident set while training, and the median time of a step. It runs on
+Python 3.7 too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+CASES = {
+    "plain": "everything is kept",
+    "perftricks": "recompute_grad of perftricks",
+    "redrawing": "a custom gradient that calls the layer again, which draws other dropout masks",
+    "tf.recompute_grad": "TensorFlow's own, around each layer's call",
+}
+SIZES = {"blocks": 12, "width": 256, "heads": 4, "length": 64, "batch": 32, "steps": 5}
+QUICK = {"blocks": 4, "width": 64, "heads": 2, "length": 32, "batch": 8, "steps": 3}
+MIB = 2**20
+
+
+def frameworks() -> Any:
+    """Return TensorFlow and the Keras that the environment names."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import tensorflow as tf
+
+    tf.compat.v1.logging.set_verbosity(tf.compat.v1.logging.ERROR)
+    if os.environ.get("PERFTRICKS_GRAPH") == "1":
+        tf.compat.v1.disable_eager_execution()
+    name = os.environ.get("PERFTRICKS_KERAS", "keras")
+    if name == "tf_keras":
+        import tf_keras as keras
+    elif name == "tf.keras":
+        keras = tf.keras
+    else:
+        import keras
+    return tf, keras
+
+
+def redrawing(tf: Any) -> Callable[..., Any]:
+    """Return a decorator as they are often published: the gradient calls the layer again."""
+
+    def decorate(call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def wrapper(self: Any, x: Any) -> Any:
+            @tf.custom_gradient
+            def function(x: Any) -> Any:
+                y = call(self, x)
+
+                def grad(dy: Any, variables: list[Any] | None = None) -> Any:
+                    sources = [x, *(variables or [])]
+                    with tf.control_dependencies([dy]):
+                        again = tf.identity(x)
+                        found = tf.gradients(call(self, again), [again, *sources[1:]], dy)
+                    return found[0], found[1:]
+
+                function.phase = getattr(y, "_uses_learning_phase", False)
+                return y, grad
+
+            y = function(x)
+            y._uses_learning_phase = function.phase  # else keras 2.3.1 trains without dropout
+            return y
+
+        return wrapper
+
+    return decorate
+
+
+def decorator(case: str, tf: Any) -> Callable[..., Any]:
+    """Return what a case puts on the blocks' ``call``."""
+    if case == "perftricks":
+        from perftricks.recompute import recompute_grad
+
+        return recompute_grad
+    if case == "redrawing":
+        return redrawing(tf)
+    if case == "tf.recompute_grad":
+        return lambda call: lambda self, x: tf.recompute_grad(functools.partial(call, self))(x)
+    return lambda call: call
+
+
+def build(case: str, sizes: dict[str, int], tf: Any, keras: Any) -> Any:
+    """Return a transformer whose blocks are decorated."""
+    layers, width, heads, length = keras.layers, sizes["width"], sizes["heads"], sizes["length"]
+
+    class Block(layers.Layer):  # type: ignore[misc,name-defined]
+        """Self-attention and feed-forward, each with dropout and a residual connection."""
+
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.parts = [layers.Dense(width) for _ in range(4)]
+            self.query, self.key, self.value, self.merge = self.parts
+            self.inner = layers.Dense(4 * width)
+            self.outer = layers.Dense(width)
+            self.dropout, self.attention_dropout = layers.Dropout(0.1), layers.Dropout(0.1)
+
+        def build(self, shape: Any) -> None:
+            for layer in [*self.parts, self.inner]:
+                layer.build((None, length, width))
+            self.outer.build((None, length, 4 * width))
+            super().build(shape)
+
+        @decorator(case, tf)
+        def call(self, x: Any) -> Any:
+            def split(t: Any) -> Any:
+                t = tf.reshape(t, [-1, length, heads, width // heads])
+                return tf.transpose(t, [0, 2, 1, 3])
+
+            q, k, v = split(self.query(x)), split(self.key(x)), split(self.value(x))
+            scores = tf.matmul(q, k, transpose_b=True) * (width / heads) ** -0.5
+            seen = tf.matmul(self.attention_dropout(tf.nn.softmax(scores)), v)
+            seen = tf.reshape(tf.transpose(seen, [0, 2, 1, 3]), [-1, length, width])
+            x = self.normalized(x + self.dropout(self.merge(seen)))
+            h = self.inner(x)
+            h = 0.5 * h * (1 + tf.math.erf(h * 0.5**0.5))
+            return self.normalized(x + self.dropout(self.outer(h)))
+
+        def normalized(self, x: Any) -> Any:
+            mean, variance = tf.nn.moments(x, [-1], keepdims=True)
+            return (x - mean) * tf.math.rsqrt(variance + 1e-6)
+
+    inputs = x = layers.Input((length, width))
+    for _ in range(sizes["blocks"]):
+        x = Block()(x)
+    return keras.models.Model(inputs, layers.Dense(1)(x))
+
+
+def allocated(model: Any, x: Any, tf: Any, keras: Any) -> int | None:
+    """Return the peak of bytes allocated in a backward pass, or None where there is no session."""
+    if tf.executing_eagerly():
+        return None
+    backend = keras.backend
+    if not hasattr(backend, "get_session"):
+        if keras.__name__ == "tf_keras":
+            from tf_keras.api._v1.keras import backend
+        else:
+            backend = tf.compat.v1.keras.backend
+    session = backend.get_session()
+    loss = tf.reduce_mean(tf.square(model.outputs[0]))
+    gradients = keras.backend.gradients(loss, model.trainable_weights)
+    feed = {model.inputs[0]: x}
+    if not isinstance(keras.backend.learning_phase(), int):
+        feed[keras.backend.learning_phase()] = 1
+    metadata = tf.compat.v1.RunMetadata()
+    options = tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE)
+    session.run([g.op for g in gradients], feed, options=options, run_metadata=metadata)
+    return allocated_peak(metadata.step_stats)
+
+
+def allocated_peak(step_stats: Any) -> int:
+    """Return the peak of the bytes that the allocation records of a traced run add up to."""
+    changes = sorted(
+        (record.alloc_micros, record.alloc_bytes)
+        for device in step_stats.dev_stats
+        for node in device.node_stats
+        for memory in node.memory
+        for record in memory.allocation_records
+    )
+    alive = highest = 0
+    for _, change in changes:
+        alive += change
+        highest = max(highest, alive)
+    return highest
+
+
+def resident() -> int:
+    """Return the highest resident set so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure(case: str, sizes: dict[str, int]) -> dict[str, Any]:
+    """Train in one way; return peaks in bytes, and seconds for a step."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tf, keras = frameworks()
+    import numpy as np
+
+    shape = (sizes["batch"], sizes["length"], sizes["width"])
+    x = np.random.RandomState(0).normal(size=shape).astype("float32")
+    y = np.zeros((*shape[:2], 1), "float32")
+    model = build(case, sizes, tf, keras)
+    model.compile("sgd", "mse")
+    model.train_on_batch(x[:1], y[:1])  # what is loaded, traced and allocated once
+    before = resident()
+    seconds, losses = [], []
+    for _ in range(sizes["steps"]):
+        start = time.perf_counter()
+        losses.append(float(model.train_on_batch(x, y)))
+        seconds.append(time.perf_counter() - start)
+    rise = resident() - before
+    return {
+        "case": case,
+        "resident": rise,
+        "allocated": allocated(model, x, tf, keras),
+        "seconds": statistics.median(seconds),
+        "loss": losses[-1],
+        "tensorflow": tf.__version__,
+        "keras": os.environ.get("PERFTRICKS_KERAS", "keras"),
+        "sessions": not tf.executing_eagerly(),
+    }
+
+
+def run(case: str, quick: bool) -> dict[str, Any]:
+    """Measure a case in a process of its own; what fails is a result too."""
+    command = [sys.executable, "-W", "ignore", "-m", "bench.bench_recompute_keras2"]
+    command += ["--case", case] + (["--quick"] if quick else [])
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "RECOMPUTE": "1"},
+    )
+    if done.returncode:
+        return {"case": case, "error": (done.stderr.strip().splitlines() or ["no output"])[-1]}
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def show(results: list[dict[str, Any]]) -> str:
+    """Return the results as a table, each figure beside its share of the plain one."""
+    plain = results[0]
+
+    def cell(result: dict[str, Any], key: str, unit: float, digits: int) -> str:
+        if result.get(key) is None:
+            return "-"
+        text = f"{result[key] / unit:.{digits}f}"
+        ratio = result[key] / plain[key] if plain.get(key) else 1.0
+        return text if result is plain else f"{text} (x{ratio:.2f})"
+
+    lines = [
+        "| case | allocated, MiB | resident, MiB | seconds a step |",
+        "| --- | --- | --- | --- |",
+    ]
+    for result in results:
+        if "error" in result:
+            lines.append(f"| {result['case']} | raises: {result['error'][:120]} | | |")
+        else:
+            allocated = cell(result, "allocated", MIB, 1)
+            risen, seconds = cell(result, "resident", MIB, 0), cell(result, "seconds", 1, 3)
+            lines.append(f"| {result['case']} | {allocated} | {risen} | {seconds} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure all cases, or, with ``--case``, one in this process."""
+    parser = argparse.ArgumentParser(description="Memory and time of recompute on Keras 2.")
+    parser.add_argument("--case", choices=list(CASES), help="measure one case in this process")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--quick", action="store_true", help="a small model")
+    parser.add_argument("--rounds", type=int, default=1, help="repeat the cases in turn")
+    parser.add_argument("--json", help="write the results to this file")
+    options = parser.parse_args()
+    sizes = QUICK if options.quick else SIZES
+    if options.case:
+        print(json.dumps(measure(options.case, sizes)))
+        return
+    rounds = [[run(case, options.quick) for case in options.cases] for _ in range(options.rounds)]
+    results = [middle([found[i] for found in rounds]) for i in range(len(options.cases))]
+    print(show(results))
+    for result in results:
+        print(f"{result['case']}: {CASES[result['case']]}")
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump({"sizes": sizes, "rounds": rounds, "medians": results}, file, indent=2)
+            file.write("\n")
+
+
+def middle(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the result of a case with the medians of its figures."""
+    good = [result for result in found if "error" not in result]
+    if not good:
+        return found[0]
+    result = dict(good[0])
+    for key in ("allocated", "resident", "seconds"):
+        if result[key] is not None:
+            result[key] = statistics.median(r[key] for r in good)
+    return result
+
+
+if __name__ == "__main__":
+    main()

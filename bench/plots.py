@@ -1,0 +1,132 @@
+"""Pictures of what was measured, for docs/claims.md; drawn by matplotlib (extra ``plot``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.results import Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = ("#0b62c4", "#b35900", "#1d7a46", "#8250a8")
+
+
+def _workers(results: Results, axes: Axes) -> bool:
+    """Throughput against workers, beside what that many times one worker would be."""
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for result in results.all("bench_workers"):
+        corpus = result.case.rpartition(f"{result.info['method']}-")[0].strip("-")
+        name = f"{result.info['method']}, {corpus}"
+        lines.setdefault(name, []).append((result.info["workers"], result.info["MB_per_s"]))
+    for (name, points), colour in zip(sorted(lines.items()), _COLOURS * 9, strict=False):
+        workers, speeds = zip(*sorted(points), strict=True)
+        axes.plot(workers, speeds, "o-", color=colour, label=name)
+        axes.plot(workers, [n * speeds[0] / workers[0] for n in workers], ":", color=colour)
+    axes.set(xlabel="workers", ylabel="MB of text a second", xscale="log", yscale="log")
+    numbers = sorted({workers for points in lines.values() for workers, _ in points})
+    axes.set_xticks(numbers, [f"{number}" for number in numbers])
+    axes.set_xticks([], minor=True)
+    axes.set_title("Throughput; dotted: in proportion to the workers")
+    return bool(lines)
+
+
+def _keys(results: Results, axes: Axes) -> bool:
+    """Nanoseconds for a token against the size of the dict."""
+    points = sorted(
+        (result.info["keys"], result.info["ns_per_token"])
+        for result in results.all("bench_growing_dict")
+    )
+    if points:
+        keys, costs = zip(*points, strict=True)
+        axes.plot(keys, costs, "o-", color=_COLOURS[0], label="one dict, all tokens in it already")
+    axes.set(xlabel="keys in the dict", ylabel="ns for a token", xscale="log")
+    axes.set_ylim(bottom=0)
+    axes.set_title("What a growing dict costs")
+    return bool(points)
+
+
+def _counting(results: Results, axes: Axes) -> bool:
+    """Nanoseconds for a token against distinct tokens, a line for each way of counting."""
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for result in results.all("bench_counting"):
+        name = result.case.rpartition("-")[2].replace("_", " ")
+        lines.setdefault(name, []).append((result.info["distinct"], result.info["ns_per_token"]))
+    for (name, points), colour in zip(sorted(lines.items()), _COLOURS, strict=False):
+        axes.plot(*zip(*sorted(points), strict=True), "o-", color=colour, label=name)
+    axes.set(xlabel="distinct tokens of a million", ylabel="ns for a token", xscale="log")
+    axes.set_ylim(bottom=0)
+    axes.set_title("Counting alone")
+    return bool(lines)
+
+
+def _time_and_memory(results: Results, axes: Axes) -> bool:
+    """Time of a step against peak memory, both as shares of the plain run's."""
+    drawn = False
+    for result in results.all("bench_blocks"):
+        case = result.info["case"]
+        place = f"{case['backend']} {case['device']}"
+        axes.plot(1 / result.info["peak_ratio"], result.info["time_ratio"], "o", label=place)
+        drawn = True
+    axes.plot(1, 1, "*", color="#59636e", markersize=12, label="plain")
+    axes.set(xlabel="peak memory, plain = 1", ylabel="time of a step, plain = 1", xlim=(0, 1.1))
+    axes.set_title("Time against memory, each block recomputed")
+    return drawn
+
+
+def _batches(results: Results, axes: Axes) -> bool:
+    """The largest batch of each model, without and with recompute."""
+    found = [*results.all("bench_largest_batch_of_bert"), *results.all("bench_largest_batch")]
+    for number, result in enumerate(found):
+        largest = result.info["largest_batch"]
+        for offset, (way, colour) in enumerate((("plain", "#c44e52"), ("recompute", "#55a868"))):
+            label = way if number == 0 else ""
+            place = number + 0.4 * offset
+            axes.bar_label(axes.bar(place, largest[way], 0.38, color=colour, label=label))
+    names = [f"{one.info['model']}\n{one.case}" for one in found]
+    axes.set_xticks([number + 0.2 for number in range(len(found))], names)
+    axes.set(ylabel="samples in a batch")
+    axes.set_title("Largest batch that fits")
+    return bool(found)
+
+
+PICTURES: dict[str, tuple[str, Callable[[Results, Any], bool]]] = {
+    "workers": ("Throughput against workers", _workers),
+    "growing-dict": ("Cost of a token against the size of a dict", _keys),
+    "counting": ("Cost of a token against the vocabulary, three ways of counting", _counting),
+    "time-and-memory": ("Time against memory of recompute", _time_and_memory),
+    "batches": ("Largest batch with and without recompute", _batches),
+}
+
+
+def draw(results: Results, folder: Path) -> list[tuple[str, str]]:
+    """Draw what can be drawn of the results.
+
+    Args:
+        results: What was measured; a picture without any figures is not drawn.
+        folder: Where the pictures go, as SVG.
+
+    Returns:
+        File name and description of each picture.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    drawn = []
+    # The same results give the same file, whenever it is drawn.
+    with matplotlib.rc_context({"svg.hashsalt": "perftricks", "svg.fonttype": "none"}):
+        for name, (what, paint) in PICTURES.items():
+            figure = Figure(figsize=(6.4, 4), layout="constrained")
+            axes = figure.subplots()
+            if not paint(results, axes):
+                continue
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(color="#e3e7eb", linewidth=0.8)
+            axes.set_axisbelow(True)
+            axes.legend(frameon=False)
+            path = folder / f"{name}.svg"
+            figure.savefig(path, metadata={"Date": None})
+            drawn.append((path.name, what))
+    return drawn

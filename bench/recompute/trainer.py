@@ -1,0 +1,169 @@
+"""A model that is trained in a process of its own, one step at a time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+# On the CPU, XLA orders a program for speed and so hides most of what recomputing saves.
+MEMORY_FIRST = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, and by which tool its blocks are recomputed.
+
+    Attributes:
+        tool: A key of ``bench.recompute.models.TOOLS``.
+        backend: One of ``BACKENDS``.
+        device: "cpu" or "gpu".
+        layers: Transformer blocks.
+        width: Size of a token's vector; there is a head for each 64.
+        batch_size: Samples in a step.
+        seq_len: Tokens in a sample.
+        dropout: The rate of each dropout.
+        eager: Whether the step runs operation by operation, for tools that need that.
+        xla_flags: Flags of XLA; they matter to JAX only.
+    """
+
+    tool: str
+    backend: str
+    device: str = "cpu"
+    layers: int = 12
+    width: int = 256
+    batch_size: int = 32
+    seq_len: int = 128
+    dropout: float = 0.1
+    eager: bool = False
+    xla_flags: str = MEMORY_FIRST
+
+    @property
+    def model(self) -> str:
+        """The model, in words."""
+        return (
+            f"{self.layers} blocks, width {self.width}, batch {self.batch_size}, "
+            f"{self.seq_len} tokens, dropout {self.dropout}"
+        )
+
+
+class TrainingError(Exception):
+    """The process of a case failed; the message is the end of what it wrote."""
+
+
+class Trainer:
+    """Trains a case; ``with Trainer(case) as trainer`` starts its process and ends it.
+
+    The process is ready when the first full step is done, so that what ``step`` does is a step and
+    nothing else.
+
+    Attributes:
+        case: What is trained.
+        losses: Of each step so far.
+        seconds: That each step took, from outside.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+
+    def __enter__(self) -> Trainer:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.recompute.child", json.dumps(asdict(self.case))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=_environment(self.case),
+        )
+        self._answer()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def step(self) -> None:
+        """Train a step."""
+        began = time.perf_counter()
+        self._ask("step")
+        self.losses.append(self._answer()["loss"])
+        self.seconds.append(time.perf_counter() - began)
+
+    def figures(self) -> dict[str, Any]:
+        """Return the peak in bytes and how it was measured, the median step, versions and so on."""
+        self._ask("figures")
+        return {**self._answer(), "median_step_seconds": statistics.median(self.seconds)}
+
+    def _ask(self, what: str) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(what + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self._fail()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._fail()
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _fail(self) -> None:
+        assert self._process.stderr is not None
+        text = self._process.stderr.read()
+        status = self._process.wait()
+        raise TrainingError(f"exit status {status}: {text[-2000:]}")
+
+
+def _environment(case: Case) -> dict[str, str]:
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": case.backend,
+        "RECOMPUTE": "1",  # it matters to what is decorated only
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "XLA_FLAGS": case.xla_flags,
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    if case.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+        environment["JAX_PLATFORMS"] = "cpu"
+    return environment
+
+
+def missing(backend: str, device: str = "cpu") -> str | None:
+    """Return why nothing can be measured on a backend and a device; None if something can."""
+    for package in ("keras", backend):
+        if importlib.util.find_spec(package) is None:
+            return f"{package} is not installed"
+    if device == "gpu" and not _has_gpu():
+        return "there is no GPU"
+    return None
+
+
+def _has_gpu() -> bool:
+    """Tell whether there is an NVIDIA GPU; no framework is imported to find out."""
+    if shutil.which("nvidia-smi") is None:
+        return False
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    return listed.returncode == 0 and "GPU 0" in listed.stdout

@@ -1,0 +1,86 @@
+"""What pytest-benchmark wrote, to be asked for by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """A benchmark that was run.
+
+    Attributes:
+        name: The name of its function.
+        case: What its brackets say, such as "generated-naive_loop"; empty without.
+        seconds: The median of its rounds.
+        info: What it noted beside that.
+    """
+
+    name: str
+    case: str
+    seconds: float
+    info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that was measured in some runs.
+
+    Attributes:
+        results: The benchmarks; where one was run twice on a machine, the later.
+        machines: Machine, in words -> the day of the latest run there, as 2026-11-22.
+    """
+
+    results: tuple[Result, ...]
+    machines: dict[str, str]
+
+    def where(self) -> list[str]:
+        """Return a line for each machine: when, and what it is."""
+        return [f"{day}: {machine}" for machine, day in self.machines.items()]
+
+    def all(self, name: str) -> Iterator[Result]:
+        """Return every case of a benchmark."""
+        return (result for result in self.results if result.name == name)
+
+    def one(self, name: str, *parts: str) -> Result | None:
+        """Return the first case whose brackets have all of the parts, None without one."""
+        for result in self.all(name):
+            if set(parts) <= set(result.case.split("-")):
+                return result
+        return None
+
+
+def read(paths: list[Path]) -> Results:
+    """Read files that ``pytest --benchmark-json`` wrote.
+
+    Raises:
+        ValueError: If a file is no such file.
+    """
+    found: dict[tuple[str, str], Result] = {}
+    machines: dict[str, str] = {}
+    for path in paths:
+        try:
+            run = json.loads(path.read_text(encoding="utf-8"))
+            machine, day = _machine(run["machine_info"]), run["datetime"][:10]
+            for benchmark in run["benchmarks"]:
+                found[machine, benchmark["name"]] = _result(benchmark)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not what --benchmark-json writes: {error!r}") from None
+        machines[machine] = max(day, machines.get(machine, ""))
+    return Results(tuple(found.values()), machines)
+
+
+def _result(benchmark: dict[str, Any]) -> Result:
+    name, _, case = benchmark["name"].partition("[")
+    seconds = benchmark["stats"]["median"]
+    return Result(name, case.removesuffix("]"), seconds, benchmark["extra_info"])
+
+
+def _machine(about: dict[str, Any]) -> str:
+    processor = about["cpu"]
+    brand = processor.get("brand_raw") or about["machine"]
+    return f"{brand}, {processor.get('count', 'unknown')} cores, {about['system']}"
