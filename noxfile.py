@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import json
 import os
 import shutil
+import xml.etree.ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import nox
 
@@ -16,6 +23,114 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 
 
+RESULTS = Path("build/rows")  # what each row of the compatibility table found, for session table
+
+
+class Row(NamedTuple):
+    """A row of the compatibility table of README: what is checked, in which session, and how.
+
+    Attributes:
+        session: What ``nox -s`` takes.
+        name: What the table calls it.
+        what: What of perftricks runs there.
+        python: The Python that is needed; None for the one that runs nox.
+        requirements: What is installed beside perftricks.
+        env: Environment variables; they say to the tests which Keras is meant.
+        packages: Whose versions the table shows.
+        tests: What pytest runs.
+    """
+
+    session: str
+    name: str
+    what: str
+    python: str | None = None
+    requirements: tuple[str, ...] = ()
+    env: dict[str, str] = {}  # noqa: RUF012  # never changed
+    packages: tuple[str, ...] = ()
+    tests: str = "tests"
+
+
+def keras2_row(
+    key: str,
+    tensorflow: str,
+    keras: str,
+    python: str = "3.7",
+    *extra: str,
+    name: str = "",
+    **env: str,
+) -> Row:
+    """Return a row of Keras 2: ``keras`` 2.3.1, ``tf.keras`` or ``tf_keras``."""
+    requirements = (tensorflow, "pytest-timeout", "pytest-xdist", *extra)
+    packages = (tensorflow.partition("=")[0],)
+    if python == "3.7":
+        requirements += ("pytest<8", "h5py<3", "protobuf<3.21")
+    if keras == "keras":
+        requirements += ("keras==2.3.1",)
+    if keras != "tf.keras":
+        packages += (keras,)
+        requirements += () if keras == "keras" else (keras,)
+    own = {"keras": "keras 2.3.1", "tf.keras": "its own tf.keras", "tf_keras": "tf_keras"}[keras]
+    return Row(
+        session=f"keras2({key})",
+        name=f"{name or 'TensorFlow ' + key.partition('-')[0][2:]}, {own}",
+        what="`recompute`" + (", bert4keras" if "bert4keras==0.11.5" in extra else ""),
+        python=python,
+        requirements=requirements,
+        env={"PERFTRICKS_KERAS": keras, "KERAS_BACKEND": "tensorflow", **env},
+        packages=packages,
+        tests="tests/recompute/keras2",
+    )
+
+
+def keras3_row(backend: str, name: str, package: str) -> Row:
+    """Return a row of Keras 3; the requirements are a dependency group of pyproject.toml."""
+    return Row(
+        session=f"keras3({backend})",
+        name=f"{name}, newest Keras 3",
+        what="`recompute`",
+        requirements=tuple(nox.project.dependency_groups(PYPROJECT, backend)),
+        env={"KERAS_BACKEND": backend},
+        packages=(package, "keras"),
+        tests="tests/recompute",
+    )
+
+
+BERT = "bert4keras==0.11.5"
+KERAS3 = [
+    keras3_row("tensorflow", "newest TensorFlow", "tensorflow-cpu"),
+    keras3_row("jax", "newest JAX", "jax"),
+    keras3_row("torch", "newest torch", "torch"),
+]
+KERAS2 = [
+    keras2_row("tf1.14-keras", "tensorflow==1.14.0", "keras"),
+    keras2_row("tf1.15-keras", "tensorflow==1.15.5", "keras", "3.7", BERT),
+    keras2_row("tf1.15-tf.keras", "tensorflow==1.15.5", "tf.keras"),
+    keras2_row("tf2.0-keras", "tensorflow==2.0.4", "keras"),
+    keras2_row("tf2.0-tf.keras", "tensorflow==2.0.4", "tf.keras"),
+    keras2_row("tf2.1-keras", "tensorflow==2.1.4", "keras", "3.7", BERT),
+    keras2_row("tf2.1-tf.keras", "tensorflow==2.1.4", "tf.keras"),
+    keras2_row("tf2.15-tf.keras", "tensorflow-cpu==2.15.1", "tf.keras", "3.11", "pytest>=8"),
+    keras2_row(
+        "tf_keras", "tensorflow-cpu", "tf_keras", "3.11", "pytest>=8", name="newest TensorFlow"
+    ),
+    keras2_row(
+        "tf_keras-graph",
+        "tensorflow-cpu",
+        "tf_keras",
+        "3.11",
+        "pytest>=8",
+        name="newest TensorFlow, v1 graphs",
+        PERFTRICKS_GRAPH="1",
+    ),
+]
+ROWS = [
+    *(Row(f"pythons-{python}", f"Python {python}", "everything", python) for python in PYTHONS),
+    Row("py37", "Python 3.7", "installs; what needs 3.10 says so", "3.7"),
+    *KERAS3,
+    *KERAS2,
+]
+
+
 def group(name: str) -> list[str]:
     """Return the requirements of a dependency group of pyproject.toml."""
     return nox.project.dependency_groups(PYPROJECT, name)
@@ -24,6 +139,68 @@ def group(name: str) -> list[str]:
 def install(session: nox.Session, *groups: str) -> None:
     """Install the package and some dependency groups."""
     session.install("-e", ".", *[requirement for name in groups for requirement in group(name)])
+
+
+@contextlib.contextmanager
+def recorded(session: nox.Session, name: str, packages: tuple[str, ...] = ()) -> Iterator[str]:
+    """Run a row; write down how it ended, when, and with which versions.
+
+    A run with arguments of its own may leave tests out, and is not written down.
+
+    Args:
+        session: The session that runs the row.
+        name: The session's name in the table.
+        packages: Whose versions to write down.
+
+    Yields:
+        The option that makes pytest leave its counts.
+    """
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    junit, record = RESULTS / f"{name}.xml", RESULTS / f"{name}.json"
+    junit.unlink(missing_ok=True)
+    result = "failed"
+    try:
+        yield f"--junitxml={junit}"
+        result = "passed"
+    finally:
+        found = {
+            "result": result,
+            "date": datetime.date.today().isoformat(),
+            "versions": versions(session, packages),
+            "tests": counts(junit),
+        }
+        if not session.posargs:
+            record.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def versions(session: nox.Session, packages: tuple[str, ...]) -> dict[str, str]:
+    """Return the versions of Python and of packages in a session's environment."""
+    program = """
+import json, platform, sys
+try:
+    from importlib.metadata import version
+except ImportError:
+    from pkg_resources import get_distribution
+    version = lambda name: get_distribution(name).version
+found = {"Python": platform.python_version()}
+for name in sys.argv[1:]:
+    try:
+        found[name] = version(name)
+    except Exception as error:
+        found[name] = "not installed"
+print(json.dumps(found))
+"""
+    out = session.run("python", "-W", "ignore", "-c", program, *packages, silent=True, log=False)
+    return dict(json.loads(str(out).strip().splitlines()[-1])) if out else {}
+
+
+def counts(junit: Path) -> dict[str, int]:
+    """Return how many tests ran, failed and were skipped; nothing if pytest did not get there."""
+    if not junit.exists():
+        return {}
+    suites = list(xml.etree.ElementTree.parse(junit).iter("testsuite"))
+    names = ("tests", "failures", "errors", "skipped")
+    return {name: sum(int(suite.get(name, 0)) for suite in suites) for name in names}
 
 
 @nox.session
@@ -37,17 +214,60 @@ def tests(session: nox.Session) -> None:
 def pythons(session: nox.Session) -> None:
     """Run the tests on every Python that is supported in full."""
     install(session, "test")
-    session.run("pytest", "-n", "auto", *session.posargs)
+    with recorded(session, f"pythons-{session.python}") as counted:
+        session.run("pytest", "-n", "auto", counted, *session.posargs)
 
 
-# pip and not uv, which looks past a CPU build of torch that pip.conf or PIP_CONSTRAINT point to.
-@nox.session(default=False, venv_backend="virtualenv")
-@nox.parametrize("backend", [nox.param(name, id=name) for name in ("tensorflow", "jax", "torch")])
-def keras3(session: nox.Session, backend: str) -> None:
-    """Run the contract of recompute on the newest Keras 3 with one backend, on the CPU."""
-    install(session, backend)
-    env = {"KERAS_BACKEND": backend}
-    session.run("pytest", "-n", "auto", "tests/recompute", *session.posargs, env=env)
+def row_session(row: Row) -> None:
+    """Make the session of a row: the contract of recompute on one Keras, on the CPU."""
+
+    # pip and not uv, which looks past a CPU build of torch that pip.conf or PIP_CONSTRAINT point
+    # to; venv and not virtualenv, of which only old versions make environments of Python 3.7.
+    @nox.session(
+        name=row.session,
+        python=row.python,
+        venv_backend="virtualenv" if row.python is None else "venv",
+        default=False,
+    )
+    def run(session: nox.Session) -> None:
+        with recorded(session, row.session, row.packages) as counted:
+            session.install("-e", ".", *row.requirements)
+            session.run("pytest", "-n", "auto", counted, row.tests, *session.posargs, env=row.env)
+
+    run.__doc__ = f"Run the contract of recompute: {row.name}."
+
+
+for row in [*KERAS3, *KERAS2]:
+    row_session(row)
+
+
+@nox.session(default=False, venv_backend="none")
+def table(session: nox.Session) -> None:
+    """Print README's compatibility table, from what the rows found when they last ran here."""
+    lines = ["| row | what runs there | checked by | last run |", "| --- | --- | --- | --- |"]
+    lines += [
+        f'| {row.name} | {row.what} | `nox -s "{row.session}"` | {verdict(row)} |' for row in ROWS
+    ]
+    print("\n".join(lines))
+
+
+def verdict(row: Row) -> str:
+    """Return what a row's record says, or why there is none."""
+    record = RESULTS / f"{row.session}.json"
+    if not record.exists():
+        if row.python and shutil.which(f"python{row.python}") is None:
+            return f"not run: no Python {row.python} here"
+        return "not run"
+    found = json.loads(record.read_text(encoding="utf-8"))
+    tests = found["tests"]
+    text = found["result"]
+    if tests:
+        failed = tests["failures"] + tests["errors"]
+        passed = tests["tests"] - failed - tests["skipped"]
+        text += f": {passed} tests" + (f", {failed} failed" if failed else "")
+        text += f", {tests['skipped']} skipped" if tests["skipped"] else ""
+    packages = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"{text}; {found['date']}; {packages}"
 
 
 @nox.session
@@ -82,23 +302,68 @@ def docs(session: nox.Session) -> None:
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "build/docs")
 
 
+# What all benchmarks are run with.
+BENCH = [
+    "--benchmark-only",
+    "--benchmark-columns=median,min,max,rounds",
+    "--benchmark-sort=mean",
+    "--benchmark-autosave",
+    "--timeout=3600",
+    "-W",
+    "ignore",  # of the packages that are compared; the tests are where warnings are errors
+    "-p",
+    "no:xdist",
+]
+
+
+def bench_arguments(session: nox.Session) -> list[str]:
+    """Return the arguments given, with ``--compare`` for what pytest-benchmark calls it."""
+    return [
+        argument.replace("--compare", "--benchmark-compare", 1)
+        if argument.partition("=")[0] == "--compare"
+        else argument
+        for argument in session.posargs
+    ]
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure; PERFTRICKS_CORPUS=FILE adds a corpus of your own."""
+    """Measure counting and streams; PERFTRICKS_CORPUS=FILE adds a corpus of your own.
+
+    ``-- --full`` measures everything, ``-- --compare`` compares with the last saved run. At the end
+    each claim is listed with what was measured here.
+    """
     install(session, "bench")
+    report = "build/bench.json"
+    Path(report).parent.mkdir(exist_ok=True)
     session.run(
         "pytest",
         "bench",
-        "--benchmark-only",
-        "--benchmark-columns=median,min,max,rounds",
-        "--benchmark-sort=mean",
+        "--ignore=bench/recompute",
         "--benchmark-group-by=group,param:corpus",
-        "--timeout=1800",
-        "-W",
-        "ignore",  # of the packages that are compared; the tests are where warnings are errors
-        "-p",
-        "no:xdist",
-        *session.posargs,
+        f"--benchmark-json={report}",
+        *BENCH,
+        *bench_arguments(session),
+    )
+    found = [report, *(str(path) for path in sorted(Path("build").glob("bench-recompute-*.json")))]
+    session.run("python", "-m", "bench.claims", *found)
+
+
+@nox.session(default=False, venv_backend="virtualenv")
+@nox.parametrize("backend", [nox.param(name, id=name) for name in ("tensorflow", "jax", "torch")])
+def bench_recompute(session: nox.Session, backend: str) -> None:
+    """Measure recompute on one backend; run it before ``bench``, which sums up."""
+    install(session, "bench", backend)
+    report = f"build/bench-recompute-{backend}.json"
+    Path(report).parent.mkdir(exist_ok=True)
+    session.run(
+        "pytest",
+        "bench/recompute",
+        "--benchmark-group-by=group",
+        f"--benchmark-json={report}",
+        *BENCH,
+        *bench_arguments(session),
+        env={"KERAS_BACKEND": backend},
     )
 
 
@@ -106,4 +371,6 @@ def bench(session: nox.Session) -> None:
 def py37(session: nox.Session) -> None:
     """Install on Python 3.7: the package imports, and says clearly what needs a newer Python."""
     session.install(".", "pytest<8")
-    session.run("pytest", "-p", "no:cacheprovider", "-c", os.devnull, "tests/old_python", "-q")
+    options = ("-p", "no:cacheprovider", "-c", os.devnull, "-q")
+    with recorded(session, "py37") as counted:
+        session.run("pytest", *options, counted, "tests/old_python")
