@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from perftricks.wordcount.feeds import Feed
@@ -48,7 +48,7 @@ def count_plainly(
     tracker = _Tracker(feed, progress)
     documents, method, workers = _choose(iter(tracker), settings, workers)
     keys = TokenKeys(settings.spec, settings.document_frequency, settings.ngrams)
-    keys.prepare()
+    keys.prepare(documents if isinstance(documents, list) else None)
     table = SpillingCounter(spill, settings.ngrams)
     if method == "parallel":
         _parallel(documents, keys, settings, workers, tracker.delivered, table)
@@ -67,28 +67,27 @@ def count_plainly(
 
 def _choose(
     documents: Iterator[str], settings: Settings, workers: int
-) -> tuple[Iterator[str], Method, int]:
+) -> tuple[Iterable[str], Method, int]:
     """Return the documents, the method, and the number of workers it uses.
 
     Left the choice, a small corpus is counted in the calling process, before workers would have
-    started.
+    started; its documents are a list.
     """
     if settings.method is not None:
         return documents, settings.method, workers if settings.method == "parallel" else 1
-    if workers == 1:
-        return documents, "batched", 1
     first: list[str] = []
     characters = 0
     for text in documents:
         first.append(text)
         characters += len(text) + 1  # so that there is an end to empty documents too
         if characters > _SMALL_TEXT:
-            return itertools.chain(first, documents), "parallel", workers
-    return iter(first), "batched", 1
+            method: Method = "batched" if workers == 1 else "parallel"
+            return itertools.chain(first, documents), method, workers
+    return first, "batched", 1
 
 
 def _batches(
-    documents: Iterator[str], batch_size: int, delivered: Callable[[int], None]
+    documents: Iterable[str], batch_size: int, delivered: Callable[[int], None]
 ) -> Iterator[list[str]]:
     """Yield batches of documents, and report each once the next one is asked for."""
     batch: list[str] = []
@@ -121,7 +120,7 @@ def _batched(batches: Iterable[list[str]], keys: TokenKeys, table: SpillingCount
 
 
 def _parallel(
-    documents: Iterator[str],
+    documents: Iterable[str],
     keys: TokenKeys,
     settings: Settings,
     workers: int,
@@ -156,9 +155,13 @@ class TokenKeys:
         self.ngrams = ngrams
         self._cut: Cut | None = None
 
-    def prepare(self) -> None:
-        """Make the tokenizer; before workers fork, so that they share it."""
-        self._cut = self.spec.load()
+    def prepare(self, texts: Sequence[str] | None = None) -> None:
+        """Make the tokenizer; before workers fork, so that they share it.
+
+        Args:
+            texts: The only documents there are, if they are few and short.
+        """
+        self._cut = self.spec.load() if texts is None else self.spec.load_for(texts)
 
     def __call__(self, text: str) -> Iterable[Any]:
         """Return what to count for a document."""

@@ -19,12 +19,13 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
 
 from perftricks.wordcount.errors import OptionError, TokenizerError
+from perftricks.wordcount.excerpt import excerpt_tokenizer
 from perftricks.wordcount.sources import PathLike, read_small_file
 
 Cut = Callable[[str], Iterable[str]]
@@ -85,6 +86,27 @@ class TokenizerSpec:
         if callable(self.tokenizer):
             return functools.partial(_checked, self.tokenizer, self.name)
         return _load(self)
+
+    def load_for(self, texts: Sequence[str]) -> Cut:
+        """Return the tokenizer for some short texts and no others, which may be ready sooner.
+
+        Raises:
+            OptionError: If a module or function cannot be imported.
+        """
+        global _excerpt_taken
+        if self.uses_jieba and self.dictionary is None and not _excerpt_taken:
+            jieba = _import_jieba()
+            if not jieba.dt.initialized and jieba.dt.dictionary is None:
+                _excerpt_taken = True
+                tokenizer = excerpt_tokenizer(jieba, texts)
+                if tokenizer is not None:
+                    return _cut_with(tokenizer, self)
+        return self.load()
+
+
+# The second time the whole dictionary is loaded: who counts short texts again and again must not
+# wait for an excerpt each time.
+_excerpt_taken = False
 
 
 def make_spec(
@@ -202,7 +224,10 @@ def _checked(function: Cut, name: str, text: str) -> list[str]:
 
 def _jieba_cut(spec: TokenizerSpec) -> Cut:
     own = spec.dictionary
-    tokenizer = default_tokenizer() if own is None else tokenizer_with(own)
+    return _cut_with(default_tokenizer() if own is None else tokenizer_with(own), spec)
+
+
+def _cut_with(tokenizer: Any, spec: TokenizerSpec) -> Cut:
     cut: Cut
     if spec.mode == "all":
         cut = functools.partial(tokenizer.lcut, cut_all=True)
