@@ -68,8 +68,8 @@ first = count_words(texts, workers=%d)
 assert not jieba.dt.initialized, "the whole dictionary was loaded"
 second = count_words(["结婚的和尚未结婚的"])
 assert jieba.dt.initialized, "an excerpt was taken again"
-for texts, found in ((texts, first), (["结婚的和尚未结婚的"], second)):
-    tokens = [token for text in texts for token in jieba.lcut(text)]
+for given, found in ((texts, first), (["结婚的和尚未结婚的"], second)):
+    tokens = [token for text in given for token in jieba.lcut(text)]
     assert found == {token: tokens.count(token) for token in tokens}, found
 jieba.dt.initialized = False
 jieba.add_word("茶很好", 1000000)
