@@ -16,9 +16,14 @@ def _case(place, full, **changes):
     return Case("recompute_grad", *place, batch_size=32 if full else 8, **changes)
 
 
-def bench_blocks(benchmark, place, full):
-    """Each block decorated, against the same model plain."""
-    case = _case(place, full)
+@pytest.mark.parametrize("norm_first", [False, True], ids=["norm-last", "norm-first"])
+def bench_blocks(benchmark, place, full, norm_first):
+    """Each block decorated, against the same model plain.
+
+    Where a block normalizes last, all of it is computed again; where it normalizes first, its last
+    product is not, because no gradient needs it.
+    """
+    case = _case(place, full, norm_first=norm_first)
     benchmark.group = f"{case.model}, each block decorated: {case.backend}, {case.device}"
     measure(benchmark, case, replace(case, tool="plain"), rounds=10 if full else 3)
 

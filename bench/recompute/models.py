@@ -66,7 +66,8 @@ def _transformer(case: Case, block: type[Block]) -> Any:
     x = keras.layers.Embedding(VOCABULARY, case.width)(tokens)
     x = keras.layers.LayerNormalization()(x)
     for number in range(case.layers):
-        x = block(case.width, max(1, case.width // 64), case.dropout, name=f"block_{number}")(x)
+        heads = max(1, case.width // 64)
+        x = block(case.width, heads, case.dropout, case.norm_first, name=f"block_{number}")(x)
     x = keras.layers.GlobalAveragePooling1D()(x)
     return keras.Model(tokens, keras.layers.Dense(CLASSES)(x))
 

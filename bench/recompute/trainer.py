@@ -33,6 +33,7 @@ class Case:
         batch_size: Samples in a step.
         seq_len: Tokens in a sample.
         dropout: The rate of each dropout.
+        norm_first: Whether a block normalizes what enters a sublayer, and not what leaves it.
         eager: Whether the step runs operation by operation, for tools that need that.
         xla_flags: Flags of XLA; they matter to JAX only.
     """
@@ -45,6 +46,7 @@ class Case:
     batch_size: int = 32
     seq_len: int = 128
     dropout: float = 0.1
+    norm_first: bool = False
     eager: bool = False
     xla_flags: str = MEMORY_FIRST
 
@@ -53,7 +55,8 @@ class Case:
         """The model, in words."""
         return (
             f"{self.layers} blocks, width {self.width}, batch {self.batch_size}, "
-            f"{self.seq_len} tokens, dropout {self.dropout}"
+            f"{self.seq_len} tokens, dropout {self.dropout}, "
+            f"normalization {'first' if self.norm_first else 'last'}"
         )
 
 
