@@ -95,7 +95,8 @@ def _time_per_sample(results: Results) -> Finding:
     if not found:
         return _unmeasured("bench_blocks was not run")
     times = [
-        f"{_place(one)}: {_times(one.info['time_ratio'])} "
+        f"{_place(one)}, {_norm(one)}: "
+        f"{_times(one.info['time_ratio'])} "
         f"(peak memory {_times(one.info['peak_ratio'])} less)"
         for one in found
     ]
@@ -106,6 +107,10 @@ def _time_per_sample(results: Results) -> Finding:
 def _place(result: Result) -> str:
     case = result.info["case"]
     return f"{case['backend']} {case['device']}"
+
+
+def _norm(result: Result) -> str:
+    return "blocks normalize " + ("first" if result.info["case"].get("norm_first") else "last")
 
 
 Curve = dict[int, float]  # blocks -> bytes, or seconds

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
 from enum import Enum
 from typing import Annotated
 
@@ -13,6 +12,7 @@ import typer
 
 from perftricks.cli.errors import BAD_DATA, complain, reported
 from perftricks.files import replacing
+from perftricks.sizes import parse_size
 
 COMMAND = "perftricks recompute-demo"
 
@@ -131,23 +131,6 @@ def recompute_demo(
     if not comparison.exact:
         complain(COMMAND, "the two ways are not equal to the last bit; see the differences above")
         raise typer.Exit(BAD_DATA)
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes that a size such as 500MB or 2GiB means.
-
-    Raises:
-        ValueError: If it is no size.
-
-    >>> parse_size("2GiB"), parse_size("500 MB")
-    (2147483648, 500000000)
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]i?)?B?", text.strip())
-    if match is None:
-        raise ValueError(f"expected a size such as 500MB or 2GiB, not {text!r}")
-    unit = match[2] or ""
-    base = 1024 if unit.endswith("i") else 1000
-    return int(float(match[1]) * base ** " kMGT".index(unit[:1] or " "))
 
 
 def _installed(backend: Backend | None) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 from pathlib import Path
 
 from perftricks.parallel.cores import cgroup_folders
+from perftricks.sizes import parse_size
 from perftricks.wordcount.errors import OptionError
 
 # Of the memory there is, the part that tables may take where no limit is given. The rest is for
 # the program, the text that is being read, and whoever else is there.
 _SHARE = 0.5
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i)?)?b?", re.IGNORECASE)
 _UNKNOWN = 4 << 30
 
 
@@ -21,8 +21,7 @@ def parse_limit(limit: int | float | str) -> int:
     """Return a memory limit in bytes.
 
     Args:
-        limit: A number of bytes, or a size with a unit: kB, MB, GB, TB are powers of 1000, KiB,
-            MiB, GiB, TiB of 1024; the case and the ``B`` do not matter.
+        limit: A number of bytes, or a size as :func:`perftricks.sizes.parse_size` takes it.
 
     Raises:
         OptionError: If it is none, or less than a byte.
@@ -32,11 +31,8 @@ def parse_limit(limit: int | float | str) -> int:
     """
     size = 0.0
     if isinstance(limit, str):
-        match = _SIZE.fullmatch(limit.strip())
-        if match is not None:
-            number, unit, binary = match.groups()
-            base = 1024 if binary else 1000
-            size = float(number) * base ** (" kmgt".index(unit.lower()) if unit else 0)
+        with contextlib.suppress(ValueError):
+            size = parse_size(limit)
     elif not isinstance(limit, bool) and isinstance(limit, (int, float)):
         size = limit
     if not 1 <= size < 2**63:

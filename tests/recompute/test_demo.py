@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from typer.testing import CliRunner
 
-from perftricks.cli.recompute_demo import app, parse_size
+from perftricks.cli.recompute_demo import app
 from perftricks.cli.render import demo as render
 from perftricks.recompute import demo
 from perftricks.recompute.demo import Comparison, Config, Run, check, compare
@@ -70,21 +70,6 @@ def test_bad_configurations(options, message):
         check(Config(**options))
     with pytest.raises(ValueError, match=message):
         compare(Config(**options))
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("2GiB", 2**31), ("500MB", 5 * 10**8), ("1.5 kB", 1500), ("7", 7)]
-)
-def test_sizes(text, size):
-    """Decimal and binary units are told apart."""
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["much", "-1GB", "1XB", ""])
-def test_bad_sizes(text):
-    """What is no size is refused."""
-    with pytest.raises(ValueError, match="expected a size"):
-        parse_size(text)
 
 
 @pytest.mark.parametrize(
