@@ -6,6 +6,7 @@ Each function says what it stands for; differences between versions are met here
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import sys
 import threading
@@ -458,16 +459,28 @@ def assign_handle(handle: Any, value: Any) -> None:
 
 
 def modules_of(candidates: Sequence[Any]) -> List[Any]:
-    """List the layers among some things, everything below them, and what they keep per thread."""
+    """List the layers among some things, everything below them, and what they keep elsewhere."""
     found: Dict[int, Any] = {}
     for candidate in candidates:
         if isinstance(candidate, tf.Module):
-            for module in (candidate, *candidate.submodules):
+            for module in _modules_at(candidate):
                 found[id(module)] = module
-                own = getattr(module, "_thread_local", None)  # there are the losses of eager calls
-                if own is not None:
-                    found[id(own)] = own
+                for name in _OWN_STATE:
+                    own = getattr(module, name, None)
+                    if hasattr(own, "__dict__"):
+                        found[id(own)] = own
     return list(found.values())
+
+
+# The losses of eager calls, per thread; random numbers with a seed, which counts up.
+_OWN_STATE = ("_thread_local", "_random_generator")
+
+
+def _modules_at(module: Any) -> List[Any]:
+    """List a module and all below it; newer layers keep things that tf.Module cannot look into."""
+    if hasattr(module, "_flatten_modules"):
+        return list(module._flatten_modules())
+    return [module, *module.submodules]
 
 
 class Used:
@@ -576,28 +589,38 @@ def operations_of_function(name: str) -> Set[str]:
 
 @contextlib.contextmanager
 def variables_noted(used: Used) -> Iterator[None]:
-    """Note the variables that are read inside."""
+    """Note the variables that are read inside, in this thread."""
     if hasattr(getattr(tape, "VariableWatcher", None), "__enter__"):
         with tape.VariableWatcher() as watcher:
             yield
         for variable in watcher.watched_variables():
             used.note_variable(variable)
         return
+    _install_noting()
+    before = getattr(_through, "used", None)
+    _through.used = used
+    try:
+        yield
+    finally:
+        _through.used = before
+
+
+def _install_noting() -> None:
+    """Put ourselves where TensorFlow tells its tapes of a variable; other threads go straight on."""
     from tensorflow.python.ops import resource_variable_ops
 
     plain = resource_variable_ops.variable_accessed
-    thread = threading.get_ident()
+    if hasattr(plain, "__wrapped__"):
+        return
 
+    @functools.wraps(plain)
     def noted(variable: Any) -> None:
-        if threading.get_ident() == thread:
+        used = getattr(_through, "used", None)
+        if used is not None:
             used.note_variable(variable)
         plain(variable)
 
     resource_variable_ops.variable_accessed = noted
-    try:
-        yield
-    finally:
-        resource_variable_ops.variable_accessed = plain
 
 
 class Scopes:
