@@ -64,6 +64,44 @@ def quiet_ids(graph: Any) -> Iterator[None]:
         graph._next_id_counter = before
 
 
+def is_standalone(layer: Any) -> bool:
+    """Tell whether a layer is one of keras 2.3.1, which knows no eager execution."""
+    mine = any(kind.__module__.partition(".")[0] == "keras" for kind in type(layer).__mro__)
+    return mine and not hasattr(sys.modules["keras"], "__internal__")
+
+
+def eager_outside_functions() -> bool:
+    """Tell whether TensorFlow runs eagerly where no function is being traced."""
+    from tensorflow.python.framework import ops
+
+    return bool(ops.executing_eagerly_outside_functions())
+
+
+def is_saving() -> bool:
+    """Tell whether a Keras is writing a SavedModel."""
+    for prefix in _ENGINES:
+        base: Any = sys.modules.get(prefix + "engine.base_layer_utils")
+        if hasattr(base, "call_context") and getattr(base.call_context(), "saving", False):
+            return True
+    return False
+
+
+def differentiate_through(op: Any, stand_ins: Dict[int, Any]) -> None:
+    """Let Python take other tensors for the inputs of an operation, as ``tf.gradients`` sees it.
+
+    What a session runs is not changed, so that it may have run the operation already.
+
+    Args:
+        op: The operation.
+        stand_ins: The other tensors, by the ids of its inputs; none to have its own back.
+    """
+    op._inputs_val = None
+    if stand_ins:
+        inputs = op.inputs
+        new = [stand_ins.get(id(x), x) for x in inputs]
+        op._inputs_val = tuple(new) if isinstance(inputs, tuple) else type(inputs)(new)
+
+
 def stop_recording() -> Any:
     """Let no tape record."""
     return tape.stop_recording()
@@ -606,7 +644,7 @@ def variables_noted(used: Used) -> Iterator[None]:
 
 
 def _install_noting() -> None:
-    """Put ourselves where TensorFlow tells its tapes of a variable; other threads go straight on."""
+    """Put ourselves where TensorFlow tells its tapes of a variable."""
     from tensorflow.python.ops import resource_variable_ops
 
     plain = resource_variable_ops.variable_accessed

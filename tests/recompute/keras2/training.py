@@ -91,7 +91,7 @@ def updates_of(model):
     """List the assignments that belong to a step of a graph, as ``fit`` of each Keras does."""
     if STANDALONE:
         return model.updates
-    # In TensorFlow 1.15 those of a model in a layer, called on its own inputs, are among the others.
+    # In TensorFlow 1.15 there are also those of a model in a layer, called on its own inputs.
     return [*model.get_updates_for(None), *model.get_updates_for(model.inputs)]
 
 
