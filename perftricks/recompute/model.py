@@ -23,13 +23,12 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 from perftricks.recompute import model_compat, switch
 from perftricks.recompute.engines import engine_for, generation_of
-from perftricks.recompute.graph import Graph, leaves, run_nodes
+from perftricks.recompute.families import family_of
+from perftricks.recompute.graph import Graph, leaves
 from perftricks.recompute.plans import Plan, Segment
 from perftricks.recompute.segments import Chain, Part
 
 _MARK = "perftricks_replaced"
-_METHODS = ("call", "_run_through_graph")
-_COMPILED = ("train_function", "test_function", "predict_function")
 _lock = threading.Lock()
 
 
@@ -53,10 +52,11 @@ def apply(
     It is on unless ``RECOMPUTE=0`` or ``recompute_scope(False)`` says otherwise when the model
     runs or is traced. Applying again replaces the plan. If the model is part of a larger one that
     has been compiled, compile that again, or apply to the larger one. Adding layers to a Sequential
-    discards the plan.
+    discards the plan. In a graph with sessions (keras 2.3.1, TensorFlow 1) it is what gradients
+    that are built from then on do; the last segment runs plainly there.
 
     Args:
-        model: A built Keras 3 model.
+        model: A built model of Keras 3 or Keras 2.
         every: Make a segment of as many steps between cut points (1 for the most segments).
         layers: Instead of segments of a graph, recompute each of these layers on its own, wherever
             in the model they are: a class, the name of a layer, a function of a layer that returns
@@ -106,7 +106,9 @@ def apply(
         for owner, method, replacement in draft.hooks:
             setattr(replacement, _MARK, vars(owner).get(method))
             vars(owner)[method] = replacement
-        _forget_compiled(model)
+            if hasattr(replacement, "install"):
+                replacement.install()
+        family_of(model).forget_compiled(model)
     return plan
 
 
@@ -116,7 +118,7 @@ def remove(model: Any) -> None:
     A model to which nothing was applied stays as it is.
 
     Args:
-        model: A Keras 3 model.
+        model: A Keras model.
 
     Raises:
         TypeError: If ``model`` is no Keras model.
@@ -124,15 +126,15 @@ def remove(model: Any) -> None:
     check(model, "remove")
     with _lock:
         if _detach(model):
-            _forget_compiled(model)
+            family_of(model).forget_compiled(model)
 
 
 def is_applied(model: Any) -> bool:
     """Tell whether any part of a model is recomputed because of ``apply``."""
     return any(
         hasattr(vars(owner).get(method), _MARK)
-        for owner in model_compat.everything_in(model)
-        for method in _METHODS
+        for owner in family_of(model).everything_in(model)
+        for method in family_of(model).METHODS
     )
 
 
@@ -140,8 +142,8 @@ def compiled_functions(model: Any) -> List[Tuple[Any, str, Any]]:
     """List the functions that Keras has compiled for a model and those inside, to be put back."""
     return [
         (owner, name, getattr(owner, name))
-        for owner in model_compat.everything_in(model)
-        for name in _COMPILED
+        for owner in family_of(model).everything_in(model)
+        for name in family_of(model).COMPILED
         if getattr(owner, name, None) is not None
     ]
 
@@ -153,21 +155,16 @@ def put_back_compiled(functions: List[Tuple[Any, str, Any]]) -> None:
 
 
 def check(model: Any, name: str) -> None:
-    """Refuse what is no built model of Keras 3; ``name`` is the function that needs one."""
-    if generation_of(model) == 2:
-        raise TypeError(
-            "recompute.%s works on models of Keras 3, and %s is one of Keras 2 (%s); there, put "
-            "@recompute_grad above the call of the layers to recompute, and build the model anew"
-            % (name, getattr(model, "name", "this"), type(model).__module__)
-        )
+    """Refuse what is no built model of a Keras; ``name`` is the function that needs one."""
     kind: Any = getattr(sys.modules.get("keras"), "Model", ())
-    if not isinstance(model, kind):
+    family = family_of(model)
+    if not (family.is_model(model) if generation_of(model) == 2 else isinstance(model, kind)):
         raise TypeError(
-            "recompute.%s expects a built model of Keras 3 (keras.Model), got %r"
+            "recompute.%s expects a built model of Keras 3 or Keras 2 (keras.Model), got %r"
             % (name, type(model).__module__ + "." + type(model).__name__)
         )
     engine_for(model.call, ())  # complains about another Keras
-    if name != "remove" and not model.built:
+    if name != "remove" and not family.is_built(model):
         raise ValueError(
             "the model %s is not built, so its layers are not known yet: call it on a batch or "
             "model.build(input_shape) first" % model.name
@@ -176,23 +173,20 @@ def check(model: Any, name: str) -> None:
 
 def _detach(model: Any) -> bool:
     found = False
-    for owner in model_compat.everything_in(model):
-        for method in _METHODS:
-            replacement = vars(owner).get(method)
+    family = family_of(model)
+    for owner in family.everything_in(model):
+        for method in family.METHODS:
+            replacement: Any = vars(owner).get(method)
             if hasattr(replacement, _MARK):
                 found = True
+                if hasattr(replacement, "undo"):
+                    replacement.undo()
                 before = getattr(replacement, _MARK)
                 if before is None:
                     del vars(owner)[method]
                 else:
                     vars(owner)[method] = before
     return found
-
-
-def _forget_compiled(model: Any) -> None:
-    """Make Keras trace its training step again."""
-    for owner, name, _ in compiled_functions(model):
-        setattr(owner, name, None)
 
 
 class _Draft(NamedTuple):
@@ -220,10 +214,10 @@ class _Planner:
     def plan(self, model: Any) -> _Draft:
         """Plan a model; one that is used in several places is planned once."""
         if id(model) not in self._done:
-            graph = model_compat.graph_of(model)
+            graph = family_of(model).graph_of(model)
             if graph is not None:
                 self._done[id(model)] = self._plan_graph(model, graph)
-            elif self._cut.only_graphs:
+            elif self._cut.only_graphs or family_of(model).is_static(model):
                 self._done[id(model)] = _Draft([], [], None, None, None)
             else:
                 self._done[id(model)] = self._plan_children(model)
@@ -256,12 +250,13 @@ class _Planner:
                 segments.extend(s for s in draft.segments if s not in segments)
                 recomputed.append(False)
                 continue
-            recomputed.append(asked or part.frees > 0)
+            on = (asked or part.frees > 0) and not (graph.is_static and graph.is_last(part))
+            recomputed.append(on)
             names = tuple(dict.fromkeys(s.name for s in chain.steps[part.start : part.stop]))
             segments.append(Segment(model.name, names, part.bytes, part.kept, recomputed[-1]))
         if any(recomputed):
-            hook = _graph_hook(graph, parts, recomputed)
-            hooks[id(functional), "_run_through_graph"] = functional, "_run_through_graph", hook
+            owner, name, hook = _graph_hook(graph, parts, recomputed)
+            hooks[id(owner), name] = owner, name, hook
         peak = chain.peak(parts)
         kept = sum(part.kept for part in parts)
         kept += sum(s.inner[0] for s in chain.steps if s.inner is not None)
@@ -269,12 +264,12 @@ class _Planner:
 
     def _inner(self, graph: Graph, chain: Chain, peak: int) -> Dict[int, _Draft]:
         """Plan the nested models that a plan around them cannot help, by their step."""
-        import keras
-
-        found = {}
+        found: Dict[int, _Draft] = {}
+        if graph.is_static:
+            return found
         for number, node in enumerate(graph.nodes):
             model = node.operation
-            if not isinstance(model, keras.Model):
+            if not family_of(model).is_model(model):
                 continue
             if self._cut.wants(model) or 2 * chain.steps[number].bytes > peak:
                 draft = self.plan(model)
@@ -283,21 +278,20 @@ class _Planner:
         return found
 
     def _plan_children(self, model: Any) -> _Draft:
-        import keras
-
+        family = family_of(model)
         hooks: List[Tuple[Any, str, Callable[..., Any]]] = []
         segments: List[Segment] = []
         total = len(leaves(model))
-        for child in model_compat.children(model):
-            if not child.weights and not model_compat.children(child):
+        for child in family.children(model):
+            if not child.weights and not family.children(child):
                 continue
-            if isinstance(child, keras.Model) and 2 * len(leaves(child)) > total:
+            if family.is_model(child) and 2 * len(leaves(child)) > total:
                 draft = self.plan(child)
                 if draft.hooks:
                     hooks.extend(draft.hooks)
                     segments.extend(draft.segments)
                     continue
-            hooks.append((child, "call", _call_hook(child)))
+            hooks.extend(_layer_hooks(model, [child]))
             segments.append(Segment(model.name, (child.name,), None, None))
         return _Draft(hooks, segments, None, None, None)
 
@@ -336,12 +330,10 @@ class _Boundaries(_Cutter):
     def __init__(self, model: Any, boundaries: Sequence[Any]) -> None:
         self._keys = set()
         self._names = set()
-        names = [layer.name for layer in model_compat.everything_in(model)]
+        everything = family_of(model).everything_in(model)
+        names = [layer.name for layer in everything]
         known = {
-            id(tensor)
-            for layer in model_compat.everything_in(model)
-            for node in _nodes(layer)
-            for tensor in node.outputs
+            id(tensor) for layer in everything for node in _nodes(layer) for tensor in node.outputs
         }
         for boundary in boundaries:
             if isinstance(boundary, str):
@@ -371,7 +363,7 @@ class _Boundaries(_Cutter):
         """Tell whether a boundary is somewhere inside."""
         return any(
             self._ends(node)
-            for layer in model_compat.everything_in(model)
+            for layer in family_of(model).everything_in(model)
             for node in _nodes(layer)
         )
 
@@ -380,14 +372,14 @@ class _Boundaries(_Cutter):
 
 
 def _nodes(layer: Any) -> List[Any]:
-    graph = model_compat.graph_of(layer)
-    return [] if graph is None else model_compat.nodes_of(graph)
+    graph = family_of(layer).graph_of(layer)
+    return [] if graph is None else list(family_of(layer).nodes_of(graph))
 
 
 def _cutter(model: Any, every: Optional[int], boundaries: Any) -> _Cutter:
     if every is None and boundaries is None:
         return _Cutter()
-    if model_compat.graph_of(model) is None:
+    if family_of(model).graph_of(model) is None:
         raise ValueError(
             "%s has a call of its own and no graph of layers to cut by every or boundaries: use "
             "layers=[names or classes of layers], or no option" % model.name
@@ -402,13 +394,12 @@ def _cutter(model: Any, every: Optional[int], boundaries: Any) -> _Cutter:
 
 def _of_layers(model: Any, choice: Any) -> _Draft:
     """Choose layers by class, name or predicate, wherever they are in a model."""
-    import keras
-
+    family = family_of(model)
     choices = list(choice) if isinstance(choice, (list, tuple, set, frozenset)) else [choice]
     candidates = [
         layer
-        for layer in model_compat.everything_in(model)
-        if layer is not model and not isinstance(layer, keras.layers.InputLayer)
+        for layer in family.everything_in(model)
+        if layer is not model and not family.is_input_layer(layer)
     ]
     names = [layer.name for layer in candidates]
     tests: List[Callable[[Any], bool]] = []
@@ -419,7 +410,7 @@ def _of_layers(model: Any, choice: Any) -> _Draft:
             tests.append(functools.partial(_has_name, wanted))
         elif inspect.isclass(wanted):
             tests.append(functools.partial(_is_instance, wanted))
-        elif isinstance(wanted, keras.Layer):
+        elif family.is_layer(wanted):
             if not any(layer is wanted for layer in candidates):
                 raise ValueError("the layer %s is not in the model %s" % (wanted.name, model.name))
             tests.append(functools.partial(_is, wanted))
@@ -429,20 +420,29 @@ def _of_layers(model: Any, choice: Any) -> _Draft:
             raise TypeError(
                 "layers takes classes, names of layers and functions of a layer, got %r" % (wanted,)
             )
-    hooks: List[Tuple[Any, str, Callable[..., Any]]] = []
-    segments: List[Segment] = []
-    inside = {id(model_compat.graph_of(model))}
+    chosen: List[Any] = []
+    inside = {id(family.graph_of(model))}
     for layer in candidates:  # a layer comes before those below it
         if id(layer) not in inside and any(test(layer) for test in tests):
-            inside.update(id(below) for below in model_compat.everything_in(layer))
-            hooks.append((layer, "call", _call_hook(layer)))
-            segments.append(Segment(model.name, (layer.name,), None, None))
-    if not hooks:
+            inside.update(id(below) for below in family.everything_in(layer))
+            chosen.append(layer)
+    if not chosen:
         raise ValueError(
             "no layer of %s is chosen by layers=%r; it has layers of the classes %s"
             % (model.name, choice, ", ".join(sorted({type(x).__name__ for x in candidates})))
         )
+    hooks = _layer_hooks(model, chosen)
+    segments = [Segment(model.name, (x.name,), None, None, bool(hooks)) for x in chosen]
     return _Draft(hooks, segments, None, None, None)
+
+
+def _layer_hooks(model: Any, layers: Sequence[Any]) -> List[Tuple[Any, str, Any]]:
+    """Return what stands in where, to recompute some layers each on its own."""
+    if generation_of(model) == 2:
+        from perftricks.recompute import model_keras2
+
+        return model_keras2.layer_hooks(model, layers)
+    return [(layer, "call", _call_hook(layer)) for layer in layers]
 
 
 def _has_name(name: str, layer: Any) -> bool:
@@ -485,8 +485,12 @@ def _call_hook(layer: Any) -> Callable[..., Any]:
 
 def _graph_hook(
     graph: Graph, parts: Sequence[Part], recomputed: Sequence[bool]
-) -> Callable[..., Any]:
-    """Return what stands in for the ``_run_through_graph`` of a functional model."""
+) -> Tuple[Any, str, Any]:
+    """Return what stands in where, to recompute parts of a functional model."""
+    if generation_of(graph.functional) == 2:
+        from perftricks.recompute import model_keras2
+
+        return model_keras2.graph_hook(graph, parts, recomputed)
     import keras
 
     functional = graph.functional
@@ -508,7 +512,7 @@ def _graph_hook(
         values = {id(symbol): x for symbol, x in zip(functional.inputs, flat)}
         for i, part in enumerate(parts):
             if not recomputed[i]:
-                run_nodes(functional, nodes[i], values, operation)
+                model_compat.run_nodes(functional, nodes[i], values, operation)
                 continue
             segment = _segment(functional, nodes[i], part, operation)
             tensors = [values[key] for key in part.takes]
@@ -518,7 +522,7 @@ def _graph_hook(
         return keras.tree.pack_sequence_as(model_compat.outputs_struct(functional), outputs)
 
     run.autograph_info__ = {}  # type: ignore[attr-defined]
-    return run
+    return functional, "_run_through_graph", run
 
 
 def _segment(
@@ -528,7 +532,7 @@ def _segment(
 
     def segment(tensors: Sequence[Any]) -> List[Any]:
         values = dict(zip(part.takes, tensors))
-        run_nodes(functional, nodes, values, operation)
+        model_compat.run_nodes(functional, nodes, values, operation)
         return [values[key] for key in part.gives]
 
     segment.autograph_info__ = {}  # type: ignore[attr-defined]

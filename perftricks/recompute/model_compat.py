@@ -5,9 +5,43 @@ Each function says what it stands for. Keras is imported when a function runs, n
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from perftricks.recompute.engines import compat
+
+METHODS = ("call", "_run_through_graph")
+COMPILED = ("train_function", "test_function", "predict_function")
+
+
+def is_static(model: Any) -> bool:
+    """Tell whether a model is a graph that was built once and for all; none of Keras 3 is."""
+    return False
+
+
+def is_model(layer: Any) -> bool:
+    """Tell whether a layer is a model."""
+    import keras
+
+    return isinstance(layer, keras.Model)
+
+
+def is_layer(x: Any) -> bool:
+    """Tell whether something is a layer."""
+    import keras
+
+    return isinstance(x, keras.Layer)
+
+
+def is_input_layer(layer: Any) -> bool:
+    """Tell whether a layer only stands for an input."""
+    import keras
+
+    return isinstance(layer, keras.layers.InputLayer)
+
+
+def is_built(model: Any) -> bool:
+    """Tell whether the weights of a model exist."""
+    return bool(model.built)
 
 
 def graph_of(layer: Any) -> Any:
@@ -51,6 +85,54 @@ def operation_of(graph: Any, node: Any) -> Any:
     return node.operation if find is None else find(node)
 
 
+def run_nodes(
+    functional: Any,
+    nodes: Sequence[Any],
+    values: Dict[int, Any],
+    operation: Callable[[Any], Any],
+) -> None:
+    """Run some calls of a graph as Keras runs them.
+
+    Args:
+        functional: The model they belong to.
+        nodes: The calls, in order.
+        values: Tensors by the ids of their symbols; what the calls return is added.
+        operation: Gives what to call for a layer.
+    """
+    import keras
+
+    for node in nodes:
+        args, kwargs = arguments(node, values)
+        outputs = operation(operation_of(functional, node))(*args, **kwargs)
+        for symbol, value in zip(node.outputs, keras.tree.flatten(outputs)):
+            values[id(symbol)] = value
+
+
+def shape_of(symbol: Any) -> Tuple[Any, ...]:
+    """Return the shape of a symbol; None for what is not known."""
+    return tuple(symbol.shape)
+
+
+def dtype_of(symbol: Any) -> str:
+    """Return the name of the type of a symbol's numbers."""
+    return str(symbol.dtype)
+
+
+def nominal_shapes(graph: Any, nodes: Sequence[Any], length: int) -> Dict[int, Tuple[Any, ...]]:
+    """Return shapes by the ids of symbols, if each dimension that is not known had some length."""
+    import keras
+
+    values = {}
+    for symbol in graph.inputs:
+        shape = [length if size is None else size for size in symbol.shape[1:]]
+        values[id(symbol)] = keras.KerasTensor((*symbol.shape[:1], *shape), symbol.dtype)
+    try:
+        run_nodes(graph, nodes, values, lambda layer: layer.compute_output_spec)
+    except Exception:  # a layer may refuse the length, in any way; the estimate is then rougher
+        return {}
+    return {key: tuple(value.shape) for key, value in values.items()}
+
+
 def outputs_struct(graph: Any) -> Any:
     """Return the nested structure of symbols that a graph returns."""
     return graph._outputs_struct
@@ -71,6 +153,14 @@ def everything_in(model: Any) -> List[Any]:
         if graph is not None:
             found[id(graph)] = graph
     return list(found.values())
+
+
+def forget_compiled(model: Any) -> None:
+    """Make Keras trace its training step again."""
+    for layer in everything_in(model):
+        for name in COMPILED:
+            if getattr(layer, name, None) is not None:
+                setattr(layer, name, None)
 
 
 def is_only_inference() -> bool:

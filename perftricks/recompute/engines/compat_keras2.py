@@ -6,6 +6,7 @@ Each function says what it stands for; differences between versions are met here
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import sys
 import threading
@@ -61,6 +62,44 @@ def quiet_ids(graph: Any) -> Iterator[None]:
     finally:
         graph._perftricks_ids = graph._next_id_counter
         graph._next_id_counter = before
+
+
+def is_standalone(layer: Any) -> bool:
+    """Tell whether a layer is one of keras 2.3.1, which knows no eager execution."""
+    mine = any(kind.__module__.partition(".")[0] == "keras" for kind in type(layer).__mro__)
+    return mine and not hasattr(sys.modules["keras"], "__internal__")
+
+
+def eager_outside_functions() -> bool:
+    """Tell whether TensorFlow runs eagerly where no function is being traced."""
+    from tensorflow.python.framework import ops
+
+    return bool(ops.executing_eagerly_outside_functions())
+
+
+def is_saving() -> bool:
+    """Tell whether a Keras is writing a SavedModel."""
+    for prefix in _ENGINES:
+        base: Any = sys.modules.get(prefix + "engine.base_layer_utils")
+        if hasattr(base, "call_context") and getattr(base.call_context(), "saving", False):
+            return True
+    return False
+
+
+def differentiate_through(op: Any, stand_ins: Dict[int, Any]) -> None:
+    """Let Python take other tensors for the inputs of an operation, as ``tf.gradients`` sees it.
+
+    What a session runs is not changed, so that it may have run the operation already.
+
+    Args:
+        op: The operation.
+        stand_ins: The other tensors, by the ids of its inputs; none to have its own back.
+    """
+    op._inputs_val = None
+    if stand_ins:
+        inputs = op.inputs
+        new = [stand_ins.get(id(x), x) for x in inputs]
+        op._inputs_val = tuple(new) if isinstance(inputs, tuple) else type(inputs)(new)
 
 
 def stop_recording() -> Any:
@@ -458,16 +497,28 @@ def assign_handle(handle: Any, value: Any) -> None:
 
 
 def modules_of(candidates: Sequence[Any]) -> List[Any]:
-    """List the layers among some things, everything below them, and what they keep per thread."""
+    """List the layers among some things, everything below them, and what they keep elsewhere."""
     found: Dict[int, Any] = {}
     for candidate in candidates:
         if isinstance(candidate, tf.Module):
-            for module in (candidate, *candidate.submodules):
+            for module in _modules_at(candidate):
                 found[id(module)] = module
-                own = getattr(module, "_thread_local", None)  # there are the losses of eager calls
-                if own is not None:
-                    found[id(own)] = own
+                for name in _OWN_STATE:
+                    own = getattr(module, name, None)
+                    if hasattr(own, "__dict__"):
+                        found[id(own)] = own
     return list(found.values())
+
+
+# The losses of eager calls, per thread; random numbers with a seed, which counts up.
+_OWN_STATE = ("_thread_local", "_random_generator")
+
+
+def _modules_at(module: Any) -> List[Any]:
+    """List a module and all below it; newer layers keep things that tf.Module cannot look into."""
+    if hasattr(module, "_flatten_modules"):
+        return list(module._flatten_modules())
+    return [module, *module.submodules]
 
 
 class Used:
@@ -576,28 +627,38 @@ def operations_of_function(name: str) -> Set[str]:
 
 @contextlib.contextmanager
 def variables_noted(used: Used) -> Iterator[None]:
-    """Note the variables that are read inside."""
+    """Note the variables that are read inside, in this thread."""
     if hasattr(getattr(tape, "VariableWatcher", None), "__enter__"):
         with tape.VariableWatcher() as watcher:
             yield
         for variable in watcher.watched_variables():
             used.note_variable(variable)
         return
+    _install_noting()
+    before = getattr(_through, "used", None)
+    _through.used = used
+    try:
+        yield
+    finally:
+        _through.used = before
+
+
+def _install_noting() -> None:
+    """Put ourselves where TensorFlow tells its tapes of a variable."""
     from tensorflow.python.ops import resource_variable_ops
 
     plain = resource_variable_ops.variable_accessed
-    thread = threading.get_ident()
+    if hasattr(plain, "__wrapped__"):
+        return
 
+    @functools.wraps(plain)
     def noted(variable: Any) -> None:
-        if threading.get_ident() == thread:
+        used = getattr(_through, "used", None)
+        if used is not None:
             used.note_variable(variable)
         plain(variable)
 
     resource_variable_ops.variable_accessed = noted
-    try:
-        yield
-    finally:
-        resource_variable_ops.variable_accessed = plain
 
 
 class Scopes:

@@ -11,14 +11,18 @@ the graph has been copied, and inside a call that is recomputed as a whole.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+import contextlib
+import threading
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import tensorflow as tf
 
+from perftricks.recompute import switch
 from perftricks.recompute.engines import compat_keras2
 from perftricks.recompute.engines.keras2_slice import Slice, replay
 
 _GRADIENT = "PerftricksRecompute"
+SWITCHED_GRADIENT = "PerftricksSwitchedRecompute"
 _RECIPE = "_perftricks_recompute"
 
 
@@ -36,7 +40,7 @@ def checkpointed(call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[s
             [t for t in tensors.values() if t.graph is graph and is_differentiable(t)],
             graph.get_operations()[start:],
         )
-        attached = {} if found is None else _attach(graph, found)
+        attached = {} if found is None else attach(graph, found)
     return tf.nest.pack_sequence_as(outputs, [attached.get(id(leaf), leaf) for leaf in leaves])
 
 
@@ -46,11 +50,23 @@ def is_differentiable(x: Any) -> bool:
     return bool(dtype.is_floating or dtype.is_complex or dtype == tf.resource)
 
 
-def _attach(graph: Any, found: Slice) -> Dict[int, Any]:
-    """Return what stands for the outputs, by the ids of the tensors that the call has made."""
+def attach(
+    graph: Any,
+    found: Slice,
+    starts: Optional[Sequence[Any]] = None,
+    gradient: str = _GRADIENT,
+) -> Dict[int, Any]:
+    """Return what stands for the outputs of a slice, by the ids of the tensors it has made.
+
+    Args:
+        graph: The graph.
+        found: The slice.
+        starts: Other tensors to start from, of the same values as those of the slice.
+        gradient: The name of the gradient.
+    """
     attributes = {_RECIPE: compat_keras2.bytes_attribute(found.recipe.SerializeToString())}
-    inputs = [*found.outputs, *found.starts]
-    override = graph.gradient_override_map({"IdentityN": _GRADIENT})
+    inputs = [*found.outputs, *(found.starts if starts is None else starts)]
+    override = graph.gradient_override_map({"IdentityN": gradient})
     with compat_keras2.stop_recording(), compat_keras2.attributes(graph, attributes), override:
         attached = tf.identity_n(inputs, name="recompute")
     operation = attached[0].op
@@ -66,6 +82,28 @@ def _attach(graph: Any, found: Slice) -> Dict[int, Any]:
     return {id(old): new for old, new in zip(found.outputs, attached)}
 
 
+_pass_by = threading.local()
+
+
+@contextlib.contextmanager
+def plain_gradients() -> Iterator[None]:
+    """Differentiate what has been computed, as if nothing were recomputed."""
+    before = getattr(_pass_by, "on", False)
+    _pass_by.on = True
+    try:
+        yield
+    finally:
+        _pass_by.on = before
+
+
+@tf.RegisterGradient(SWITCHED_GRADIENT)  # type: ignore[untyped-decorator]
+def _switched_gradient(operation: Any, *upstream: Any) -> List[Any]:
+    """Recompute if that is on where gradients are asked for."""
+    with contextlib.nullcontext() if switch.enabled(default=True) else plain_gradients():
+        gradients: List[Any] = _gradient(operation, *upstream)
+    return gradients
+
+
 @tf.RegisterGradient(_GRADIENT)  # type: ignore[untyped-decorator]
 def _gradient(operation: Any, *upstream: Any) -> List[Any]:
     """Copy the operations of a call, and differentiate the copy."""
@@ -73,6 +111,10 @@ def _gradient(operation: Any, *upstream: Any) -> List[Any]:
     count = len(operation.inputs) - len(recipe.starts)
     wanted = [i for i in range(count) if not _is_missing(operation, i, upstream[i])]
     gradients: List[Optional[Any]] = [None] * len(operation.inputs)
+    if getattr(_pass_by, "on", False):
+        for i in wanted:
+            gradients[i] = upstream[i]
+        return gradients
     if not wanted:
         return gradients
     incoming = [tf.convert_to_tensor(upstream[i]) for i in wanted]

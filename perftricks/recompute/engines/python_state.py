@@ -135,12 +135,16 @@ def _is(a: Any, b: Any) -> bool:
 
 
 def _refill(container: Any, content: Any) -> None:
-    """Replace what is in a container, below any tracking that a subclass does."""
-    if isinstance(container, list):
-        list.__setitem__(container, slice(None), content)
-    elif isinstance(container, dict):
-        dict.clear(container)
-        dict.update(container, content)
+    """Replace what is in a container, below any tracking that a subclass or a wrapper does."""
+    # Of TensorFlow's wrappers, that of a dict is a proxy and that of a list keeps another list.
+    inside = getattr(container, "__wrapped__", getattr(container, "_storage", container))
+    if isinstance(inside, list):
+        list.__setitem__(inside, slice(None), content)
+    elif isinstance(inside, dict):
+        dict.clear(inside)
+        dict.update(inside, content)
     else:
-        set.clear(container)
-        set.update(container, content)
+        set.clear(inside)
+        set.update(inside, content)
+    if inside is not container and hasattr(container, "_update_snapshot"):
+        container._update_snapshot()  # else it takes this for a change behind its back

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 from tests.recompute.comparison import recomputed
-from tests.recompute.keras2.binding import keras, layers, needs
-from tests.recompute.keras2.training import assert_exact, assert_gradient_of_its_own_loss
+from tests.recompute.keras2.binding import GRAPH, TF, keras, layers, needs
+from tests.recompute.keras2.training import (
+    OFF,
+    ON,
+    assert_exact,
+    assert_gradient_of_its_own_loss,
+    steps,
+)
 
 L2 = keras.regularizers.l2(0.01)
 VECTOR, SEQUENCE, IMAGE, VOLUME = (6,), (5, 6), (6, 6, 3), (4, 4, 4, 2)
@@ -74,8 +80,8 @@ RANDOM = {
     "LSTM, input only": Case(SEQUENCE, lambda: R(layers.LSTM, 4, dropout=0.3)),
     "LSTM, unrolled": Case(SEQUENCE, lambda: R(layers.LSTM, 4, unroll=True, dropout=0.3)),
     "GRU": Case(SEQUENCE, lambda: R(layers.GRU, 4, dropout=0.3, return_sequences=True)),
-    # In newer versions the loop of these draws the masks inside, several iterations at a time, so
-    # that no two plain runs are the same.
+    # In newer versions the loop of these, and of LSTM with recurrent dropout, draws the masks
+    # inside, several iterations at a time, so that no two plain runs are the same.
     "SimpleRNN, unrolled": Case(
         SEQUENCE, lambda: R(layers.SimpleRNN, 4, recurrent_dropout=0.3, unroll=True)
     ),
@@ -121,6 +127,13 @@ def test_layer(name):
 def test_random_layer(name):
     """A decorated layer that draws random numbers: each is drawn once, and used again."""
     needs(name.partition(",")[0].partition(" ")[0])
+    if name == "RNN of cells, unrolled" and not GRAPH and TF == (2, 0):
+        pytest.skip("fit of TensorFlow 2.0 raises for it, without recomputation too")
+    if name == "LSTM" and not GRAPH and TF >= (2, 15):
+        # In fit its loop draws the masks inside, several iterations at a time: see below.
+        build, x, y = between_plain_layers(RANDOM[name])
+        steps(build, x, y, OFF).assert_same(steps(build, x, y, ON))
+        return
     assert_exact(*between_plain_layers(RANDOM[name]))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from perftricks.recompute import recompute_scope
 from tests.recompute.comparison import Run
-from tests.recompute.keras2.binding import GRAPH, K, clear_session, keras_graph, sgd, tf
+from tests.recompute.keras2.binding import GRAPH, STANDALONE, K, clear_session, keras_graph, sgd, tf
 
 OFF, ON = "off", "on"
 
@@ -87,6 +87,14 @@ def loss_of(outputs, y, losses):
     return loss + sum(tf.reduce_sum(tf.cast(extra, y.dtype)) for extra in losses)
 
 
+def updates_of(model):
+    """List the assignments that belong to a step of a graph, as ``fit`` of each Keras does."""
+    if STANDALONE:
+        return model.updates
+    # In TensorFlow 1.15 there are also those of a model in a layer, called on its own inputs.
+    return [*model.get_updates_for(None), *model.get_updates_for(model.inputs)]
+
+
 class Steps:
     """A model and how to compute its loss and gradients; to be built and called in one way.
 
@@ -136,7 +144,7 @@ class Steps:
             function = K.function(
                 placeholders,
                 [loss, *(tf.convert_to_tensor(gradients[i]) for i in there)],
-                updates=model.updates,
+                updates=updates_of(model),
             )
 
         def run():

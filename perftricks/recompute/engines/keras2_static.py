@@ -1,0 +1,124 @@
+"""Keras 2 models whose graph exists already: parts of it are recomputed, and nothing is rebuilt.
+
+::
+
+    part 1 ──▶ t ──▶ part 2 ──▶ loss              what a session runs, as it was
+               └──▶ IdentityN ──▶ (part 2)        what tf.gradients walks back through
+
+Each part gets the operation of ``keras2_graph`` behind it, whose gradient is a copy of the part.
+What follows is told that its inputs come from there, but only in Python, where gradients are built:
+a session may have run the graph, with pretrained weights in its variables, and goes on.
+
+What is built later upon the outputs of a part differentiates them directly: the gradients are the
+same, and nothing is saved on that way. The last part of a model is therefore left alone; forgetting
+what is needed next saves nothing anyway.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Set
+
+from perftricks.recompute.engines import compat_keras2
+from perftricks.recompute.engines.keras2_graph import SWITCHED_GRADIENT, attach, is_differentiable
+from perftricks.recompute.engines.keras2_slice import Slice
+
+
+class Between(NamedTuple):
+    """A part of a graph.
+
+    Attributes:
+        takes: The tensors it starts from.
+        gives: The tensors that are used after it.
+        recomputed: False for one that stays as it is.
+    """
+
+    takes: List[Any]
+    gives: List[Any]
+    recomputed: bool
+
+
+class StandIns:
+    """Parts of a graph that are recomputed, from ``install`` to ``undo``.
+
+    Args:
+        parts: The parts, in the order they run.
+    """
+
+    def __init__(self, parts: Sequence[Between]) -> None:
+        self._parts = list(parts)
+        self._changed: Set[Any] = set()
+
+    def install(self) -> None:
+        """Have gradients that are built from now on recompute the parts."""
+        graph = self._parts[0].gives[0].graph
+        with graph.as_default(), compat_keras2.quiet_ids(graph):
+            slices = self._slices(graph)
+            stand_ins: Dict[int, Any] = {}
+            changes: Dict[Any, Dict[int, Any]] = {}
+            for found, inside in slices:
+                starts = [stand_ins.get(id(x), x) for x in found.starts]
+                new = attach(graph, found, starts, SWITCHED_GRADIENT)
+                stand_ins.update(new)
+                for tensor in found.outputs:
+                    stand_in = new[id(tensor)]
+                    for op in tensor.consumers():
+                        if op not in inside and op is not stand_in.op:
+                            changes.setdefault(op, {})[id(tensor)] = stand_in
+        self._changed = set(changes)
+        for op, inputs in changes.items():
+            compat_keras2.differentiate_through(op, inputs)
+
+    def undo(self) -> None:
+        """Have gradients that are built from now on recompute nothing."""
+        for op in self._changed:
+            compat_keras2.differentiate_through(op, {})
+        self._changed = set()
+
+    def _slices(self, graph: Any) -> List[Any]:
+        order = {op: number for number, op in enumerate(graph.get_operations())}
+        loops = _loops_of(graph)
+        before: Set[Any] = set()
+        found = []
+        for part in self._parts:
+            inside = _operations_between(part, before, loops)
+            before |= inside
+            if part.recomputed:
+                wanted = [x for x in part.gives if is_differentiable(x)]
+                piece = Slice.leading_to(wanted, sorted(inside, key=order.__getitem__))
+                if piece is not None:
+                    found.append((piece, inside))
+        return found
+
+
+def _loops_of(graph: Any) -> Dict[Any, List[Any]]:
+    """List the operations of each loop."""
+    found: Dict[Any, List[Any]] = {}
+    for op in graph.get_operations():
+        for context in _contexts_of(op):
+            if compat_keras2.is_loop(context):
+                found.setdefault(context, []).append(op)
+    return found
+
+
+def _contexts_of(op: Any) -> Iterator[Any]:
+    context = compat_keras2.control_flow_of(op)
+    while compat_keras2.is_known(context):
+        yield context
+        context = context.outer_context
+
+
+def _operations_between(part: Between, before: Set[Any], loops: Dict[Any, List[Any]]) -> Set[Any]:
+    """Walk back from what a part gives to what it takes, and to what belongs to earlier parts."""
+    stops = before | {x.op for x in part.takes}
+    found: Set[Any] = set()
+    waiting = [x.op for x in part.gives]
+    while waiting:
+        op = waiting.pop()
+        if op not in found and op not in stops:
+            found.add(op)
+            waiting.extend(x.op for x in op.inputs)
+            waiting.extend(op.control_inputs)
+            for context in _contexts_of(op):
+                waiting.append(context.pivot.op)
+                waiting.extend(loops.get(context, ()))
+    return found

@@ -1,0 +1,22 @@
+"""Which module knows the private parts of a model: one for Keras 3, one for Keras 2.
+
+Both have the same functions, so that planning is written once.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from perftricks.recompute.engines import generation_of
+
+
+def family_of(layer: Any) -> ModuleType:
+    """Return ``model_compat`` or ``model_compat_keras2``, for a layer or a model."""
+    if generation_of(layer) == 2:
+        from perftricks.recompute import model_compat_keras2
+
+        return model_compat_keras2
+    from perftricks.recompute import model_compat
+
+    return model_compat
