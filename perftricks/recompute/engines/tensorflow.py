@@ -10,7 +10,7 @@ ignores those, so there the inputs pass an optimization barrier together with th
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Sequence, Set
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Sequence, Set
 
 import tensorflow as tf
 
@@ -46,6 +46,11 @@ def prepare(call: Callable[..., Any]) -> Callable[..., Any]:
     autograph = tf.__internal__.autograph
     converted: Callable[..., Any] = autograph.tf_convert(call, autograph.control_status_ctx())
     return converted
+
+
+def modules(layers: Sequence[Any], others: Iterable[Any]) -> List[Any]:
+    """Return nothing: this framework has no modules whose state Keras does not know."""
+    return []
 
 
 def home() -> Any:
