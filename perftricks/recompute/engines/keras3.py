@@ -167,6 +167,12 @@ class PureCall:
             )
         return effects.structure.tensors
 
+    @property
+    def objects(self) -> List[Any]:
+        """What the first run returned, and what it put into attributes, that is no tensor."""
+        assert self._effects is not None
+        return self._effects.structure.objects
+
     def finish(self, tensors: Sequence[Any]) -> Any:
         """Do once, outside, what the call did; ``tensors`` are what ``checkpoint`` gave back."""
         assert self._effects is not None
@@ -315,6 +321,7 @@ class _Structure:
         # same order as in the plain call.
         tensors = {id(leaf): leaf for leaf in self._leaves if framework.is_tensor(leaf)}
         self.tensors = list(tensors.values())
+        self.objects = [leaf for leaf in self._leaves if id(leaf) not in tensors]
         numbers = {key: number for number, key in enumerate(tensors)}
         self._where = [
             (i, numbers[id(leaf)]) for i, leaf in enumerate(self._leaves) if id(leaf) in numbers

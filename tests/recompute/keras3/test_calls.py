@@ -420,6 +420,65 @@ def test_random_numbers_without_a_seed():
     assert_exact(around(Unseeded), *data())
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="about random numbers on JAX")
+def test_random_numbers_without_a_seed_on_jax():
+    """Where Keras cannot trace them it says so, and what to do, decorated or not."""
+    call = recompute_grad(lambda x: x * keras.random.normal(ops.shape(x)))
+    with recompute_scope(True), pytest.raises(ValueError, match="only use seeded random ops"):
+        call(ops.ones(3))
+    with pytest.raises(ValueError, match="only use seeded random ops"):
+        keras.src.backend.jax.core.jax.jit(call)(ops.ones(3))
+
+
+class Box:
+    """Holds something, and is known to nobody."""
+
+    def __init__(self, content):
+        self.content = content
+
+
+class Slot:
+    """The same without a dictionary of attributes."""
+
+    __slots__ = ("content",)
+
+    def __init__(self, content):
+        self.content = content
+
+
+HOLDERS = [Box, Slot, lambda y: lambda: y, lambda y: Box([{"a": Slot(y)}])]
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_tensors_in_objects(holder):
+    """A tensor inside of an object keeps its gradient on torch; elsewhere there is an error."""
+
+    def content(box):
+        if isinstance(box, (Box, Slot)):
+            return content(box.content)
+        if isinstance(box, list):
+            return box[0]["a"].content
+        return box() if callable(box) else box
+
+    class Boxing(WithDense):
+        @recompute_grad
+        def boxed(self, x):
+            return holder(self.dense(x)), Box(3)
+
+        def call(self, x):
+            box, three = self.boxed(x)
+            assert three.content == 3
+            return ops.tanh(content(box))
+
+    if BACKEND == "torch":
+        assert_exact(around(Boxing), *data())
+        return
+    steps(around(Boxing), *data(), False)
+    words = {"tensorflow": "whose gradient would be lost", "jax": "side effect|leaked|escaped"}
+    with pytest.raises(Exception, match=words[BACKEND]):
+        steps(around(Boxing), *data(), True)
+
+
 def test_layers_that_are_built_by_the_call():
     """The first call may create layers and variables; it runs plainly, the next ones do not."""
 
