@@ -6,7 +6,7 @@ Nothing is updated but the state that a forward pass updates.
 from __future__ import annotations
 
 import random
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import keras
 import numpy as np
@@ -43,9 +43,10 @@ class Snapshot:
         variables = [*model.variables, *model.metrics_variables]
         variables += model_compat.global_random_state()
         self._values = [(v, to_array(v)) for v in variables]
-        self._attributes = Attributes(model_compat.everything_in(model))
+        modules = torch_modules(model)
+        self._attributes = Attributes([*model_compat.everything_in(model), *modules])
         self._random = random.getstate(), np.random.get_state()
-        self._torch = TorchRandom()
+        self._torch = TorchState(modules)
 
     def restore(self) -> None:
         """Put everything back."""
@@ -58,16 +59,21 @@ class Snapshot:
         self._torch.restore()
 
 
-class TorchRandom:
-    """The state of torch's own random numbers at one moment; nothing on other backends."""
+class TorchState:
+    """torch's own random numbers and buffers at one moment; nothing on other backends.
 
-    def __init__(self) -> None:
+    Args:
+        modules: The modules whose buffers may be updated.
+    """
+
+    def __init__(self, modules: Sequence[Any]) -> None:
         self._state = None
         if compat.keras_backend() == "torch":
             import torch
 
             devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
             self._state = torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in devices]
+            self._buffers = _engine().Buffers(modules)
 
     def restore(self) -> None:
         """Put it back."""
@@ -77,6 +83,7 @@ class TorchRandom:
             torch.set_rng_state(self._state[0])
             for device, state in enumerate(self._state[1]):
                 torch.cuda.set_rng_state(state, device)
+            self._buffers.restore()
 
 
 def run(model: Any, compute_loss: Callable[[Any], Any], x: Any, steps: int) -> Result:
@@ -91,6 +98,8 @@ def run(model: Any, compute_loss: Callable[[Any], Any], x: Any, steps: int) -> R
     arrays: Arrays = {}
     passes = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[compat.keras_backend()]
     state = [v for v in model.variables if not _in(v, model.trainable_variables)]
+    names = [_name(variable, model) for variable in state]
+    names += [name for name, _ in _buffers(model)]
     measured = passes(model, compute_loss, x, state, steps)
     for number, (loss, gradients, values) in enumerate(measured.passes, 1):
         at = " at step %d" % number if steps > 1 else ""
@@ -98,8 +107,8 @@ def run(model: Any, compute_loss: Callable[[Any], Any], x: Any, steps: int) -> R
         for variable, gradient in zip(model.trainable_variables, gradients):
             if gradient is not None:
                 arrays["gradient", _name(variable, model) + at] = to_array(gradient)
-        for variable, value in zip(state, values):
-            arrays["state", _name(variable, model) + at] = to_array(value)
+        for name, value in zip(names, values):
+            arrays["state", name + at] = to_array(value)
     return Result(arrays, measured.peak, measured.how)
 
 
@@ -123,6 +132,30 @@ def _name(variable: Any, model: Any) -> str:
     if len(twins) == 1:
         return str(variable.path)
     return "%s (%d)" % (variable.path, [v is variable for v in twins].index(True) + 1)
+
+
+def torch_modules(model: Any) -> List[Any]:
+    """List the modules of torch in a model or layer that are no layers."""
+    if compat.keras_backend() != "torch":
+        return []
+    modules: List[Any] = _engine().modules(model_compat.everything_in(model), ())
+    return modules
+
+
+def _engine() -> Any:
+    from perftricks.recompute.engines import torch as engine
+
+    return engine
+
+
+def _buffers(model: Any) -> List[Tuple[str, Any]]:
+    """List the buffers of these modules, with a name each."""
+    return [
+        ("buffer %s of module %d (%s)" % (name, number, type(module).__name__), buffer)
+        for number, module in enumerate(torch_modules(model), 1)
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
 
 
 class _Measured(NamedTuple):
@@ -163,7 +196,8 @@ def _torch(model: Any, compute_loss: Any, x: Any, state: Any, steps: int) -> _Me
         loss = compute_loss(model(x, training=True))
         variables = [v.value for v in model.trainable_variables]
         gradients = torch.autograd.grad(loss, variables, allow_unused=True)
-        passes.append((loss.detach(), list(gradients), [to_array(v) for v in state]))
+        buffers = [buffer for _, buffer in _buffers(model)]
+        passes.append((loss.detach(), list(gradients), [to_array(v) for v in [*state, *buffers]]))
     if not on_gpu:
         return _Measured(passes, None, "not measured: torch counts memory on GPUs only")
     peak = torch.cuda.max_memory_allocated()

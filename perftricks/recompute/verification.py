@@ -286,7 +286,7 @@ def _suspects(model: Any, x: Any) -> Tuple[str, ...]:
     import keras
 
     from perftricks.recompute.engines.python_state import Attributes
-    from perftricks.recompute.trials import TorchRandom, same_bits, to_array
+    from perftricks.recompute.trials import TorchState, same_bits, to_array, torch_modules
 
     flagged: List[Any] = []
     probing: List[Any] = []
@@ -298,21 +298,22 @@ def _suspects(model: Any, x: Any) -> Tuple[str, ...]:
 
     def probe(layer: Any) -> Callable[..., Any]:
         plain = layer.call
-        attributes = Attributes(model_compat.everything_in(layer))
+        modules = torch_modules(layer)
+        attributes = Attributes([*model_compat.everything_in(layer), *modules])
 
         def twice(*args: Any, **kwargs: Any) -> Any:
             if probing:
                 return plain(*args, **kwargs)
             probing.append(layer)
             results = []
-            torch_random = TorchRandom()  # replayed too; Keras' dropout uses it there
+            torch_state = TorchState(modules)  # replayed too; Keras' dropout uses it there
             try:
                 for _ in range(2):
                     with keras.StatelessScope():
                         outputs = keras.tree.flatten(plain(*args, **kwargs))
                     results.append([to_array(t) for t in outputs if keras.ops.is_tensor(t)])
                     attributes.restore()
-                    torch_random.restore()
+                    torch_state.restore()
             finally:
                 probing.pop()
             first, second = results

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, List
+from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Sequence
 
 import jax
 
@@ -27,6 +27,11 @@ def is_recording() -> bool:
 def prepare(call: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function as it is."""
     return call
+
+
+def modules(layers: Sequence[Any], others: Iterable[Any]) -> List[Any]:
+    """Return nothing: this framework has no modules whose state Keras does not know."""
+    return []
 
 
 def home() -> None:

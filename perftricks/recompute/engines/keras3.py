@@ -15,6 +15,7 @@ A framework module (``tensorflow``, ``jax``, ``torch``) has these functions:
 - ``check_output(x)``: refuse what a call must not return;
 - ``is_recording()``: whether gradients may be asked for at all;
 - ``prepare(call)``: what to run in place of a function that belongs to no layer;
+- ``modules(layers, others)``: what keeps state that is neither a variable nor a layer's attribute;
 - ``home()``: where the call begins, for reads that happen deeper, inside a loop that is traced;
 - ``check_read(variable, home)``: refuse a variable that is read where its value would be frozen;
 - ``read(value, home)``: the value of a variable as a tensor;
@@ -59,7 +60,6 @@ def checkpointed_call(
             are needed for what layers keep in Python attributes; variables are noticed when read.
     """
     framework = _framework()
-    owners = [*layers, *_layers_of(call, args)]
     leaves = tree.flatten((args, kwargs))
     if (
         framework is None
@@ -68,9 +68,12 @@ def checkpointed_call(
         or not framework.is_recording()
     ):
         return call(*args, **kwargs)
-    if not owners or owners == [*layers]:
+    referred = [*layers, *_referred(call, args)]
+    owners = _flat([x for x in referred if isinstance(x, keras.Layer)])
+    if not owners:
         call = framework.prepare(call)
-    pure = PureCall(framework, call, args, kwargs, _flat(owners))
+    modules = framework.modules(owners, referred)
+    pure = PureCall(framework, call, args, kwargs, owners, modules)
     try:
         return pure.finish(framework.checkpoint(pure))
     except _NotBuilt:
@@ -86,6 +89,7 @@ class PureCall:
     Attributes:
         tensors: The tensors among the arguments, and the masks attached to them.
         reads: The variables that were read by the first run, with their values before the call.
+        modules: What ``framework.modules`` found.
     """
 
     def __init__(
@@ -95,7 +99,9 @@ class PureCall:
         args: Tuple[Any, ...],
         kwargs: Dict[str, Any],
         layers: Sequence[Any],
+        modules: Sequence[Any] = (),
     ) -> None:
+        self.modules = modules
         self._framework = framework
         self._call = call
         masks = [
@@ -107,8 +113,8 @@ class PureCall:
         self.reads: Dict[int, Tuple[Any, Any]] = {}
         self._outer = compat.stateless_scope()
         self._home = framework.home()
-        self._attributes = Attributes(layers)
-        self._layers = layers
+        self._layers = [*layers, *modules]
+        self._attributes = Attributes(self._layers)
         self._thread_state = ThreadState()
         self._effects: Optional[_Effects] = None
 
@@ -160,6 +166,12 @@ class PureCall:
                 )
             )
         return effects.structure.tensors
+
+    @property
+    def objects(self) -> List[Any]:
+        """What the first run returned, and what it put into attributes, that is no tensor."""
+        assert self._effects is not None
+        return self._effects.structure.objects
 
     def finish(self, tensors: Sequence[Any]) -> Any:
         """Do once, outside, what the call did; ``tensors`` are what ``checkpoint`` gave back."""
@@ -309,6 +321,7 @@ class _Structure:
         # same order as in the plain call.
         tensors = {id(leaf): leaf for leaf in self._leaves if framework.is_tensor(leaf)}
         self.tensors = list(tensors.values())
+        self.objects = [leaf for leaf in self._leaves if id(leaf) not in tensors]
         numbers = {key: number for number, key in enumerate(tensors)}
         self._where = [
             (i, numbers[id(leaf)]) for i, leaf in enumerate(self._leaves) if id(leaf) in numbers
@@ -367,8 +380,8 @@ def _framework() -> Optional[ModuleType]:
     return None
 
 
-def _layers_of(call: Callable[..., Any], args: Tuple[Any, ...]) -> List[Any]:
-    """List the layers that a call belongs to or refers to."""
+def _referred(call: Callable[..., Any], args: Tuple[Any, ...]) -> List[Any]:
+    """List the layer that a call belongs to, or else what a function refers to."""
     owner = getattr(call, "__self__", None)
     candidates = [owner] if owner is not None else [*args[:1]]
     if not any(isinstance(x, keras.Layer) for x in candidates):
@@ -380,7 +393,7 @@ def _layers_of(call: Callable[..., Any], args: Tuple[Any, ...]) -> List[Any]:
         if code is not None:
             names = function.__globals__
             candidates.extend(names[name] for name in code.co_names if name in names)
-    return [x for x in candidates if isinstance(x, keras.Layer)]
+    return candidates
 
 
 def _flat(layers: Sequence[Any]) -> List[Any]:

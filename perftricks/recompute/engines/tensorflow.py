@@ -10,8 +10,9 @@ ignores those, so there the inputs pass an optimization barrier together with th
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Sequence, Set
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Sequence, Set
 
+import numpy as np
 import tensorflow as tf
 
 from perftricks.recompute.engines import compat
@@ -46,6 +47,11 @@ def prepare(call: Callable[..., Any]) -> Callable[..., Any]:
     autograph = tf.__internal__.autograph
     converted: Callable[..., Any] = autograph.tf_convert(call, autograph.control_status_ctx())
     return converted
+
+
+def modules(layers: Sequence[Any], others: Iterable[Any]) -> List[Any]:
+    """Return nothing: this framework has no modules whose state Keras does not know."""
+    return []
 
 
 def home() -> Any:
@@ -88,6 +94,7 @@ def checkpoint(pure: PureCall) -> List[Any]:
         # Copies by name only: a tensor that is also captured must be found as captured.
         results = pure.run(*[tf.identity(x) for x in pure.tensors])
     operations.check()
+    _check_objects(pure.objects, operations)
     attached = [i for i, y in enumerate(results) if operations.made(y) and _differentiable(y)]
     if not attached:
         return results
@@ -145,6 +152,51 @@ def _barrier(*tensors: Any) -> Any:
 def _differentiable(x: Any) -> bool:
     dtype = tf.as_dtype(x.dtype)
     return bool(dtype.is_floating or dtype.is_complex)
+
+
+def _check_objects(objects: Sequence[Any], operations: _Operations) -> None:
+    """Refuse objects of other classes with tensors in them: no gradient would get through."""
+    for x in objects:
+        if any(operations.made(tensor) for tensor in _tensors_in(x) if _differentiable(tensor)):
+            raise TypeError(
+                "a call that is to be recomputed returned, or keeps in an attribute, a %s with "
+                "tensors inside, whose gradient would be lost; use tuples, lists or dicts of "
+                "tensors, or register the class with optree.register_pytree_node (namespace "
+                "'keras')" % type(x).__name__
+            )
+
+
+def _tensors_in(x: Any) -> Iterator[Any]:
+    """Find the tensors that an object holds, however deep; not those of layers and modules."""
+    waiting, seen = [x], set()
+    while waiting:
+        x = waiting.pop()
+        if isinstance(x, tf.Tensor):
+            yield x
+        if id(x) in seen or isinstance(x, (*_PLAIN, tf.Tensor, tf.Variable, tf.Module)):
+            continue
+        seen.add(id(x))
+        waiting.extend(_held_by(x))
+
+
+_PLAIN = (type(None), str, bytes, bool, int, float, complex, type, np.ndarray, np.generic)
+
+
+def _held_by(x: Any) -> List[Any]:
+    """List what an object refers to directly: items, attributes, what a function captures."""
+    if isinstance(x, dict):
+        return [*x.values()]
+    if isinstance(x, (list, tuple, set, frozenset)):
+        return [*x]
+    if type(x).__module__.partition(".")[0] in ("tensorflow", "keras"):
+        return []
+    slots = [getattr(kind, "__slots__", ()) for kind in type(x).__mro__]
+    names = [name for some in slots for name in ([some] if isinstance(some, str) else some)]
+    held = [getattr(x, name) for name in names if hasattr(x, name)]
+    for cell in getattr(x, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # a cell that is not filled yet
+            held.append(cell.cell_contents)
+    return [*held, *getattr(x, "__dict__", {}).values()]
 
 
 def _text(name: Any) -> str:

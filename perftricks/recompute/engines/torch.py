@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, List
+import contextlib
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, List, Sequence
 
+import keras
 import torch
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
@@ -28,6 +30,83 @@ def is_recording() -> bool:
 def prepare(call: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function as it is."""
     return call
+
+
+def modules(layers: Sequence[Any], others: Iterable[Any]) -> List[Any]:
+    """List the modules of torch in layers of Keras and among other things, each once.
+
+    A layer of Keras is itself a module, but keeps its state in variables; these are left out.
+    """
+    found = {
+        id(below): below
+        for x in [*others, *(value for layer in layers for value in _values(layer))]
+        if _is_module(x)
+        for below in x.modules()
+        if _is_module(below)
+    }
+    return list(found.values())
+
+
+def _values(layer: Any) -> Iterator[Any]:
+    """Go through what the attributes of a layer are, and through those that are containers."""
+    for value in [*vars(layer).values()]:
+        if isinstance(value, (list, tuple)):
+            yield from value
+        elif isinstance(value, dict):  # such as ``_modules``
+            yield from value.values()
+        else:
+            yield value
+
+
+def _is_module(x: Any) -> bool:
+    return isinstance(x, torch.nn.Module) and not isinstance(x, keras.Layer)
+
+
+class Buffers:
+    """The buffers of modules, with the values they have at one moment.
+
+    They are updated in place, as the moving averages of a batch normalization.
+    """
+
+    def __init__(self, modules: Sequence[Any]) -> None:
+        buffers = {
+            id(buffer): buffer
+            for module in modules
+            for buffer in module._buffers.values()
+            if buffer is not None
+        }
+        self._saved = [
+            (buffer, buffer._version, buffer.data.clone()) for buffer in buffers.values()
+        ]
+
+    def forget_unchanged(self) -> None:
+        """Keep no copy of what was not changed since, as far as torch tells.
+
+        Its native batch normalization updates moving averages and does not count that as a change.
+        """
+        self._saved = [
+            (buffer, version, value)
+            for buffer, version, value in self._saved
+            if buffer._version != version or buffer.is_floating_point()
+        ]
+
+    def restore(self) -> None:
+        """Put the values back, for good."""
+        with torch.no_grad():
+            for buffer, _, value in self._saved:
+                buffer.copy_(value)
+
+    @contextlib.contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Put copies of the values in their place for a while; autograd takes no notice."""
+        now = [(buffer, buffer.data) for buffer, _, _ in self._saved]
+        for buffer, _, value in self._saved:
+            buffer.data = value.clone()
+        try:
+            yield
+        finally:
+            for buffer, data in now:
+                buffer.data = data
 
 
 def home() -> None:
@@ -66,11 +145,13 @@ def written(new: Any, old: Any) -> Any:
 def checkpoint(pure: PureCall) -> List[Any]:
     """Run a call; the backward pass runs it again."""
     versions: List[int] = []
+    buffers = Buffers(pure.modules)
 
     def run(*tensors: Any) -> List[Any]:
         if not pure.has_run:
             outputs = pure.run(*tensors)
             versions.extend(value._version for _, value in pure.reads.values())
+            buffers.forget_unchanged()
             return outputs
         for version, (variable, value) in zip(versions, pure.reads.values()):
             if value._version != version:
@@ -78,7 +159,8 @@ def checkpoint(pure: PureCall) -> List[Any]:
                     "the variable %s was updated between the forward and the backward pass of a "
                     "call that is to be recomputed; run backward before the update" % variable.path
                 )
-        return pure.run(*tensors)
+        with buffers.replayed():
+            return pure.run(*tensors)
 
     # The random numbers of Keras need no saved state, those of a wrapped torch module do.
     outputs: List[Any] = torch_checkpoint(run, *pure.tensors, use_reentrant=False)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from perftricks import recompute
 from perftricks.recompute import recompute_grad, recompute_scope
 from tests.recompute.comparison import recomputed
 from tests.recompute.keras3.training import (
@@ -419,6 +420,65 @@ def test_random_numbers_without_a_seed():
     assert_exact(around(Unseeded), *data())
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="about random numbers on JAX")
+def test_random_numbers_without_a_seed_on_jax():
+    """Where Keras cannot trace them it says so, and what to do, decorated or not."""
+    call = recompute_grad(lambda x: x * keras.random.normal(ops.shape(x)))
+    with recompute_scope(True), pytest.raises(ValueError, match="only use seeded random ops"):
+        call(ops.ones(3))
+    with pytest.raises(ValueError, match="only use seeded random ops"):
+        keras.src.backend.jax.core.jax.jit(call)(ops.ones(3))
+
+
+class Box:
+    """Holds something, and is known to nobody."""
+
+    def __init__(self, content):
+        self.content = content
+
+
+class Slot:
+    """The same without a dictionary of attributes."""
+
+    __slots__ = ("content",)
+
+    def __init__(self, content):
+        self.content = content
+
+
+HOLDERS = [Box, Slot, lambda y: lambda: y, lambda y: Box([{"a": Slot(y)}])]
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_tensors_in_objects(holder):
+    """A tensor inside of an object keeps its gradient on torch; elsewhere there is an error."""
+
+    def content(box):
+        if isinstance(box, (Box, Slot)):
+            return content(box.content)
+        if isinstance(box, list):
+            return box[0]["a"].content
+        return box() if callable(box) else box
+
+    class Boxing(WithDense):
+        @recompute_grad
+        def boxed(self, x):
+            return holder(self.dense(x)), Box(3)
+
+        def call(self, x):
+            box, three = self.boxed(x)
+            assert three.content == 3
+            return ops.tanh(content(box))
+
+    if BACKEND == "torch":
+        assert_exact(around(Boxing), *data())
+        return
+    steps(around(Boxing), *data(), False)
+    words = {"tensorflow": "whose gradient would be lost", "jax": "side effect|leaked|escaped"}
+    with pytest.raises(Exception, match=words[BACKEND]):
+        steps(around(Boxing), *data(), True)
+
+
 def test_layers_that_are_built_by_the_call():
     """The first call may create layers and variables; it runs plainly, the next ones do not."""
 
@@ -674,6 +734,89 @@ def test_random_numbers_of_torch():
         return keras.Model(inputs, layers.Dense(WIDTH)(dropout(layers.Dense(WIDTH)(inputs))))
 
     assert_exact(build, *data())
+
+
+@only_torch
+@pytest.mark.parametrize("kind", ["wrapped", "attribute", "list", "captured", "applied"])
+def test_buffers_of_torch(kind):
+    """Moving averages of a torch module are updated once a step; verify compares and keeps them."""
+    import torch
+
+    class Counter(torch.nn.Module):
+        """Changes a buffer in place, another one by assignment, and an attribute."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+            self.register_buffer("mean", torch.zeros(WIDTH))
+            self.seen = 1
+
+        def forward(self, x):
+            self.calls.add_(1)
+            self.mean = 0.5 * self.mean + x.detach().mean(0)
+            self.seen += 1
+            return torch.tanh(x) * self.calls.clone() / self.seen + torch.sin(self.mean * x)
+
+    class Module(torch.nn.Sequential):
+        def __init__(self):
+            bias = torch.nn.Linear(WIDTH, WIDTH)
+            super().__init__(bias, torch.nn.BatchNorm1d(WIDTH), Counter(), torch.nn.Tanh())
+            for parameter in self.parameters():
+                parameter.data.fill_(0.2)
+
+    modules = []
+
+    def build():
+        inputs = keras.Input((WIDTH,))
+        x = layers.Dense(WIDTH)(inputs)
+        modules.append(Module())
+        for _ in range(2):
+            if kind in ("wrapped", "applied"):
+                cls = layers.TorchModuleWrapper
+                cls = recomputed(cls) if kind == "wrapped" else cls
+                x = cls(modules[-1], output_shape=(None, WIDTH))(x)
+            else:
+                x = Around(modules[-1])(x)
+        model = keras.Model(inputs, layers.Dense(WIDTH)(x))
+        if kind == "applied":
+            recompute.apply(model, layers=layers.TorchModuleWrapper)
+        return model
+
+    class Around(layers.Layer):
+        def __init__(self, module):
+            super().__init__()
+            self.one = module if kind == "attribute" else None
+            self.some = [module] if kind == "list" else []
+            self.function = recompute_grad(lambda x: module(x))
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor(x.shape, x.dtype)
+
+        def call(self, x):
+            if kind == "captured":
+                return self.function(x)
+            return self.recomputed(x)
+
+        @recompute_grad
+        def recomputed(self, x):
+            return (self.one if kind == "attribute" else self.some[0])(x)
+
+    assert_exact(build, *data())
+    for off, on in zip(modules[::2], modules[1::2]):
+        for (name, a), (_, b) in zip(off.named_buffers(), on.named_buffers()):
+            np.testing.assert_array_equal(array(a), array(b), err_msg=name)
+        assert off[2].seen == on[2].seen
+    if kind == "captured":
+        return
+    before = {name: array(b) for name, b in modules[-1].named_buffers()}
+    model = fresh_model(build)
+    for name, buffer in modules[-1].named_buffers():
+        buffer.data = ops.convert_to_tensor(before[name])
+    found = recompute.verify(model, *data(), loss="mse", steps=2)
+    assert found.bitwise, found
+    assert sum("buffer" in d.name for d in found.differences) == 2 * len(before)
+    for name, buffer in modules[-1].named_buffers():
+        np.testing.assert_array_equal(array(buffer), before[name])
 
 
 def test_a_backend_without_training_runs_plainly():
