@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import sys
 import re
 
 import pytest
@@ -120,8 +121,9 @@ def test_dictionary_and_stop_words(refused, tmp_path):
     assert refused(2, "a.txt", "--stop-words", "no") == "stop words 'no' does not exist"
 
 
-def test_tokenizer(refused, tmp_path):
+def test_tokenizer(refused, tmp_path, monkeypatch):
     """A tokenizer that cannot be imported is usage; one that fails on the way is bad data."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     (tmp_path / "broken_cutter.py").write_text("def cut(text:\n")
     (tmp_path / "failing_cutter.py").write_text("def cut(text):\n    raise KeyError(text)\n")
     assert refused(2, "a.txt", "--tokenizer", "nosuch:cut") == (
