@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
-import sys
 import re
+import sys
 
 import pytest
 
