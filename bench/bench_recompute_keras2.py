@@ -26,6 +26,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from perftricks.recompute.memory import allocated_peak
+
 CASES = {
     "plain": "everything is kept",
     "perftricks": "recompute_grad of perftricks",
@@ -164,22 +166,6 @@ def allocated(model: Any, x: Any, tf: Any, keras: Any) -> int | None:
     options = tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE)
     session.run([g.op for g in gradients], feed, options=options, run_metadata=metadata)
     return allocated_peak(metadata.step_stats)
-
-
-def allocated_peak(step_stats: Any) -> int:
-    """Return the peak of the bytes that the allocation records of a traced run add up to."""
-    changes = sorted(
-        (record.alloc_micros, record.alloc_bytes)
-        for device in step_stats.dev_stats
-        for node in device.node_stats
-        for memory in node.memory
-        for record in memory.allocation_records
-    )
-    alive = highest = 0
-    for _, change in changes:
-        alive += change
-        highest = max(highest, alive)
-    return highest
 
 
 def resident() -> int:

@@ -65,6 +65,7 @@ def recompute_grad(call: Optional[F] = None) -> Any:
     with contextlib.suppress(ValueError):  # some built-in functions have none
         # Keras asks for the arguments in a way that does not look behind a wrapper.
         vars(wrapper)["__signature__"] = inspect.signature(call)
+    vars(wrapper)["perftricks_decorated"] = True
     return cast(F, wrapper)
 
 

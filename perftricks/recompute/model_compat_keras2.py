@@ -173,6 +173,13 @@ def forget_compiled(model: Any) -> None:
         model.optimizer.set_weights(weights)
 
 
+def updates_of(model: Any) -> List[Any]:
+    """List the assignments that belong to a step of a model in a graph, as its ``fit`` does."""
+    if compat_keras2.is_standalone(model):
+        return list(model.updates)
+    return [*model.get_updates_for(None), *model.get_updates_for(model.inputs)]
+
+
 class PartOfGraph:
     """Stands for a functional model of which only some calls are made.
 

@@ -14,6 +14,7 @@ import numpy as np
 from perftricks.recompute import model_compat
 from perftricks.recompute.engines import compat
 from perftricks.recompute.engines.python_state import Attributes
+from perftricks.recompute.verification import same_bits
 
 Arrays = Dict[Tuple[str, str], Any]  # by kind (loss, gradient, state) and name
 
@@ -115,11 +116,6 @@ def run(model: Any, compute_loss: Callable[[Any], Any], x: Any, steps: int) -> R
 def to_array(x: Any) -> Any:
     """Return a tensor or a variable as an array of its own."""
     return np.array(keras.ops.convert_to_numpy(x))
-
-
-def same_bits(a: Any, b: Any) -> bool:
-    """Tell whether two arrays are the same, bit by bit."""
-    return bool(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
 
 
 def _in(x: Any, things: List[Any]) -> bool:

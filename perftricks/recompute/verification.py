@@ -6,6 +6,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from perftricks.recompute import model as models
 from perftricks.recompute import model_compat, switch
+from perftricks.recompute.engines import generation_of
+from perftricks.recompute.families import family_of
 from perftricks.recompute.plans import readable_size
 
 _ULPS = 64
@@ -126,13 +128,14 @@ def verify(
     """Compare a recomputed run of a model with a plain one: loss, gradients, state and memory.
 
     Both start from the same weights, state and seeds, and run eagerly in training mode, operation
-    by operation (on JAX too, where that is slow for a large model). The model and the random
+    by operation (on JAX too, where that is slow for a large model; models of Keras 2 in a graph
+    with sessions run once, and both sets of gradients come out of that). The model and the random
     numbers are left as they were found. What is recomputed is what ``apply`` has chosen and what is
     decorated with ``recompute_grad``; where there is neither, the default of ``apply`` is used for
     the time of the run.
 
     Args:
-        model: A built Keras 3 model.
+        model: A built model of Keras 3 or Keras 2.
         x: One batch of its inputs, as for ``model.train_on_batch``.
         y: The targets.
         loss: A Keras loss, its name, or a function of ``y`` and of what the model returns. By
@@ -156,10 +159,12 @@ def verify(
     models.check(model, "verify")
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise ValueError("steps must be a whole number of at least 1, got %r" % (steps,))
-    if loss is None and not getattr(model, "compiled", False):
+    if loss is None and not _is_compiled(model):
         raise ValueError(
             "verify needs a loss: pass loss='mse' or the like, or compile %s with one" % model.name
         )
+    if generation_of(model) == 2:
+        return _verify_keras2(model, x, y, loss, sample_weight, steps, tolerance)
     from perftricks.recompute import trials
 
     x, y, sample_weight = _tensors(x), _tensors(y), _tensors(sample_weight)
@@ -180,7 +185,7 @@ def verify(
 
         plain, again, recomputed = run(False), run(False), run(True)
         differences = _compare(plain.arrays, recomputed.arrays)
-        allowed = _tolerance(model) if tolerance is None else tolerance
+        allowed = _tolerance(str(model.compute_dtype)) if tolerance is None else tolerance
         exact = all(d.bitwise or d.relative <= allowed for d in differences)
         suspects: Tuple[str, ...] = ()
         if not exact:
@@ -202,6 +207,44 @@ def verify(
         recomputed.peak,
         recomputed.how,
         suspects,
+    )
+
+
+def _is_compiled(model: Any) -> bool:
+    if generation_of(model) == 2:
+        return getattr(model, "optimizer", None) is not None
+    return bool(getattr(model, "compiled", False))
+
+
+def _verify_keras2(
+    model: Any,
+    x: Any,
+    y: Any,
+    loss: Any,
+    sample_weight: Any,
+    steps: int,
+    tolerance: Optional[float],
+) -> Verification:
+    from perftricks.recompute import trials_keras2
+
+    ours = not models.is_applied(model) and not _is_decorated(model)
+    try:
+        if ours:
+            models.apply(model)
+        trial = trials_keras2.run(model, x, y, loss, sample_weight, steps)
+    finally:
+        if ours:
+            models.remove(model)
+    allowed = _tolerance(trials_keras2.precision_of(model)) if tolerance is None else tolerance
+    return Verification(
+        model.name,
+        tuple(_compare(trial.plain, trial.recomputed)),
+        allowed,
+        all(d.bitwise for d in _compare(trial.plain, trial.again)),
+        trial.plain_peak,
+        trial.recomputed_peak,
+        trial.how,
+        (),
     )
 
 
@@ -238,20 +281,22 @@ def _loss(model: Any, loss: Any, x: Any, y: Any, sample_weight: Any) -> Callable
 def _is_decorated(model: Any) -> bool:
     """Tell whether the call of a layer is decorated with recompute_grad."""
     return any(
-        hasattr(type(layer).call, "__wrapped__") and hasattr(type(layer).call, "autograph_info__")
-        for layer in model_compat.everything_in(model)
+        hasattr(type(layer).call, "perftricks_decorated")
+        for layer in family_of(model).everything_in(model)
     )
 
 
-def _tolerance(model: Any) -> float:
-    precision = str(model.compute_dtype)
+def _tolerance(precision: str) -> float:
     return _EPSILON.get(precision, 2.0**-23) * (4 if precision.endswith("16") else _ULPS)
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    """Tell whether two arrays are the same, bit by bit."""
+    return bool(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
 
 
 def _compare(plain: Any, other: Any) -> List[Difference]:
     import numpy as np
-
-    from perftricks.recompute.trials import same_bits
 
     sizes: Dict[str, float] = {}
     for (kind, _), a in plain.items():
@@ -286,7 +331,7 @@ def _suspects(model: Any, x: Any) -> Tuple[str, ...]:
     import keras
 
     from perftricks.recompute.engines.python_state import Attributes
-    from perftricks.recompute.trials import TorchState, same_bits, to_array, torch_modules
+    from perftricks.recompute.trials import TorchState, to_array, torch_modules
 
     flagged: List[Any] = []
     probing: List[Any] = []

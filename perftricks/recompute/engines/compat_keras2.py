@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import random
 import sys
 import threading
@@ -75,6 +76,17 @@ def eager_outside_functions() -> bool:
     from tensorflow.python.framework import ops
 
     return bool(ops.executing_eagerly_outside_functions())
+
+
+def session_of(backend: Any) -> Any:
+    """Return the session of a Keras, by its ``backend`` module; None where there is none."""
+    if eager_outside_functions():
+        return None
+    if hasattr(backend, "get_session"):
+        return backend.get_session()
+    if backend.__name__.startswith("tf_keras"):
+        return importlib.import_module("tf_keras.api._v1.keras").backend.get_session()
+    return v1.keras.backend.get_session()
 
 
 def is_saving() -> bool:
@@ -518,7 +530,11 @@ def _modules_at(module: Any) -> List[Any]:
     """List a module and all below it; newer layers keep things that tf.Module cannot look into."""
     if hasattr(module, "_flatten_modules"):
         return list(module._flatten_modules())
-    return [module, *module.submodules]
+    try:
+        return [module, *module.submodules]
+    except TypeError:  # a compiled model of TensorFlow 2.0 or 2.1, in which layers are keys
+        below = [x for each in module._layers for x in getattr(each, "layers", [each])]
+        return [module, *(x for layer in below for x in _modules_at(layer))]
 
 
 class Used:

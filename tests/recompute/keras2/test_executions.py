@@ -8,8 +8,8 @@ import weakref
 import numpy as np
 import pytest
 
-from bench.bench_recompute_keras2 import allocated_peak
 from perftricks.recompute import recompute_grad
+from perftricks.recompute.memory import allocated_peak
 from tests.recompute.comparison import recomputed
 from tests.recompute.keras2.binding import (
     GRAPH,
