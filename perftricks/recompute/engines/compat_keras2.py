@@ -614,13 +614,21 @@ def _install() -> None:
         name = op_name if isinstance(op_name, str) else op_name.decode()
         if answer is None:
             return slow(op_name, num_outputs, inputs, attrs, *rest, **more)
-        return answer(
-            lambda: slow(op_name, num_outputs, inputs, attrs, *rest, **more), name, list(inputs)
+        result = answer(
+            lambda: _single(slow(op_name, num_outputs, inputs, attrs, *rest, **more)),
+            name,
+            list(inputs),
         )
+        return [result] if isinstance(result, tf.Tensor) else result
 
     runtime.TFE_Py_FastPathExecute = fast_path
     execute.execute = slow_path
     _installed.extend([fast, slow])
+
+
+def _single(results: Any) -> Any:
+    """Return a single result as the fast way does, which may be the one that is taken next time."""
+    return results[0] if isinstance(results, (list, tuple)) and len(results) == 1 else results
 
 
 def operations_of_function(name: str) -> Set[str]:

@@ -24,6 +24,9 @@ with warnings.catch_warnings():
     tf.compat.v1.logging.set_verbosity(tf.compat.v1.logging.ERROR)
     if os.environ.get("PERFTRICKS_GRAPH") == "1":
         tf.compat.v1.disable_eager_execution()
+        # Else a gradient changes the loop it belongs to, and fails where a session has run that,
+        # without recomputation too.
+        tf.compat.v1.experimental.output_all_intermediates(True)
     if NAME == "keras":
         import keras
     elif NAME == "tf.keras":
