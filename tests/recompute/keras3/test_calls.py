@@ -202,7 +202,8 @@ def test_a_captured_tensor_that_is_also_an_argument():
             function = recompute_grad(lambda a: ops.tanh(hidden) * ops.exp(a))
             return function(hidden)
 
-    assert_exact(around(Outer), *data())
+    # Of the one tensor JAX makes two, and adds their gradients outside of the recomputed call.
+    assert_exact(around(Outer), *data(), regrouped=BACKEND == "jax")
 
 
 def test_plain_functions_that_run_layers():
