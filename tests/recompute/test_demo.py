@@ -35,6 +35,21 @@ def test_any_difference_is_not_exact(what):
     assert not comparison(**{what: 1e-9}).exact
 
 
+@pytest.mark.parametrize(
+    ("rounding", "gradient", "exact"), [(True, 0.0, True), (False, 0.0, False), (True, 1e-9, False)]
+)
+def test_rounding_of_a_compiler_is_told_apart(rounding, gradient, exact, capsys):
+    """What XLA rounds is exact only if the same operations uncompiled give the same bits."""
+    found = {"gradient": gradient, "state": 0.0, "loss": 0.0}
+    one = comparison(gradient_difference=1e-7, by_operation=found, rounding=rounding)
+    assert (one.exact, one.bitwise) == (exact, False)
+    render.show(one, None, None)
+    shown = " ".join(capsys.readouterr().out.split())
+    answer = "no" if gradient else "yes"
+    assert f"gradients identical, operation by operation: {answer} (max" in shown
+    assert f"they {'differ by rounding' if rounding else 'are NOT equal'}: gradients 1e-07" in shown
+
+
 def test_record_is_json():
     """All figures can be written as JSON and are there."""
     record = json.loads(json.dumps(comparison().to_dict()))

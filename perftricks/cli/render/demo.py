@@ -58,13 +58,21 @@ def show(comparison: Comparison, largest: tuple[int, ...] | None, budget: int | 
         _bars(console, "peak memory", plain.peak_bytes, recomputed.peak_bytes)
         _bars(console, "time per step", plain.step_seconds, recomputed.step_seconds)
     console.print()
-    for what, difference in (
-        ("gradients", comparison.gradient_difference),
-        ("losses", comparison.loss_difference),
-        ("variables", comparison.state_difference),
-    ):
-        equal = "yes" if difference == 0 else "no"
-        console.print(f"{what} identical: {equal} (max difference {difference:g})")
+    compiled = {
+        "gradients": comparison.gradient_difference,
+        "losses": comparison.loss_difference,
+        "variables": comparison.state_difference,
+    }
+    by_operation = comparison.by_operation
+    if by_operation is None:
+        _differences(console, compiled, "")
+    else:
+        kinds = {"gradients": "gradient", "losses": "loss", "variables": "state"}
+        uncompiled = {what: by_operation[kind] for what, kind in kinds.items()}
+        _differences(console, uncompiled, ", operation by operation")
+        words = "differ by rounding" if comparison.rounding else "are NOT equal"
+        numbers = ", ".join(f"{what} {difference:g}" for what, difference in compiled.items())
+        console.print(f"compiled by XLA, which fuses operations, they {words}: {numbers}")
     console.print()
     details = Table.grid(padding=(0, 2))
     versions = ", ".join(f"{name} {version}" for name, version in plain.versions.items())
@@ -74,6 +82,12 @@ def show(comparison: Comparison, largest: tuple[int, ...] | None, budget: int | 
     if budget is not None:
         details.add_row("largest batch", f"in {budget / 2**20:,.0f} MiB above the idle model")
     console.print(details)
+
+
+def _differences(console: Console, differences: dict[str, float], how: str) -> None:
+    for what, difference in differences.items():
+        equal = "yes" if difference == 0 else "no"
+        console.print(f"{what} identical{how}: {equal} (max difference {difference:g})")
 
 
 def _size(run: Run) -> str:

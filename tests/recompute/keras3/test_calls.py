@@ -202,7 +202,8 @@ def test_a_captured_tensor_that_is_also_an_argument():
             function = recompute_grad(lambda a: ops.tanh(hidden) * ops.exp(a))
             return function(hidden)
 
-    assert_exact(around(Outer), *data())
+    # Of the one tensor JAX makes two, and adds their gradients outside of the recomputed call.
+    assert_exact(around(Outer), *data(), regrouped=BACKEND == "jax")
 
 
 def test_plain_functions_that_run_layers():
@@ -865,4 +866,4 @@ def test_a_segment_of_several_layers():
         return keras.Model(inputs, layers.Dense(WIDTH)(inner(layers.Dense(WIDTH)(inputs))))
 
     off, on = (steps(lambda on=on: build(on), *data(), True) for on in (False, True))
-    off.assert_same(on, FEW_ULP if BACKEND == "jax" else 0.0)
+    off.assert_same(on)

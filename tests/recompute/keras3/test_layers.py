@@ -108,7 +108,9 @@ def test_attention(case):
 
     random = np.random.default_rng(0)
     x = random.normal(size=(8, *SEQUENCE)).astype("float32")
-    assert_exact(build, x, np.tanh(x))
+    # XLA folds a mask that is constant into what is around it, in other ways in the two programs.
+    rounded = BACKEND == "jax" and case == "mask"
+    assert_exact(build, x, np.tanh(x), regrouped=rounded)
 
 
 def test_embedding_with_masks():
@@ -125,7 +127,9 @@ def test_embedding_with_masks():
     random = np.random.default_rng(0)
     x = random.integers(0, 9, size=(8, 5)).astype("int32")
     x[:, 3:] *= random.integers(0, 2, size=(8, 2)).astype("int32")
-    assert_exact(build, x, random.normal(size=(8, 5, 3)).astype("float32"))
+    # XLA sums up the gradient of a bias before the LSTM in another order.
+    y = random.normal(size=(8, 5, 3)).astype("float32")
+    assert_exact(build, x, y, regrouped=BACKEND == "jax")
 
 
 def test_masking():
