@@ -18,6 +18,7 @@ from perftricks.recompute import recompute_scope
 from tests.recompute.keras3.training import (
     BACKEND,
     FEW_ULP,
+    GROWN,
     array,
     fit,
     fresh_model,
@@ -306,7 +307,8 @@ def test_exact(name):
     build, (x, y) = applied(build, **options), make()
     tolerance = FEW_ULP if name in REORDERED else 0.0
     steps(build, x, y, False).assert_same(steps(build, x, y, True), tolerance)
-    fit(build, x, y, False).assert_same(fit(build, x, y, True), 10 * tolerance)
+    grown = GROWN if BACKEND == "jax" and tolerance else tolerance
+    fit(build, x, y, False).assert_same(fit(build, x, y, True), grown)
 
 
 def test_precision():
