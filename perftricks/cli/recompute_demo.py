@@ -33,7 +33,7 @@ Examples:
 With JAX, XLA compiles the two ways as different programs and rounds where it fuses operations;
 there a step is compared operation by operation as well, which must be equal to the last bit.
 
-Exit status: 0 equal to the last bit, 1 not equal or a run failed, 2 wrong usage, 130 interrupted.
+Exit status: 0 equal (see above), 1 not equal or a run failed, 2 wrong usage, 130 interrupted.
 """
 
 

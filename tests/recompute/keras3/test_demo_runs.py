@@ -8,14 +8,16 @@ import pytest
 from perftricks.recompute.demo import Config, DemoError, compare, max_batch_size
 from perftricks.recompute.memory import peak_meter
 
-SMALL = {"backend": keras.backend.backend(), "batch_size": 4, "seq_len": 16, "width": 64}
+SMALL = {"backend": keras.backend.backend(), "seq_len": 16, "width": 64}
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("model", ["transformer", "deep-mlp"])
-def test_exact(model):
-    """Losses, gradients and variables are equal to the last bit."""
-    result = compare(Config(model=model, layers=3, steps=2, device="cpu", **SMALL))
+@pytest.mark.parametrize(("model", "batch_size"), [("transformer", 4), ("deep-mlp", 2048)])
+def test_exact(model, batch_size):
+    """Losses, gradients and variables are equal to the last bit; memory can be told."""
+    result = compare(
+        Config(model=model, layers=3, steps=2, device="cpu", batch_size=batch_size, **SMALL)
+    )
     assert result.exact, result
     assert len(result.plain.losses) == 3
     assert result.plain.peak_bytes > 0
@@ -24,7 +26,7 @@ def test_exact(model):
 @pytest.mark.timeout(400)
 def test_largest_batch():
     """The search ends at a batch that fits where the next larger one does not."""
-    config = Config(model="deep-mlp", layers=2, device="cpu", **SMALL)
+    config = Config(model="deep-mlp", layers=2, device="cpu", batch_size=4, **SMALL)
     assert max_batch_size(config, True, None, limit=8) == 8
     assert max_batch_size(config, True, 0, limit=8) == 0
 
@@ -33,7 +35,7 @@ def test_largest_batch():
 def test_a_run_that_fails_says_why():
     """The reason of a failure in the other process is the message."""
     with pytest.raises(DemoError, match="sees no GPU"):
-        compare(Config(model="deep-mlp", layers=1, device="gpu", **SMALL))
+        compare(Config(model="deep-mlp", layers=1, device="gpu", batch_size=4, **SMALL))
 
 
 def test_meter_of_an_unknown_backend():
