@@ -6,7 +6,6 @@ import copy
 import os
 import subprocess
 import sys
-import threading
 
 import keras
 import numpy as np
@@ -24,6 +23,7 @@ from tests.recompute.keras3.training import (
     fresh_model,
     step,
     steps,
+    steps_in_threads,
 )
 
 WIDTH = 6
@@ -532,18 +532,7 @@ def test_threads():
 
     models = [fresh_model(applied(seeded)) for _ in range(4)]
     expected = step(fresh_model(seeded), *data(), False)
-    results = {}
-
-    def train(i):
-        results[i] = step(models[i], *data(), i % 2 == 0)
-
-    threads = [threading.Thread(target=train, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 4
-    for run in results.values():
+    for run in steps_in_threads(models, *data()):
         for a, b in zip(expected.arrays.values(), run.arrays.values()):
             np.testing.assert_array_equal(a, b)
 

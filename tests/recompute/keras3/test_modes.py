@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import keras
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from tests.recompute.keras3.training import (
     fresh_model,
     step,
     steps,
+    steps_in_threads,
 )
 
 WIDTH = 6
@@ -340,17 +339,6 @@ def test_threads():
     """Several threads train models of their own at once, some with recomputation, some without."""
     models = [fresh_model(build) for _ in range(4)]
     expected = step(fresh_model(build), *data(), False)
-    results = {}
-
-    def train(i):
-        results[i] = step(models[i], *data(), i % 2 == 0)
-
-    threads = [threading.Thread(target=train, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 4
-    for run in results.values():
+    for run in steps_in_threads(models, *data()):
         for a, b in zip(expected.arrays.values(), run.arrays.values()):
             np.testing.assert_array_equal(a, b)

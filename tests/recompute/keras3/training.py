@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import keras
 import numpy as np
@@ -150,3 +151,19 @@ def assert_exact(build, x, y, *, regrouped=False, **options):
     off, on = fit(build, x, y, False, **options), fit(build, x, y, True, **options)
     compiled = BACKEND == "tensorflow" and options.get("jit_compile")
     off.assert_same(on, GROWN if rounded or compiled else 0.0)
+
+
+def steps_in_threads(models, x, y):
+    """Take a step with each model, all at once, every second one recomputed; return the runs."""
+    runs = {}
+
+    def train(i):
+        runs[i] = step(models[i], x, y, i % 2 == 0)
+
+    threads = [threading.Thread(target=train, args=(i,)) for i in range(len(models))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(runs) == len(models)
+    return list(runs.values())
