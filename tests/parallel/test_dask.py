@@ -1,4 +1,4 @@
-"""A cluster of dask.distributed as an executor; its worker processes are real, and one is killed."""
+"""A cluster of dask.distributed as an executor: real worker processes, of which one is killed."""
 
 from __future__ import annotations
 
