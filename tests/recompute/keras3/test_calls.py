@@ -820,6 +820,7 @@ def test_buffers_of_torch(kind):
         np.testing.assert_array_equal(array(buffer), before[name])
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="Keras' numpy backend needs JAX to be installed")
 def test_a_backend_without_training_runs_plainly():
     """On a backend that is not known the decorated function runs plainly, with one warning."""
     code = (
