@@ -152,7 +152,15 @@ def test_optimizers_with_slots(name):
     """Optimizers that keep something for each variable."""
     optimizers = getattr(keras.optimizers, "legacy", keras.optimizers)
     optimizers = optimizers if GRAPH else keras.optimizers
-    compare_fits(REORDERED, simple, optimizer=lambda: getattr(optimizers, name)(0.01))
+    for chance in range(20, 0, -1):
+        try:
+            compare_fits(REORDERED, simple, optimizer=lambda: getattr(optimizers, name)(0.01))
+            return
+        except AssertionError:
+            # Adam of keras 2.3.1 reads its count of steps while that is increased, in no order:
+            # a plain run gives one of two results, and so must a recomputed one.
+            if keras.__version__ != "2.3.1" or name != "Adam" or chance == 1:
+                raise
 
 
 def test_fit_with_grappler():
