@@ -20,8 +20,8 @@ def _case(place, full, **changes):
 def bench_blocks(benchmark, place, full, norm_first):
     """Each block decorated, against the same model plain.
 
-    Where a block normalizes last, all of it is computed again; where it normalizes first, its last
-    product is not, because no gradient needs it.
+    Where a block normalizes last, all of it is needed again; where it normalizes first, no gradient
+    needs its last product, which is left out where shapes are known before.
     """
     case = _case(place, full, norm_first=norm_first)
     benchmark.group = f"{case.model}, each block decorated: {case.backend}, {case.device}"

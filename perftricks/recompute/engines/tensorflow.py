@@ -17,7 +17,6 @@ import tensorflow as tf
 
 from perftricks.recompute.engines import compat
 from perftricks.recompute.engines.operations import DRAWS, WRITES
-from perftricks.recompute.engines.tensorflow_shapes import borrow_shapes, operations_since
 
 if TYPE_CHECKING:
     from perftricks.recompute.engines.keras3 import PureCall
@@ -93,9 +92,7 @@ def checkpoint(pure: PureCall) -> List[Any]:
     watcher = record.VariableWatcher()
     with record.stop_recording(), watcher, _Operations.watched() as operations:
         # Copies by name only: a tensor that is also captured must be found as captured.
-        copies = [tf.identity(x) for x in pure.tensors]
-        operations.begin()
-        results = pure.run(*copies)
+        results = pure.run(*[tf.identity(x) for x in pure.tensors])
     operations.check()
     _check_objects(pure.objects, operations)
     attached = [i for i, y in enumerate(results) if operations.made(y) and _differentiable(y)]
@@ -113,17 +110,11 @@ def checkpoint(pure: PureCall) -> List[Any]:
         upstream = tuple(tf.convert_to_tensor(dy) for dy in upstream)
         with _after(upstream, inputs) as (upstream, copies):
             sources = [x for x in [*copies, *captured, *raw] if _differentiable(x)]
-            graph = home()
-            start = 0 if graph is None else len(graph.get_operations())
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(sources)
                 tensors, values = copies[: len(pure.tensors)], copies[len(pure.tensors) :]
                 again = pure.replay(tensors, values)
-            middle = 0 if graph is None else len(graph.get_operations())
             found = iter(tape.gradient([again[i] for i in attached], sources, upstream))
-            if graph is not None and graph is operations.graph:
-                later = operations_since(graph, start)
-                borrow_shapes(operations.created, later[: middle - start], later[middle - start :])
         return [next(found) if _differentiable(x) else None for x in [*copies, *captured, *raw]]
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
@@ -220,13 +211,6 @@ class _Operations:
         self._functions: Set[Any] = set()  # operations that have been looked into
         self._made: Set[int] = set()
         self._taken: Dict[int, Any] = {}
-        self.graph = home()
-        self.created: List[Any] = []
-        self._begin = 0
-
-    def begin(self) -> None:
-        """The call begins; what has been created before is not a part of it."""
-        self._begin = 0 if self.graph is None else len(self.graph.get_operations())
 
     @classmethod
     @contextlib.contextmanager
@@ -244,8 +228,7 @@ class _Operations:
             graph = tf.compat.v1.get_default_graph()
             start = len(graph.get_operations())
             yield operations
-            operations.created = operations_since(graph, operations._begin)
-            for op in operations_since(graph, start):
+            for op in graph.get_operations()[start:]:
                 # A placeholder stands for a tensor from outside of the graph.
                 outside = op.type == "Placeholder"
                 operations._note(op.type, op.inputs, () if outside else op.outputs)
