@@ -212,11 +212,12 @@ class _ManagedProcess:
 
 
 def _start_fork_server() -> None:
-    """Start the fork server with no signal blocked: all its children would inherit that."""
+    """Start the fork server with SIGTERM let through: all its children inherit what is blocked."""
     from multiprocessing import forkserver
 
     if hasattr(signal, "pthread_sigmask"):
-        blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.HELD_BACK)
+        # Not SIGINT: the server ignores it, but dies of one that comes before it could say so.
+        blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.HELD_BACK - {signal.SIGINT})
     forkserver.ensure_running()
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
