@@ -46,6 +46,7 @@ def apply(
     perftricks. Without an option, a graph of layers (Functional, Sequential) is cut where
     everything flows through a single tensor, into as many segments as give the lowest peak by the
     shapes of its tensors; in a nested model that holds most of the memory the same is done inside.
+    The last segment runs plainly: the backward pass begins with it, so to forget it saves nothing.
     In a model with a ``call`` of its own each direct sub-layer that has weights or sub-layers is a
     segment.
 
@@ -53,7 +54,7 @@ def apply(
     runs or is traced. Applying again replaces the plan. If the model is part of a larger one that
     has been compiled, compile that again, or apply to the larger one. Adding layers to a Sequential
     discards the plan. In a graph with sessions (keras 2.3.1, TensorFlow 1) it is what gradients
-    that are built from then on do; the last segment runs plainly there.
+    that are built from then on do.
 
     Args:
         model: A built model of Keras 3 or Keras 2.
@@ -88,7 +89,7 @@ def apply(
     if layers is not None:
         draft = _of_layers(model, layers)
     else:
-        draft = _Planner(_cutter(model, every, boundaries)).plan(model)
+        draft = _Planner(model, _cutter(model, every, boundaries)).plan(model)
     if not any(segment.recomputed for segment in draft.segments):
         raise ValueError(
             "there is nothing to segment in %s: %s; try every=1, boundaries=[names of layers] or "
@@ -203,11 +204,13 @@ class _Planner:
     """Plans a model and the models inside it.
 
     Args:
+        root: The model. Its last segment runs plainly: what it computes is needed next.
         cut: Given a graph, says after which steps to cut, and whether this was asked for, so that
             segments which save nothing are recomputed too.
     """
 
-    def __init__(self, cut: _Cutter) -> None:
+    def __init__(self, root: Any, cut: _Cutter) -> None:
+        self._root = root
         self._cut = cut
         self._done: Dict[int, _Draft] = {}
 
@@ -250,8 +253,8 @@ class _Planner:
                 segments.extend(s for s in draft.segments if s not in segments)
                 recomputed.append(False)
                 continue
-            on = (asked or part.frees > 0) and not (graph.is_static and graph.is_last(part))
-            recomputed.append(on)
+            is_last = model is self._root and graph.is_last(part)
+            recomputed.append((asked or part.frees > 0) and not is_last)
             names = tuple(dict.fromkeys(s.name for s in chain.steps[part.start : part.stop]))
             segments.append(Segment(model.name, names, part.bytes, part.kept, recomputed[-1]))
         if any(recomputed):

@@ -171,3 +171,11 @@ def _tensorflow_function(name: str, graph: Any) -> Any:
     if context.context().has_function(name):
         return context.context().get_function_def(name)
     return None
+
+
+def tensorflow_replace(tensor: Any, other: Any) -> None:
+    """Give another tensor of a graph to all that has been made to take this one."""
+    for consumer in tensor.consumers():
+        for index, given in enumerate(consumer.inputs):
+            if given is tensor:
+                consumer._update_input(index, other)

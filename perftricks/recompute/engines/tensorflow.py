@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from perftricks.recompute.engines import compat
 from perftricks.recompute.engines.operations import DRAWS, WRITES
+from perftricks.recompute.engines.tensorflow_shapes import borrow_shapes, count, operations_since
 
 if TYPE_CHECKING:
     from perftricks.recompute.engines.keras3 import PureCall
@@ -92,7 +93,9 @@ def checkpoint(pure: PureCall) -> List[Any]:
     watcher = record.VariableWatcher()
     with record.stop_recording(), watcher, _Operations.watched() as operations:
         # Copies by name only: a tensor that is also captured must be found as captured.
-        results = pure.run(*[tf.identity(x) for x in pure.tensors])
+        copies = [tf.identity(x) for x in pure.tensors]
+        operations.begin()
+        results = pure.run(*copies)
     operations.check()
     _check_objects(pure.objects, operations)
     attached = [i for i, y in enumerate(results) if operations.made(y) and _differentiable(y)]
@@ -110,11 +113,17 @@ def checkpoint(pure: PureCall) -> List[Any]:
         upstream = tuple(tf.convert_to_tensor(dy) for dy in upstream)
         with _after(upstream, inputs) as (upstream, copies):
             sources = [x for x in [*copies, *captured, *raw] if _differentiable(x)]
+            graph = home()
+            start = count(graph)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(sources)
                 tensors, values = copies[: len(pure.tensors)], copies[len(pure.tensors) :]
                 again = pure.replay(tensors, values)
-            found = iter(tape.gradient([again[i] for i in attached], sources, upstream))
+            second = operations_since(graph, start)
+            gradients = tape.gradient([again[i] for i in attached], sources, upstream)
+            backward = operations_since(graph, start + len(second))
+            borrow_shapes(operations.created, second, backward, gradients)
+        found = iter(gradients)
         return [next(found) if _differentiable(x) else None for x in [*copies, *captured, *raw]]
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
@@ -211,6 +220,12 @@ class _Operations:
         self._functions: Set[Any] = set()  # operations that have been looked into
         self._made: Set[int] = set()
         self._taken: Dict[int, Any] = {}
+        self._begin = 0
+        self.created: List[Any] = []
+
+    def begin(self) -> None:
+        """The call begins; what has been created before is not a part of it."""
+        self._begin = count(home())
 
     @classmethod
     @contextlib.contextmanager
@@ -226,9 +241,10 @@ class _Operations:
                 callbacks.remove_op_callback(operations._ran)
         else:
             graph = tf.compat.v1.get_default_graph()
-            start = len(graph.get_operations())
+            start = count(graph)
             yield operations
-            for op in graph.get_operations()[start:]:
+            operations.created = operations_since(graph, operations._begin)
+            for op in operations_since(graph, start):
                 # A placeholder stands for a tensor from outside of the graph.
                 outside = op.type == "Placeholder"
                 operations._note(op.type, op.inputs, () if outside else op.outputs)

@@ -400,6 +400,15 @@ def test_it_is_recomputed(monkeypatch):
     assert counted(model, x, y) == 2
 
 
+def test_the_last_segment_runs_once():
+    """What it computes is needed next; the segment before it runs twice."""
+    x, y = data()
+    model = fresh_model(counting)
+    plan = recompute.apply(model, boundaries=model.layers[4])
+    assert [segment.recomputed for segment in plan.segments] == [True, False]
+    assert counted(model, x, y) == 3
+
+
 def test_training_goes_on_compiled():
     """A model that has been compiled and fitted is traced again after apply and after remove."""
     x, y = data()
