@@ -1,8 +1,8 @@
 """Which claims of the two posts hold: ``python -m bench.claims results.json``.
 
 Reads what ``pytest bench --benchmark-json=results.json`` wrote, prints a summary, and writes the
-tables and pictures of docs/claims.md and docs/rivals.md between their markers. A claim that nothing
-was measured about is said to be just that.
+tables and pictures of docs/claims.md, docs/rivals.md and docs/recompute-figures.md between their
+markers. A claim that nothing was measured about is said to be just that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import plots
-from bench.results import Result, Results, read
+from bench.markdown import fill, table
+from bench.recompute import figures
+from bench.results import Result, Results, place, read
 
 ROOT = Path(__file__).parent.parent
 RECOMPUTE = "[7367](https://kexue.fm/archives/7367)"
@@ -95,7 +97,7 @@ def _time_per_sample(results: Results) -> Finding:
     if not found:
         return _unmeasured("bench_blocks was not run")
     times = [
-        f"{_place(one)}, {_norm(one)}: "
+        f"{place(one)}, {_norm(one)}: "
         f"{_times(one.info['time_ratio'])} "
         f"(peak memory {_times(one.info['peak_ratio'])} less)"
         for one in found
@@ -104,42 +106,21 @@ def _time_per_sample(results: Results) -> Finding:
     return Finding(_verdict(within), "; ".join(times))
 
 
-def _place(result: Result) -> str:
-    case = result.info["case"]
-    return f"{case['backend']} {case['device']}"
-
-
 def _norm(result: Result) -> str:
     return "blocks normalize " + ("first" if result.info["case"].get("norm_first") else "last")
 
 
-Curve = dict[int, float]  # blocks -> bytes, or seconds
-
-
-def _curves(results: Results) -> dict[tuple[str, str], tuple[Curve, Curve]]:
-    """(place, tool) -> peak of memory and time of a step, against depth."""
-    curves: dict[tuple[str, str], tuple[Curve, Curve]] = {}
-    for name in ("bench_depth", "bench_depth_between", "bench_depth_elsewhere"):
-        for result in results.all(name):
-            case = result.info["case"]
-            peaks, times = curves.setdefault((_place(result), case["tool"]), ({}, {}))
-            peaks[case["layers"]] = result.info["peak_bytes"]
-            times[case["layers"]] = result.info["median_step_seconds"]
-    return curves
-
-
 def _factor_against_depth(results: Results) -> Finding:
-    curves = _curves(results)
     texts, growing = [], []
-    for place, tool in curves:
-        if tool != "recompute_grad" or (place, "plain") not in curves:
+    for where, curves in results.depth_curves().items():
+        if not {"plain", "recompute_grad"} <= curves.keys():
             continue
-        plain, recomputed = curves[place, "plain"][0], curves[place, tool][0]
+        plain, recomputed = curves["plain"].peaks, curves["recompute_grad"].peaks
         depths = sorted(plain.keys() & recomputed.keys())
         factors = [plain[depth] / recomputed[depth] for depth in depths]
         if len(factors) > 1:
             pairs = zip(depths, factors, strict=True)
-            texts.append(f"{place}: " + ", ".join(f"{n} blocks {_times(f)}" for n, f in pairs))
+            texts.append(f"{where}: " + ", ".join(f"{n} blocks {_times(f)}" for n, f in pairs))
             growing.append(factors[-1] > factors[0] * (1 + _ROUNDING))
     if not texts:
         return _unmeasured("bench_depth was not run")
@@ -147,18 +128,17 @@ def _factor_against_depth(results: Results) -> Finding:
 
 
 def _every_layer(results: Results) -> Finding:
-    curves = _curves(results)
     texts, better = [], []
-    for place, tool in curves:
-        if tool != "apply" or (place, "recompute_grad") not in curves:
+    for where, curves in results.depth_curves().items():
+        if not {"apply", "recompute_grad"} <= curves.keys():
             continue
-        segments, blocks = curves[place, "apply"], curves[place, "recompute_grad"]
-        depth = max(segments[0].keys() & blocks[0].keys(), default=0)
+        segments, blocks = curves["apply"], curves["recompute_grad"]
+        depth = max(segments.peaks.keys() & blocks.peaks.keys(), default=0)
         if depth:
-            memory = blocks[0][depth] / segments[0][depth]
+            memory = blocks.peaks[depth] / segments.peaks[depth]
             texts.append(
-                f"{place}, {depth} blocks: each block takes {_times(memory)} the memory and "
-                f"{_times(blocks[1][depth] / segments[1][depth])} the time of segments"
+                f"{where}, {depth} blocks: each block takes {_times(memory)} the memory and "
+                f"{_times(blocks.seconds[depth] / segments.seconds[depth])} the time of segments"
             )
             better.append(memory <= 1 + _ROUNDING)
     if not texts:
@@ -167,23 +147,20 @@ def _every_layer(results: Results) -> Finding:
 
 
 def _square_root(results: Results) -> Finding:
-    curves = _curves(results)
     texts, close = [], []
-    for (place, tool), (peaks, _) in curves.items():
-        plain = curves.get((place, "plain"), ({}, {}))[0]
-        if tool != "apply, sqrt(n)" or len(peaks) < 2 or len(plain) < 2:
+    for where, curves in results.depth_curves().items():
+        peaks = {tool: curve.peaks for tool, curve in curves.items() if len(curve.peaks) > 1}
+        if not {"plain", "apply, sqrt(n)"} <= peaks.keys():
             continue
-        power = _power(peaks)
-        texts.append(
-            f"{place}: peak grows as n^{power:.2f} with segments, n^{_power(plain):.2f} plainly"
-        )
+        power, plainly = _power(peaks["apply, sqrt(n)"]), _power(peaks["plain"])
+        texts.append(f"{where}: peak grows as n^{power:.2f} with segments, n^{plainly:.2f} plainly")
         close.append(power <= 0.5 + 3 * _ROUNDING)
     if not texts:
         return _unmeasured("bench_depth was not run")
     return Finding(_verdict(close), "; ".join(texts))
 
 
-def _power(curve: Curve) -> float:
+def _power(curve: dict[int, float]) -> float:
     """The power of the depth that a curve grows by, from its first to its last point."""
     first, last = min(curve), max(curve)
     return math.log(max(curve[last], 1) / max(curve[first], 1)) / math.log(last / first)
@@ -325,7 +302,7 @@ def rivals(results: Results) -> list[tuple[str, str, str]]:
     for name in ("bench_blocks", "bench_framework", "bench_keras"):
         for result in results.all(name):
             info = result.info
-            what = f"a training step, {_place(result)}, {info['case']['tool']} / {_other(info)}"
+            what = f"a training step, {place(result)}, {info['case']['tool']} / {_other(info)}"
             ratios = f"time {_times(info['time_ratio'])}, peak {_times(1 / info['peak_ratio'])}"
             rows.append((what, info["case"]["tool"], ratios))
     return rows
@@ -340,44 +317,30 @@ def _other(info: dict[str, object]) -> str:
 # ------------------------------------------------------------------------- output
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-def fill(page: str, name: str, content: str) -> str:
-    """Return a page with what stands between two markers replaced.
-
-    Raises:
-        ValueError: If the markers are not there.
-    """
-    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-    before, found, rest = page.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"expected the lines {begin.strip()!r} and {end!r} in the page")
-    return f"{before}{begin}{content}\n{end}{after}"
-
-
 def write(results: Results, folder: Path) -> None:
-    """Write the tables and the pictures of the pages in a folder."""
+    """Write the tables and the pictures of the pages in a folder.
+
+    A page of which nothing was measured stays as it is.
+    """
     measured = "\n".join(f"- Measured on {line}." for line in results.where())
     findings = [(claim, claim.check(results)) for claim in CLAIMS]
     rows = [(c.source, c.text, f.measured, f"**{f.verdict}**") for c, f in findings]
-    claims = _markdown(["post", "claimed", "measured here", "verdict"], rows)
+    claims = table(["post", "claimed", "measured here", "verdict"], rows)
     beside = rivals(results)
-    others = _markdown(["what", "who", "figure"], beside) if beside else "Not measured yet."
+    others = table(["what", "who", "figure"], beside) if beside else "Not measured yet."
     drawn = plots.draw(results, folder / "pictures")
     pictures = "".join(f"\n\n![{what}](pictures/{name})" for name, what in drawn)
-    for name, content in (("claims", claims + pictures), ("rivals", others)):
-        path = folder / f"{name}.md"
-        text = "\n\n".join(filter(None, (measured, content)))
-        page = fill(path.read_text(encoding="utf-8"), name, f"\n{text}\n")
-        path.write_text(page, encoding="utf-8")
+    pages = {
+        "claims": claims + pictures,
+        "rivals": others,
+        "recompute-figures": figures.render(results),
+    }
+    for name, content in pages.items():
+        if content:
+            path = folder / f"{name}.md"
+            text = "\n\n".join(filter(None, (measured, content)))
+            page = fill(path.read_text(encoding="utf-8"), name, f"\n{text}\n")
+            path.write_text(page, encoding="utf-8")
 
 
 def show(results: Results, console: Console) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.results import Results
+from bench.results import Results, place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,8 +68,9 @@ def _time_and_memory(results: Results, axes: Axes) -> bool:
     drawn = False
     for result in results.all("bench_blocks"):
         case = result.info["case"]
-        place = f"{case['backend']} {case['device']}"
-        axes.plot(1 / result.info["peak_ratio"], result.info["time_ratio"], "o", label=place)
+        norm = "normalize first" if case["norm_first"] else "normalize last"
+        label = f"{place(result)}, {norm}"
+        axes.plot(1 / result.info["peak_ratio"], result.info["time_ratio"], "o", label=label)
         drawn = True
     axes.plot(1, 1, "*", color="#59636e", markersize=12, label="plain")
     axes.set(xlabel="peak memory, plain = 1", ylabel="time of a step, plain = 1", xlim=(0, 1.1))
@@ -83,13 +85,33 @@ def _batches(results: Results, axes: Axes) -> bool:
         largest = result.info["largest_batch"]
         for offset, (way, colour) in enumerate((("plain", "#c44e52"), ("recompute", "#55a868"))):
             label = way if number == 0 else ""
-            place = number + 0.4 * offset
-            axes.bar_label(axes.bar(place, largest[way], 0.38, color=colour, label=label))
+            x = number + 0.4 * offset
+            axes.bar_label(axes.bar(x, largest[way], 0.38, color=colour, label=label))
     names = [f"{one.info['model']}\n{one.case}" for one in found]
     axes.set_xticks([number + 0.2 for number in range(len(found))], names)
     axes.set(ylabel="samples in a batch")
     axes.set_title("Largest batch that fits")
     return bool(found)
+
+
+_TOOLS = {
+    "plain": ("plain", "#c44e52"),
+    "recompute_grad": ("each block decorated", "#55a868"),
+    "apply": ("apply, as it chooses", "#4c72b0"),
+    "apply, sqrt(n)": ("apply, segments of √n blocks", "#8172b3"),
+}
+
+
+def _depth(where: str, results: Results, axes: Axes) -> bool:
+    """Peak memory against depth at one place, a line for each tool."""
+    for tool, curve in results.depth_curves()[where].items():
+        label, colour = _TOOLS[tool]
+        depths, peaks = zip(*sorted(curve.peaks.items()), strict=True)
+        axes.plot(depths, [peak / 2**20 for peak in peaks], "o-", color=colour, label=label)
+    axes.set(xlabel="transformer blocks", ylabel="MiB above the idle model")
+    axes.set_ylim(bottom=0)
+    axes.set_title(f"Peak of a training step: {where}")
+    return True
 
 
 PICTURES: dict[str, tuple[str, Callable[[Results, Any], bool]]] = {
@@ -99,6 +121,18 @@ PICTURES: dict[str, tuple[str, Callable[[Results, Any], bool]]] = {
     "time-and-memory": ("Time against memory of recompute", _time_and_memory),
     "batches": ("Largest batch with and without recompute", _batches),
 }
+
+
+def _pictures(results: Results) -> dict[str, tuple[str, Callable[[Results, Any], bool]]]:
+    """Return all pictures; those of depth are one for each place that was measured."""
+    depths = {
+        f"depth-{where.replace(' ', '-')}": (
+            f"Peak against depth: {where}",
+            functools.partial(_depth, where),
+        )
+        for where in results.depth_curves()
+    }
+    return {**PICTURES, **depths}
 
 
 def draw(results: Results, folder: Path) -> list[tuple[str, str]]:
@@ -117,7 +151,7 @@ def draw(results: Results, folder: Path) -> list[tuple[str, str]]:
     drawn = []
     # The same results give the same file, whenever it is drawn.
     with matplotlib.rc_context({"svg.hashsalt": "perftricks", "svg.fonttype": "none"}):
-        for name, (what, paint) in PICTURES.items():
+        for name, (what, paint) in _pictures(results).items():
             figure = Figure(figsize=(6.4, 4), layout="constrained")
             axes = figure.subplots()
             if not paint(results, axes):

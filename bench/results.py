@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,14 @@ class Result:
 
     Attributes:
         name: The name of its function.
+        group: The group it was put into; its name, if into none.
         case: What its brackets say, such as "generated-naive_loop"; empty without.
         seconds: The median of its rounds.
         info: What it noted beside that.
     """
 
     name: str
+    group: str
     case: str
     seconds: float
     info: dict[str, Any]
@@ -42,9 +44,9 @@ class Results:
         """Return a line for each machine: when, and what it is."""
         return [f"{day}: {machine}" for machine, day in self.machines.items()]
 
-    def all(self, name: str) -> Iterator[Result]:
-        """Return every case of a benchmark."""
-        return (result for result in self.results if result.name == name)
+    def all(self, *names: str) -> Iterator[Result]:
+        """Return every case of some benchmarks."""
+        return (result for result in self.results if result.name in names)
 
     def one(self, name: str, *parts: str) -> Result | None:
         """Return the first case whose brackets have all of the parts, None without one."""
@@ -52,6 +54,34 @@ class Results:
             if set(parts) <= set(result.case.split("-")):
                 return result
         return None
+
+    def depth_curves(self) -> dict[str, dict[str, Curve]]:
+        """Return what was measured against the depth of a model, of each tool at each place."""
+        curves: dict[str, dict[str, Curve]] = {}
+        for result in self.all("bench_depth"):
+            case = result.info["case"]
+            curve = curves.setdefault(place(result), {}).setdefault(case["tool"], Curve({}, {}))
+            curve.peaks[case["layers"]] = result.info["peak_bytes"]
+            curve.seconds[case["layers"]] = result.info["median_step_seconds"]
+        return {where: dict(found) for where, found in sorted(curves.items())}
+
+
+class Curve(NamedTuple):
+    """What was measured against depth.
+
+    Attributes:
+        peaks: Blocks of the model -> bytes of memory.
+        seconds: Blocks of the model -> time of a step.
+    """
+
+    peaks: dict[int, float]
+    seconds: dict[int, float]
+
+
+def place(result: Result) -> str:
+    """Return where something was trained: the backend and the device."""
+    case = result.info["case"]
+    return f"{case['backend']} {case['device']}"
 
 
 def read(paths: list[Path]) -> Results:
@@ -77,7 +107,8 @@ def read(paths: list[Path]) -> Results:
 def _result(benchmark: dict[str, Any]) -> Result:
     name, _, case = benchmark["name"].partition("[")
     seconds = benchmark["stats"]["median"]
-    return Result(name, case.removesuffix("]"), seconds, benchmark["extra_info"])
+    group = benchmark.get("group") or name
+    return Result(name, group, case.removesuffix("]"), seconds, benchmark["extra_info"])
 
 
 def _machine(about: dict[str, Any]) -> str:

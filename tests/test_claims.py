@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from bench import claims
+from bench.markdown import fill
+from bench.recompute import figures
 from bench.results import read
 
+PAGES = ("claims", "rivals", "recompute-figures")
 ROOT = Path(__file__).parent.parent
 MACHINE = {"cpu": {"brand_raw": "A processor", "count": 2}, "machine": "x86_64", "system": "Linux"}
 
@@ -23,7 +26,7 @@ def results(tmp_path):
     def results(*benchmarks, machine=MACHINE, name="results.json"):
         path = tmp_path / name
         written = [
-            {"name": name, "stats": {"median": seconds}, "extra_info": info}
+            {"name": name, "group": "a group", "stats": {"median": seconds}, "extra_info": info}
             for name, seconds, info in benchmarks
         ]
         run = {"machine_info": machine, "datetime": "2026-11-22T01:02:03", "benchmarks": written}
@@ -111,6 +114,55 @@ def test_recompute(results):
     assert "n^0.50 with segments, n^1.00 plainly" in finding(found, "Memory for n").measured
 
 
+def run(peak, seconds, **more):
+    """Return what is noted of a run."""
+    return {"peak_bytes": peak * 2**20, "median_step_seconds": seconds, **more}
+
+
+def test_figures(results):
+    """Each kind of benchmark of recompute has its table."""
+    case = {"backend": "jax", "device": "cpu", "tool": "recompute_grad", "norm_first": False}
+    beside = run(500, 2.0, tool="plain", counted_peak_bytes=2**22)
+    ratios = {"peak_ratio": 5.0, "time_ratio": 1.25}
+    blocks = run(100, 2.5, case=case, counted_peak_bytes=2**20, beside=beside, **ratios)
+    rival = run(
+        90,
+        4.0,
+        case={**case, "tool": "jax.checkpoint"},
+        beside=run(80, 2.0, tool="recompute_grad"),
+        **{**ratios, "time_ratio": 2.0},
+    )
+    largest = {
+        "model": "bert-base",
+        "layers": None,
+        "largest_batch": {"plain": 48, "recompute": 144},
+        "ratio": 3.0,
+    }
+    keras2 = {"tool": "plain", "allocated_bytes": None, "resident_bytes": 2**30, "time_ratio": 1.0}
+    found = results(
+        ("bench_blocks[jax]", 2.5, {**blocks, "versions": {"keras": "3.15", "jax": "0.10"}}),
+        ("bench_framework[jax]", 4.0, rival),
+        ("bench_keras2[a-plain]", 0.5, keras2),
+        ("bench_keras2[a-other]", 0.0, {"tool": "other", "error": "no | such thing"}),
+        depth("plain", 6, 2**30),
+        depth("apply", 24, 2**29),
+        ("bench_largest_batch_of_bert[x]", 1.0, largest),
+    )
+    page = figures.render(found)
+    assert page.startswith("jax 0.10, keras 3.15.\n\n## Each block decorated")
+    for row in (
+        "| a group | 500 MiB | 100 MiB | 5.0x | 2.00 s | 2.50 s | 1.25x | 4 MiB, 1 MiB |",
+        "| a group | jax.checkpoint | 90 MiB | 80 MiB |  | 4.00 s | 2.00 s | 0.50x |",
+        "| a group | plain | no sessions |  | 1,024 MiB | 0.50 s | 1.00x |",
+        "| a group | other | raises: no \\| such thing |  |  |  |  |",
+        "| tensorflow cpu: blocks | 6 | 24 |",
+        "| plain | 1,024 MiB |  |",
+        "| a group | bert-base | 48 | 144 | 3.0x |",
+    ):
+        assert row in page.splitlines()
+    assert figures.render(results()) == ""
+
+
 @pytest.mark.parametrize(("ratio", "verdict"), [(3.1, claims.HOLDS), (2.0, claims.FAILS)])
 def test_batches(results, ratio, verdict):
     """The largest batch decides, on the model that the claim is about."""
@@ -147,7 +199,7 @@ def test_dict_and_counter(results):
 def test_page(tmp_path, results):
     """Only what is between the markers changes, and filling twice is filling once."""
     (tmp_path / "pictures").mkdir()
-    for name in ("claims", "rivals"):
+    for name in PAGES:
         (tmp_path / f"{name}.md").write_text((ROOT / "docs" / f"{name}.md").read_text())
     found = results(*small(20, 8, 5))
     claims.write(found, tmp_path)
@@ -169,7 +221,7 @@ def test_page(tmp_path, results):
 def test_pictures(tmp_path, results):
     """A picture is drawn where there are figures for it, and shown on the page."""
     (tmp_path / "pictures").mkdir()
-    for name in ("claims", "rivals"):
+    for name in PAGES:
         (tmp_path / f"{name}.md").write_text((ROOT / "docs" / f"{name}.md").read_text())
     lookups = [
         (f"bench_growing_dict[{keys}]", 1.0, {"keys": keys, "ns_per_token": 1.0}) for keys in (1, 9)
@@ -182,7 +234,7 @@ def test_pictures(tmp_path, results):
 def test_page_without_markers():
     """A page that has lost its markers is not overwritten."""
     with pytest.raises(ValueError, match="expected the lines '<!-- claims: begin -->'"):
-        claims.fill("# Claims\n", "claims", "| table |")
+        fill("# Claims\n", "claims", "| table |")
 
 
 def test_two_machines(tmp_path, results):

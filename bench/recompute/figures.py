@@ -1,165 +1,161 @@
-"""Tables of what was measured, from the JSON of pytest-benchmark.
-
-Usage: ``python -m bench.recompute.figures RESULT.json ... docs/recompute-figures.md``. What stands
-between the markers of the page is replaced. Later results of the same case win.
-"""
+"""Tables of what recompute saves and costs, for docs/recompute-figures.md."""
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
-from bench.recompute.curves import depth_curves
+from bench.markdown import table
+from bench.results import Results
 
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-Benchmark = dict[str, Any]
-
-
-def main() -> None:
-    """Read results, write the page."""
-    if len(sys.argv) < 3:
-        sys.exit("usage: python -m bench.recompute.figures RESULT.json ... PAGE.md")
-    *results, page = map(Path, sys.argv[1:])
-    text = page.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        sys.exit(f"{page} must have one line {BEGIN!r} and one {END!r}")
-    records = [json.loads(result.read_text(encoding="utf-8")) for result in results]
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n{render(records)}\n{END}{after}", encoding="utf-8")
+Row = tuple[str, ...]
 
 
-def render(records: list[dict[str, Any]]) -> str:
-    """Return the Markdown of pytest-benchmark's records."""
-    found: dict[str, Benchmark] = {}
-    for record in records:
-        found.update({benchmark["fullname"]: benchmark for benchmark in record["benchmarks"]})
-    benchmarks = list(found.values())
+def render(results: Results) -> str:
+    """Return the Markdown of all that was measured about recompute; nothing if nothing was."""
     sections = [
-        _origin(records),
-        _section("Each block decorated, beside the plain run", _blocks(benchmarks)),
-        _section("Other tools, beside ours", _rivals(benchmarks)),
-        _section("Peak against depth", _depth(benchmarks)),
-        _section("Largest batch", _largest(benchmarks)),
+        _versions(results),
+        _section("Each block decorated, beside the plain run", _BLOCKS, _blocks(results)),
+        _section("Other tools, beside ours", _RIVALS, _rivals(results)),
+        _section("Keras 2, beside other tools", _KERAS2, _keras2(results)),
+        _depth(results),
+        _section("Largest batch", _LARGEST, _largest(results)),
     ]
-    return "\n\n".join(section for section in sections if section)
+    return "\n\n".join(filter(None, sections))
 
 
-def _origin(records: list[dict[str, Any]]) -> str:
-    dates = sorted({record["datetime"][:10] for record in records})
-    machines = sorted({_machine(record["machine_info"]) for record in records})
-    return f"Measured on {', '.join(dates)}; {'; '.join(machines)}."
+def _versions(results: Results) -> str:
+    """Return the versions of all frameworks that were measured."""
+    found = {
+        f"{name} {version}"
+        for result in results.results
+        for name, version in result.info.get("versions", {}).items()
+    }
+    return ", ".join(sorted(found)) + "." if found else ""
 
 
-def _machine(info: dict[str, Any]) -> str:
-    cpu = info["cpu"]
-    name, cores = cpu.get("brand_raw") or info["machine"], cpu.get("count", "?")
-    return f"{name}, {cores} cores, Python {info['python_version']}"
+def _section(title: str, header: Row, rows: list[Row]) -> str:
+    return f"## {title}\n\n{table(header, rows)}" if rows else ""
 
 
-def _section(title: str, lines: list[str]) -> str:
-    return "\n".join([f"## {title}", "", *lines]) if lines else ""
+_BLOCKS = (
+    "where, model",
+    "peak, plain",
+    "peak, ours",
+    "less",
+    "step, plain",
+    "step, ours",
+    "longer",
+    "counted, plain, ours",
+)
 
 
-def _blocks(benchmarks: list[Benchmark]) -> list[str]:
-    head = (
-        "where, model",
-        "peak, plain",
-        "peak, ours",
-        "less",
-        "step, plain",
-        "step, ours",
-        "longer",
-        "counted, plain, ours",
-    )
+def _blocks(results: Results) -> list[Row]:
     rows = []
-    for benchmark in _named(benchmarks, "bench_blocks"):
-        ours = benchmark["extra_info"]
-        plain = ours["beside"]
-        rows.append(
-            (
-                benchmark["group"],
-                _mib(plain["peak_bytes"]),
-                _mib(ours["peak_bytes"]),
-                f"{ours['peak_ratio']:.1f}x",
-                _seconds(plain),
-                _seconds(ours),
-                f"{ours['time_ratio']:.2f}x",
-                ", ".join(_counted(plain) + _counted(ours)),
-            )
+    for result in results.all("bench_blocks", "bench_blocks_with_xla_as_it_is"):
+        ours, plain = result.info, result.info["beside"]
+        row = (
+            result.group,
+            _mib(plain["peak_bytes"]),
+            _mib(ours["peak_bytes"]),
+            f"{ours['peak_ratio']:.1f}x",
+            _seconds(plain),
+            _seconds(ours),
+            f"{ours['time_ratio']:.2f}x",
+            _counted(plain, ours),
         )
-    return _table(head, rows)
+        rows.append(row)
+    return rows
 
 
-def _rivals(benchmarks: list[Benchmark]) -> list[str]:
-    head = ("where, model", "tool", "its peak", "ours", "counted, it, ours")
-    head += ("its step", "ours", "our time to its")
+_RIVALS = (
+    "where, model",
+    "tool",
+    "its peak",
+    "ours",
+    "counted, it, ours",
+    "its step",
+    "ours",
+    "our time to its",
+)
+
+
+def _rivals(results: Results) -> list[Row]:
     rows = []
-    for benchmark in _named(benchmarks, "bench_framework", "bench_keras"):
-        rival = benchmark["extra_info"]
-        ours = rival["beside"]
-        rows.append(
-            (
-                benchmark["group"],
-                rival["case"]["tool"],
-                _mib(rival["peak_bytes"]),
-                _mib(ours["peak_bytes"]),
-                ", ".join(_counted(rival) + _counted(ours)),
-                _seconds(rival),
-                _seconds(ours),
-                f"{1 / rival['time_ratio']:.2f}x",
-            )
+    for result in results.all("bench_framework", "bench_keras"):
+        rival, ours = result.info, result.info["beside"]
+        row = (
+            result.group,
+            rival["case"]["tool"],
+            _mib(rival["peak_bytes"]),
+            _mib(ours["peak_bytes"]),
+            _counted(rival, ours),
+            _seconds(rival),
+            _seconds(ours),
+            f"{1 / rival['time_ratio']:.2f}x",
         )
-    return _table(head, rows)
+        rows.append(row)
+    return rows
 
 
-def _depth(benchmarks: list[Benchmark]) -> list[str]:
-    lines: list[str] = []
-    for (backend, device), curves in depth_curves({"benchmarks": benchmarks}).items():
-        depths = sorted({layers for points in curves.values() for layers, _ in points})
+_KERAS2 = ("where, model", "tool", "allocated", "of plain", "resident", "step", "of plain")
+
+
+def _keras2(results: Results) -> list[Row]:
+    rows = []
+    for result in results.all("bench_keras2"):
+        info = result.info
+        if "error" in info:
+            rows.append((result.group, info["tool"], f"raises: {info['error']}", *[""] * 4))
+            continue
+        counted = info["allocated_bytes"] is not None
+        row = (
+            result.group,
+            info["tool"],
+            _mib(info["allocated_bytes"]) if counted else "no sessions",
+            f"{info['allocated_ratio']:.2f}x" if counted else "",
+            _mib(info["resident_bytes"]),
+            f"{result.seconds:.2f} s",
+            f"{info['time_ratio']:.2f}x",
+        )
+        rows.append(row)
+    return rows
+
+
+def _depth(results: Results) -> str:
+    tables = []
+    for where, curves in results.depth_curves().items():
+        depths = sorted({depth for curve in curves.values() for depth in curve.peaks})
         rows = [
-            (tool, *[_mib(dict(points)[n]) if n in dict(points) else "" for n in depths])
-            for tool, points in curves.items()
+            (tool, *[_mib(curve.peaks[n]) if n in curve.peaks else "" for n in depths])
+            for tool, curve in curves.items()
         ]
-        lines += [*_table((f"{backend}, {device}: blocks", *map(str, depths)), rows), ""]
-    return lines[:-1]
+        tables.append(table((f"{where}: blocks", *map(str, depths)), rows))
+    return "\n\n".join(["## Peak against depth", *tables]) if tables else ""
 
 
-def _largest(benchmarks: list[Benchmark]) -> list[str]:
+_LARGEST = ("where", "model", "plain", "recompute", "larger")
+
+
+def _largest(results: Results) -> list[Row]:
     rows = []
-    for benchmark in _named(benchmarks, "bench_largest_batch"):
-        info = benchmark["extra_info"]
+    for result in results.all("bench_largest_batch", "bench_largest_batch_of_bert"):
+        info = result.info
         model = info["model"] + (f", {info['layers']} blocks" if info["layers"] else "")
         largest = info["largest_batch"]
         ways = (str(largest["plain"]), str(largest["recompute"]), f"{info['ratio']:.1f}x")
-        rows.append((benchmark["group"], model, *ways))
-    return _table(("where", "model", "plain", "recompute", "larger"), rows)
+        rows.append((result.group, model, *ways))
+    return rows
 
 
-def _named(benchmarks: list[Benchmark], *names: str) -> list[Benchmark]:
-    return [one for one in benchmarks if one["name"].startswith(names)]
+def _counted(*infos: dict[str, Any]) -> str:
+    """Return what the framework has counted of two runs, where it counts."""
+    counts = [_mib(info["counted_peak_bytes"]) for info in infos if "counted_peak_bytes" in info]
+    return ", ".join(counts)
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    if not rows:
-        return []
-    lines = [head, ("---",) * len(head), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
-
-
-def _counted(info: dict[str, Any]) -> list[str]:
-    return [_mib(info["counted_peak_bytes"])] if "counted_peak_bytes" in info else []
-
-
-def _mib(count: int) -> str:
+def _mib(count: float) -> str:
     return f"{count / 2**20:,.0f} MiB"
 
 
 def _seconds(info: dict[str, Any]) -> str:
     return f"{info['median_step_seconds']:.2f} s"
-
-
-if __name__ == "__main__":
-    main()

@@ -17,9 +17,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from bench.markdown import fill
 from bench.recompute.trainer import BACKENDS, missing
 
-BEGIN, END = "<!-- layer table: begin -->", "<!-- layer table: end -->"
+MARKER = "layer table"
 TOOLS = ("perftricks", "RematScope", "keras.remat")
 NAMES = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "torch"}
 Record = dict[str, Any]
@@ -33,8 +34,10 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="keep what FOLDER has")
     options = parser.parse_args()
     page = options.page.read_text(encoding="utf-8")
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        sys.exit(f"{options.page} must have one line {BEGIN!r} and one {END!r}")
+    try:
+        fill(page, MARKER, "")
+    except ValueError as error:
+        sys.exit(f"{options.page}: {error}")
     options.results.mkdir(parents=True, exist_ok=True)
     results = {}
     for backend in BACKENDS:
@@ -42,10 +45,8 @@ def main() -> None:
             file = options.results / f"{backend}.jsonl"
             train(backend, file, options.resume)
             results[backend] = read(file)
-    before, _, rest = page.partition(BEGIN)
-    after = rest.partition(END)[2]
     table = render(results, datetime.date.today().isoformat(), _machine())
-    options.page.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+    options.page.write_text(fill(page, MARKER, table), encoding="utf-8")
 
 
 def train(backend: str, file: Path, resume: bool) -> None:
