@@ -1,22 +1,25 @@
-"""Memory and time of recompute on Keras 2, beside other tools; a script for each compatibility row.
+"""Memory and time of recompute on Keras 2, beside other tools.
 
-Run it in the environment of a row, with the row's variables::
+``nox -s "bench_keras2(tf1.15-keras)"`` runs it in the environment of a row of the compatibility
+table; in such an environment, with the row's variables::
 
-    PERFTRICKS_KERAS=keras python -m bench.bench_recompute_keras2 --json results.json
-    PERFTRICKS_KERAS=tf_keras PERFTRICKS_GRAPH=1 python -m bench.bench_recompute_keras2 --quick
+    PERFTRICKS_KERAS=keras python -m bench.recompute.keras2 --json results.json
+    PERFTRICKS_KERAS=tf_keras PERFTRICKS_GRAPH=1 python -m bench.recompute.keras2 --quick
 
 Each case trains the same transformer in a process of its own. Shown are the peak of what TensorFlow
 allocates during one step (allocation records of a session's full trace; without sessions there are
 none), the rise of the resident set while training, and the median time of a step. It runs on
-Python 3.7 too.
+Python 3.7, without pytest, and writes what pytest-benchmark would.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import functools
 import json
 import os
+import platform
 import resource
 import statistics
 import subprocess
@@ -36,6 +39,8 @@ CASES = {
 }
 SIZES = {"blocks": 12, "width": 256, "heads": 4, "length": 64, "batch": 32, "steps": 5}
 QUICK = {"blocks": 4, "width": 64, "heads": 2, "length": 32, "batch": 8, "steps": 3}
+SAME_LOSS = 1e-5  # a share: Grappler may fuse operations of the two graphs differently
+PATIENCE = 300  # seconds; a case takes a tenth of it
 MIB = 2**20
 
 
@@ -56,6 +61,11 @@ def frameworks() -> Any:
     else:
         import keras
     return tf, keras
+
+
+def name_of(keras: Any) -> str:
+    """Return what a Keras is called."""
+    return os.environ.get("PERFTRICKS_KERAS", str(keras.__name__))
 
 
 def redrawing(tf: Any) -> Callable[..., Any]:
@@ -134,7 +144,9 @@ def build(case: str, sizes: dict[str, int], tf: Any, keras: Any) -> Any:
             x = self.normalized(x + self.dropout(self.merge(seen)))
             h = self.inner(x)
             h = 0.5 * h * (1 + tf.math.erf(h * 0.5**0.5))
-            return self.normalized(x + self.dropout(self.outer(h)))
+            x = self.normalized(x + self.dropout(self.outer(h)))
+            x._uses_learning_phase = True  # operations lose it; keras 2.3.1 would drop nothing
+            return x
 
         def normalized(self, x: Any) -> Any:
             mean, variance = tf.nn.moments(x, [-1], keepdims=True)
@@ -183,6 +195,10 @@ def measure(case: str, sizes: dict[str, int]) -> dict[str, Any]:
     shape = (sizes["batch"], sizes["length"], sizes["width"])
     x = np.random.RandomState(0).normal(size=shape).astype("float32")
     y = np.zeros((*shape[:2], 1), "float32")
+    np.random.seed(0)
+    tf.compat.v1.set_random_seed(0)
+    if hasattr(keras.utils, "set_random_seed"):
+        keras.utils.set_random_seed(0)
     model = build(case, sizes, tf, keras)
     model.compile("sgd", "mse")
     model.train_on_batch(x[:1], y[:1])  # what is loaded, traced and allocated once
@@ -195,78 +211,117 @@ def measure(case: str, sizes: dict[str, int]) -> dict[str, Any]:
     rise = resident() - before
     return {
         "case": case,
-        "resident": rise,
-        "allocated": allocated(model, x, tf, keras),
+        "resident_bytes": rise,
+        "allocated_bytes": allocated(model, x, tf, keras),
         "seconds": statistics.median(seconds),
         "loss": losses[-1],
-        "tensorflow": tf.__version__,
-        "keras": os.environ.get("PERFTRICKS_KERAS", "keras"),
+        "versions": {"tensorflow": tf.__version__, name_of(keras): keras.__version__},
         "sessions": not tf.executing_eagerly(),
     }
 
 
 def run(case: str, quick: bool) -> dict[str, Any]:
     """Measure a case in a process of its own; what fails is a result too."""
-    command = [sys.executable, "-W", "ignore", "-m", "bench.bench_recompute_keras2"]
+    command = [sys.executable, "-W", "ignore", "-m", "bench.recompute.keras2"]
     command += ["--case", case] + (["--quick"] if quick else [])
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "RECOMPUTE": "1"},
-    )
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "RECOMPUTE": "1"},
+            timeout=PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        return {"case": case, "error": f"hangs: was stopped after {PATIENCE} s"}
     if done.returncode:
-        return {"case": case, "error": (done.stderr.strip().splitlines() or ["no output"])[-1]}
+        return {
+            "case": case,
+            "error": (done.stderr.strip().splitlines() or ["no output"])[-1][:200],
+        }
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def show(results: list[dict[str, Any]]) -> str:
-    """Return the results as a table, each figure beside its share of the plain one."""
-    plain = results[0]
-
-    def cell(result: dict[str, Any], key: str, unit: float, digits: int) -> str:
-        if result.get(key) is None:
-            return "-"
-        text = f"{result[key] / unit:.{digits}f}"
-        ratio = result[key] / plain[key] if plain.get(key) else 1.0
-        return text if result is plain else f"{text} (x{ratio:.2f})"
-
-    lines = [
-        "| case | allocated, MiB | resident, MiB | seconds a step |",
-        "| --- | --- | --- | --- |",
-    ]
+def described(results: list[dict[str, Any]], row: str, quick: bool) -> dict[str, Any]:
+    """Return the results as pytest-benchmark writes its own."""
+    sizes = QUICK if quick else SIZES
+    group = f"{row}: {sizes['blocks']} blocks, width {sizes['width']}, batch {sizes['batch']}, "
+    group += f"{sizes['length']} tokens"
+    benchmarks = []
     for result in results:
+        info = dict(result, tool=result["case"])
+        if "error" not in result:
+            info["time_ratio"] = result["seconds"] / results[0]["seconds"]
+        if result.get("allocated_bytes"):
+            info["allocated_ratio"] = result["allocated_bytes"] / results[0]["allocated_bytes"]
+        benchmarks.append(
+            {
+                "name": f"bench_keras2[{row}-{result['case']}]",
+                "group": group,
+                "stats": {"median": result.get("seconds", 0.0)},
+                "extra_info": info,
+            }
+        )
+    return {
+        "machine_info": {
+            "cpu": {"brand_raw": processor(), "count": os.cpu_count()},
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "python_version": platform.python_version(),
+        },
+        "datetime": datetime.datetime.now(datetime.timezone.utc).isoformat(),
+        "benchmarks": benchmarks,
+    }
+
+
+def processor() -> str:
+    """Return the name of the processor, where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model n")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    """Print the results."""
+    for result in results:
+        print(f"{result['case']}: {CASES[result['case']]}")
         if "error" in result:
-            lines.append(f"| {result['case']} | raises: {result['error'][:120]} | | |")
-        else:
-            allocated = cell(result, "allocated", MIB, 1)
-            risen, seconds = cell(result, "resident", MIB, 0), cell(result, "seconds", 1, 3)
-            lines.append(f"| {result['case']} | {allocated} | {risen} | {seconds} |")
-    return "\n".join(lines)
+            print(f"    raises {result['error']}")
+            continue
+        counted = result["allocated_bytes"]
+        print(f"    allocated {counted / MIB:,.1f} MiB" if counted else "    no sessions")
+        print(f"    resident {result['resident_bytes'] / MIB:,.0f} MiB")
+        print(f"    a step {result['seconds']:.3f} s, loss {result['loss']:.6f}")
 
 
 def main() -> None:
     """Measure all cases, or, with ``--case``, one in this process."""
     parser = argparse.ArgumentParser(description="Memory and time of recompute on Keras 2.")
     parser.add_argument("--case", choices=list(CASES), help="measure one case in this process")
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--quick", action="store_true", help="a small model")
-    parser.add_argument("--rounds", type=int, default=1, help="repeat the cases in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="repeat the cases in turn")
+    parser.add_argument("--row", default="here", help="what the results are called")
     parser.add_argument("--json", help="write the results to this file")
     options = parser.parse_args()
-    sizes = QUICK if options.quick else SIZES
     if options.case:
-        print(json.dumps(measure(options.case, sizes)))
+        print(json.dumps(measure(options.case, QUICK if options.quick else SIZES)))
         return
-    rounds = [[run(case, options.quick) for case in options.cases] for _ in range(options.rounds)]
-    results = [middle([found[i] for found in rounds]) for i in range(len(options.cases))]
-    print(show(results))
-    for result in results:
-        print(f"{result['case']}: {CASES[result['case']]}")
+    rounds = [[run(case, options.quick) for case in CASES] for _ in range(options.rounds)]
+    results = [middle(list(found)) for found in zip(*rounds)]  # noqa: B905  # Python 3.7
+    show(results)
     if options.json:
         with open(options.json, "w") as file:
-            json.dump({"sizes": sizes, "rounds": rounds, "medians": results}, file, indent=2)
+            json.dump(described(results, options.row, options.quick), file, indent=2)
             file.write("\n")
+    plain, ours = results[:2]
+    for result in (plain, ours):
+        if "error" in result:
+            sys.exit(f"{result['case']} must not raise")
+    if abs(ours["loss"] - plain["loss"]) > SAME_LOSS * abs(plain["loss"]):
+        sys.exit(f"the losses must be the same, not {plain['loss']!r} and {ours['loss']!r}")
 
 
 def middle(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -275,7 +330,7 @@ def middle(found: list[dict[str, Any]]) -> dict[str, Any]:
     if not good:
         return found[0]
     result = dict(good[0])
-    for key in ("allocated", "resident", "seconds"):
+    for key in ("allocated_bytes", "resident_bytes", "seconds"):
         if result[key] is not None:
             result[key] = statistics.median(r[key] for r in good)
     return result
