@@ -22,6 +22,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any
 
 from perftricks.files import try_lock
@@ -210,23 +211,46 @@ class Spill:
         self._remove = weakref.finalize(self, _delete, folder, held, os.getpid())
         return folder
 
-    @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
-        """Say what a system's error means here."""
-        try:
-            yield
-        except SpillError:
-            raise
-        except OSError as error:
-            folder = self._folder or self._temporary or Path(tempfile.gettempdir())
-            reason = (error.strerror or str(error)).lower()
-            where = (
-                "name a checkpoint folder" if self._folder is not None else "set TMPDIR to a folder"
-            )
-            raise SpillError(
-                f"the table has outgrown the memory limit of {self.limit:,} bytes, and keeping it "
-                f"in {str(folder)!r} failed: {reason}; {where} with more room, or raise the limit"
-            ) from error
+    def explained(self) -> _Explained:
+        """Say what a system's error means here, in a ``with`` statement."""
+        return _Explained(self.limit, self._folder, self._folder or self._temporary)
+
+
+class _Explained:
+    """Raises a SpillError in place of a system's error.
+
+    A class, because in Python 3.10 a generator that is a context manager is part of a cycle with
+    the error that leaves it, and the folder would stay until the cycle is found.
+
+    Args:
+        limit: The memory limit, in bytes.
+        checkpoint: The folder that was asked for, if any.
+        folder: The folder that is written to, if there is one yet.
+    """
+
+    def __init__(self, limit: int, checkpoint: Path | None, folder: Path | None) -> None:
+        self._limit = limit
+        self._checkpoint = checkpoint
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, OSError) or isinstance(error, SpillError):
+            return
+        folder = self._folder or Path(tempfile.gettempdir())
+        reason = (error.strerror or str(error)).lower()
+        where = "set TMPDIR to a folder" if self._checkpoint is None else "name a checkpoint folder"
+        raise SpillError(
+            f"the table has outgrown the memory limit of {self._limit:,} bytes, and keeping it "
+            f"in {str(folder)!r} failed: {reason}; {where} with more room, or raise the limit"
+        ) from error
 
 
 def _flattened(blocks: Iterable[Block]) -> Iterator[Row]:
