@@ -1,8 +1,7 @@
 """One run of the demo: reads a configuration from stdin, trains, writes a line of JSON.
 
 Usage: ``RECOMPUTE=1 KERAS_BACKEND=jax python -m perftricks.recompute.demo.run FOLDER``. Gradients
-of the first step and variables after the last are left in FOLDER, an array a file. With
-``--by-operation`` after it the line tells the differences of a step that is not compiled.
+of the first step and variables after the last are left in FOLDER, an array a file.
 """
 
 from __future__ import annotations
@@ -47,12 +46,11 @@ def main() -> None:
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=config.backend == "jax",
     )
-    if "--by-operation" in sys.argv:
-        print(json.dumps(_by_operation(model, inputs, classes)))
-        return
     # Two small batches first: TensorFlow then has a graph for batches of any size.
+    start = model.get_weights()
     for size in (1, 2):
         model.train_on_batch(inputs[:size], classes[:size])
+    model.set_weights(start)
     slots = [variable for variable in optimizer.variables if "momentum" in variable.path]
     for slot in slots:
         slot.assign(keras.ops.zeros(slot.shape, slot.dtype))
@@ -82,15 +80,6 @@ def main() -> None:
         "device": "cpu" if meter.source.startswith("resident") else "gpu",
     }
     print(json.dumps(record))
-
-
-def _by_operation(model: Any, inputs: Any, classes: Any) -> "dict[str, float]":
-    """Return the largest difference of each kind; two samples are enough for it."""
-    from perftricks import recompute
-
-    found = recompute.verify(model, inputs[:2], classes[:2])
-    worst = {kind: found.worst(kind) for kind in ("gradient", "state", "loss")}
-    return {kind: 0.0 if w is None or w.bitwise else w.absolute for kind, w in worst.items()}
 
 
 def _save(folder: str, kind: str, variables: List[Any]) -> None:
