@@ -46,18 +46,13 @@ def main() -> None:
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=config.backend == "jax",
     )
-    # Two small batches first: TensorFlow then has a graph for batches of any size.
-    start = model.get_weights()
-    for size in (1, 2):
-        model.train_on_batch(inputs[:size], classes[:size])
-    model.set_weights(start)
+    optimizer.build(model.trainable_variables)
     slots = [variable for variable in optimizer.variables if "momentum" in variable.path]
-    for slot in slots:
-        slot.assign(keras.ops.zeros(slot.shape, slot.dtype))
     # TensorFlow keeps what a step has freed, so its first full step must be the one measured. JAX
     # and torch compile or look for kernels in theirs, so it must not be.
     measures_first_step = config.backend == "tensorflow"
     if measures_first_step:
+        _trace(model, slots, inputs, classes)
         meter.start()
     losses = [float(model.train_on_batch(inputs, classes))]
     _save(folder, "gradient", slots)
@@ -80,6 +75,18 @@ def main() -> None:
         "device": "cpu" if meter.source.startswith("resident") else "gpu",
     }
     print(json.dumps(record))
+
+
+def _trace(model: Any, slots: List[Any], inputs: Any, classes: Any) -> None:
+    """Train on two small batches, after which there is a graph for any size, and undo that."""
+    import keras
+
+    start = model.get_weights()
+    for size in (1, 2):
+        model.train_on_batch(inputs[:size], classes[:size])
+    model.set_weights(start)
+    for slot in slots:
+        slot.assign(keras.ops.zeros(slot.shape, slot.dtype))
 
 
 def _save(folder: str, kind: str, variables: List[Any]) -> None:
