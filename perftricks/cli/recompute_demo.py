@@ -30,9 +30,8 @@ Examples:
   perftricks recompute-demo --model bert-base --seq-len 512 --max-batch --device gpu
   perftricks recompute-demo --json result.json --plot result.png
 
-With JAX, XLA compiles the two ways as different programs and rounds where it likes; there both are
-trained once more, on the CPU and compiled so that each operation rounds by itself, and must be
-equal to the last bit.
+With JAX, XLA compiles the two ways as different programs and rounds where it fuses operations;
+there the first step is compared operation by operation as well, and must be equal to the last bit.
 
 Exit status: 0 equal (see above), 1 not equal or a run failed, 2 wrong usage, 130 interrupted.
 """

@@ -38,69 +38,46 @@ def test_any_difference_is_not_exact(what):
 
 
 @pytest.mark.parametrize(
-    ("error", "alone", "exact"), [(2e-7, 0.0, True), (1e-2, 0.0, False), (2e-7, 1e-9, False)]
+    ("error", "uncompiled", "exact"), [(2e-7, 0.0, True), (1e-2, 0.0, False), (2e-7, 1e-9, False)]
 )
-def test_rounding_of_a_compiler_is_told_apart(error, alone, exact, capsys):
+def test_rounding_of_a_compiler_is_told_apart(error, uncompiled, exact, capsys):
     """What XLA rounds is exact only if nothing differs without, and plain errors are as large."""
     one = comparison(
         gradient_difference=1e-7,
-        alone={"gradient": alone, "state": 0.0, "loss": 0.0},
+        by_operation={"gradient": uncompiled, "state": 0.0, "loss": 0.0},
         error={"plain": 1e-7, "recomputed": error},
     )
     assert (one.exact, one.bitwise) == (exact, False)
     render.show(one, None, None)
     shown = " ".join(capsys.readouterr().out.split())
-    answer = "no" if alone else "yes"
-    assert f"gradients identical, each operation rounded alone: {answer} (max" in shown
+    answer = "no" if uncompiled else "yes"
+    assert f"gradients identical, operation by operation: {answer} (max" in shown
     words = "are NOT equal" if error > 1e-3 else "differ by rounding"
     assert f"they {words}: gradients 1e-07" in shown
     assert f"plain 1e-07, recomputed {error:.3g}" in shown
 
 
-def fake_runs(monkeypatch, gradients):
-    """Let runs leave these gradients, by XLA's flags, way and device, instead of training."""
+@pytest.mark.parametrize(("recomputed", "exact"), [(1.0 - 3e-6, True), (1.1, False)])
+def test_rounding_is_measured(recomputed, exact, monkeypatch):
+    """How far the plain program is from a step by operation says what may be rounding on JAX."""
     started = []
 
-    def run(config, recompute, folder, xla_flags=()):
-        started.append((recompute, bool(xla_flags), config.device, config.batch_size))
+    def start(config, recompute, folder, *options):
+        started.append((recompute, *options))
         os.makedirs(folder)
+        gradient = 1.0 if options else recomputed if recompute else 1.0 + 1e-6
         for kind in ("gradient", "variable"):
-            np.save(f"{folder}/{kind}-0.npy", np.float32(gradients[bool(xla_flags), recompute]))
-        device = "gpu" if config.device == "auto" else config.device
-        return Run(recompute, 1, "a meter", 1.0, [1.0], 1, device=device)
+            np.save(f"{folder}/{kind}-0.npy", np.float32(gradient))
+        if options:
+            return {"gradient": 0.0, "state": 0.0, "loss": 0.0}
+        record = comparison().to_dict()["recomputed" if recompute else "plain"]
+        del record["recompute"]
+        return record
 
-    monkeypatch.setattr(demo, "_run", run)
-    return started
-
-
-@pytest.mark.parametrize(("recomputed", "exact"), [(1.0 - 3e-6, True), (1.1, False)])
-def test_jax_is_trained_once_more(recomputed, exact, monkeypatch):
-    """Where compiled runs differ, the plain one's own rounding says how much may be rounding."""
-    gradients = {(False, False): 1.0 + 1e-6, (False, True): recomputed}
-    started = fake_runs(monkeypatch, {**gradients, (True, False): 1.0, (True, True): 1.0})
-    result = compare(Config(backend="jax", device="cpu"))
-    assert result.exact is exact
-    assert [(way, alone) for way, alone, _, _ in started] == [
-        (False, False),
-        (True, False),
-        (False, True),
-        (True, True),
-    ]
-    started.clear()
-    assert not compare(Config(backend="tensorflow", device="cpu")).exact
-    assert len(started) == 2
-
-
-def test_on_a_gpu_two_samples_are_enough(monkeypatch):
-    """The runs that round alone are on the CPU, beside runs of the same batch on the GPU."""
-    gradients = {(False, False): 1.0 + 1e-6, (False, True): 1.0, (True, False): 1.0}
-    started = fake_runs(monkeypatch, {**gradients, (True, True): 1.0})
-    assert compare(Config(backend="jax", batch_size=48)).exact
-    assert [(device, size) for _, _, device, size in started] == [
-        *[("auto", 48)] * 2,
-        *[("auto", 2)] * 2,
-        *[("cpu", 2)] * 2,
-    ]
+    monkeypatch.setattr(demo, "_start", start)
+    assert compare(Config(backend="jax")).exact is exact
+    assert started == [(False,), (True,), (True, "--by-operation")]
+    assert not compare(Config(backend="tensorflow")).exact
 
 
 @pytest.mark.parametrize("constant", [0, 50, 290])

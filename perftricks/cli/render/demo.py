@@ -63,18 +63,18 @@ def show(comparison: Comparison, largest: tuple[int, ...] | None, budget: int | 
         "losses": comparison.loss_difference,
         "variables": comparison.state_difference,
     }
-    if comparison.alone is None or comparison.error is None:
+    if comparison.by_operation is None or comparison.error is None:
         _differences(console, compiled, "")
     else:
         kinds = {"gradients": "gradient", "losses": "loss", "variables": "state"}
-        alone = {what: comparison.alone[kind] for what, kind in kinds.items()}
-        _differences(console, alone, ", each operation rounded alone")
+        uncompiled = {what: comparison.by_operation[kind] for what, kind in kinds.items()}
+        _differences(console, uncompiled, ", operation by operation")
         words = "differ by rounding" if comparison.rounding else "are NOT equal"
         numbers = ", ".join(f"{what} {difference:.3g}" for what, difference in compiled.items())
         errors = ", ".join(f"{way} {error:.3g}" for way, error in comparison.error.items())
-        console.print(f"compiled as usual, they {words}:")
+        console.print(f"compiled by XLA, which fuses operations, they {words}:")
         console.print(f"  {numbers}")
-        console.print(f"  error of gradients against the above: {errors}")
+        console.print(f"  rounding of gradients against the above: {errors}")
     console.print()
     details = Table.grid(padding=(0, 2))
     versions = ", ".join(f"{name} {version}" for name, version in plain.versions.items())

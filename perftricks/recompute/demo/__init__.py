@@ -7,8 +7,8 @@
 
 A process each, because memory that one run has freed would be there for the other to use.
 
-On JAX, XLA compiles the two ways as different programs, whose last bits differ. There both are
-trained once more, compiled so that each operation rounds by itself, and that must be equal.
+On JAX, XLA compiles the two ways as different programs, whose last bits differ. There a third
+process runs the first step both ways operation by operation, and that must be equal.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 MODELS = ("transformer", "bert-base", "bert-large", "resnet50", "deep-mlp")
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -27,17 +27,9 @@ BACKENDS = ("tensorflow", "jax", "torch")
 # On the CPU, XLA orders a program for speed and so hides most of the saving.
 XLA_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
-# XLA generates code for groups of operations, and the groups are others when some are there twice.
-# Without fused multiply-add (which AVX has not, AVX2 has), without LLVM's own ideas and with every
-# bfloat16 rounded, an operation gives the same bits in any group, on the CPU.
-XLA_ROUNDS_ALONE = (
-    "--xla_cpu_max_isa=AVX",
-    "--xla_backend_optimization_level=0",
-    "--xla_allow_excess_precision=false",
-)
-# How many times farther from such a run the recomputed program may be than the plain one is. Both
-# round as XLA likes, and so are as far from it by chance; a wrong dropout mask is thousands of
-# times farther.
+# How many times farther from a step that runs operation by operation the recomputed program may be
+# than the plain one is. XLA rounds both as it likes, so both are as far from it by chance; a wrong
+# dropout mask is thousands of times farther.
 _FARTHER = 4
 
 
@@ -111,12 +103,12 @@ class Comparison:
         state_difference: Largest absolute difference of any variable of the model, moving averages
             and seeds included, after the last step.
         loss_difference: Largest absolute difference of the losses.
-        alone: With JAX, where the three above are not zero: the same three ("gradient", "state",
-            "loss") of two runs on the CPU that are compiled so that each operation rounds by
-            itself (``XLA_ROUNDS_ALONE``). XLA compiles the two ways as different programs and
-            rounds where it likes; this is the same arithmetic without that.
-        error: How far the gradients of the first step, compiled as usual, are from those, by the
-            way ("plain", "recomputed").
+        by_operation: With JAX, where the three above are not zero: the same three of a first step
+            that runs operation by operation, by their kind ("gradient", "state", "loss"). XLA
+            compiles the two ways as different programs and rounds where it fuses operations; what
+            runs uncompiled is the same arithmetic without that.
+        error: How far the gradients of the compiled first step are from those of the plain one that
+            runs operation by operation, by the way ("plain", "recomputed").
     """
 
     config: Config
@@ -125,7 +117,7 @@ class Comparison:
     gradient_difference: float
     state_difference: float
     loss_difference: float
-    alone: Optional[Dict[str, float]] = None
+    by_operation: Optional[Dict[str, float]] = None
     error: Optional[Dict[str, float]] = None
 
     @property
@@ -142,10 +134,10 @@ class Comparison:
 
     @property
     def exact(self) -> bool:
-        """Whether they are, or would be if XLA did not round where it likes."""
-        if self.bitwise or self.alone is None:
+        """Whether they are, or would be if XLA did not round where it fuses operations."""
+        if self.bitwise or self.by_operation is None:
             return self.bitwise
-        return self.rounding and not any(self.alone.values())
+        return self.rounding and not any(self.by_operation.values())
 
     @property
     def memory_ratio(self) -> float:
@@ -188,47 +180,26 @@ def compare(config: Config, progress: Optional[Callable[[str], object]] = None) 
         tell("training with recompute")
         recomputed = _run(config, True, folders[1])
         tell("comparing gradients and variables")
-        compiled = Comparison(config, plain, recomputed, *_differences(plain, recomputed, *folders))
+        losses = zip(plain.losses, recomputed.losses)
+        compiled = Comparison(
+            config,
+            plain,
+            recomputed,
+            gradient_difference=_difference(*folders, kind="gradient"),
+            state_difference=_difference(*folders, kind="variable"),
+            loss_difference=max(_gap(*pair) for pair in losses),
+        )
         if config.backend != "jax" or compiled.bitwise:
             return compiled
-        return _compare_alone(compiled, folder, tell)
-
-
-def _compare_alone(compiled: Comparison, folder: str, tell: Callable[[str], object]) -> Comparison:
-    """Tell XLA's rounding from a difference: train again, without that rounding, and compare."""
-    config = replace(compiled.config, steps=1)
-    usual = os.path.join(folder, "plain"), os.path.join(folder, "recomputed")
-    if compiled.plain.device != "cpu":  # whose batch may be too much for the CPU
-        config = replace(config, batch_size=min(config.batch_size, 2))
-        usual = usual[0] + "-small", usual[1] + "-small"
-        tell("training on two samples")
-        for way, where in enumerate(usual):
-            _run(config, bool(way), where)
-    config = replace(config, device="cpu")
-    alone = os.path.join(folder, "plain-alone"), os.path.join(folder, "recomputed-alone")
-    runs = []
-    for way, where in enumerate(alone):
-        tell("training %s recompute, each operation rounded alone" % ("with" if way else "without"))
-        runs.append(_run(config, bool(way), where, XLA_ROUNDS_ALONE))
-    found = _differences(runs[0], runs[1], *alone)
-    errors = [_difference(one, alone[0], "gradient") for one in usual]
-    return replace(
-        compiled,
-        alone=dict(zip(("gradient", "state", "loss"), found)),
-        error=dict(zip(("plain", "recomputed"), errors)),
-    )
-
-
-def _differences(
-    plain: Run, recomputed: Run, plain_folder: str, recomputed_folder: str
-) -> Tuple[float, float, float]:
-    """Return the largest differences of gradients, of variables and of losses."""
-    losses = zip(plain.losses, recomputed.losses)
-    return (
-        _difference(plain_folder, recomputed_folder, "gradient"),
-        _difference(plain_folder, recomputed_folder, "variable"),
-        max(_gap(*pair) for pair in losses),
-    )
+        tell("comparing operation by operation")
+        reference = os.path.join(folder, "by-operation")
+        by_operation = _start(config, True, reference, "--by-operation")
+        errors = [_difference(one, reference, "gradient") for one in folders]
+        return replace(
+            compiled,
+            by_operation=by_operation,
+            error=dict(zip(("plain", "recomputed"), errors)),
+        )
 
 
 def max_batch_size(
@@ -310,31 +281,37 @@ def check(config: Config) -> None:
         raise ValueError("dropout must be at least 0 and below 1, not %r" % config.dropout)
 
 
-def _run(config: Config, recompute: bool, folder: str, xla_flags: Sequence[str] = ()) -> Run:
+def _run(config: Config, recompute: bool, folder: str) -> Run:
     """Train in a fresh process; what it leaves in ``folder`` is for the comparison."""
+    return Run(recompute=recompute, **_start(config, recompute, folder))
+
+
+def _start(config: Config, recompute: bool, folder: str, *options: str) -> Dict[str, Any]:
+    """Start a process of ``run.py`` and return what it writes."""
     os.makedirs(folder, exist_ok=True)
-    program = [sys.executable, "-m", "perftricks.recompute.demo.run", folder]
+    program = [sys.executable, "-m", "perftricks.recompute.demo.run", folder, *options]
     done = subprocess.run(
         program,
         input=json.dumps(asdict(config)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         universal_newlines=True,
-        env=_environment(config, recompute, xla_flags),
+        env=_environment(config, recompute),
     )
     if done.returncode:
         raise _failure(done)
-    return Run(recompute=recompute, **json.loads(done.stdout.splitlines()[-1]))
+    record: Dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return record
 
 
-def _environment(config: Config, recompute: bool, xla_flags: Sequence[str]) -> Dict[str, str]:
+def _environment(config: Config, recompute: bool) -> Dict[str, str]:
     environment = dict(
         os.environ,
         KERAS_BACKEND=config.backend,
         RECOMPUTE="1" if recompute else "0",
         TF_CPP_MIN_LOG_LEVEL="3",
         TF_ENABLE_ONEDNN_OPTS=os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1"),
-        XLA_FLAGS=" ".join([os.environ.get("XLA_FLAGS", ""), XLA_FLAG, *xla_flags]).strip(),
+        XLA_FLAGS=(os.environ.get("XLA_FLAGS", "") + " " + XLA_FLAG).strip(),
         XLA_PYTHON_CLIENT_PREALLOCATE="false",
         PYTHONPATH=os.pathsep.join(path for path in sys.path if path),
     )
