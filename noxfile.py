@@ -35,6 +35,7 @@ class Row(NamedTuple):
         what: What of perftricks runs there.
         python: The Python that is needed; None for the one that runs nox.
         requirements: What is installed beside perftricks.
+        bare: What is installed without what it depends on.
         env: Environment variables; they say to the tests which Keras is meant.
         packages: Whose versions the table shows.
         tests: What pytest runs.
@@ -45,6 +46,7 @@ class Row(NamedTuple):
     what: str
     python: str | None = None
     requirements: tuple[str, ...] = ()
+    bare: tuple[str, ...] = ()
     env: dict[str, str] = {}  # noqa: RUF012  # never changed
     packages: tuple[str, ...] = ()
     tests: str = "tests"
@@ -88,14 +90,18 @@ def keras3_row(backend: str, name: str, package: str) -> Row:
         session=f"keras3({backend})",
         name=f"{name}, newest Keras 3",
         what="`recompute`",
-        requirements=tuple(nox.project.dependency_groups(PYPROJECT, backend)),
+        requirements=(*nox.project.dependency_groups(PYPROJECT, backend), *KERAS_HUB_NEEDS),
+        bare=("keras-hub",),
         env={"KERAS_BACKEND": backend},
-        packages=(package, "keras"),
+        packages=(package, "keras", "keras-hub"),
         tests="tests/recompute",
     )
 
 
 BERT = "bert4keras==0.11.5"
+# All that the models of keras-hub need beside Keras. It asks for tensorflow-text as well, and so
+# for another build of TensorFlow, on JAX and torch too.
+KERAS_HUB_NEEDS = ("regex", "tokenizers")
 KERAS3 = [
     keras3_row("tensorflow", "newest TensorFlow", "tensorflow-cpu"),
     keras3_row("jax", "newest JAX", "jax"),
@@ -232,6 +238,8 @@ def row_session(row: Row) -> None:
     def run(session: nox.Session) -> None:
         with recorded(session, row.session, row.packages) as counted:
             session.install("-e", ".", *row.requirements)
+            if row.bare:
+                session.install("--no-deps", *row.bare)
             session.run("pytest", "-n", "auto", counted, row.tests, *session.posargs, env=row.env)
 
     run.__doc__ = f"Run the contract of recompute: {row.name}."

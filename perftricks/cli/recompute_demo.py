@@ -31,7 +31,7 @@ Examples:
   perftricks recompute-demo --json result.json --plot result.png
 
 With JAX, XLA compiles the two ways as different programs and rounds where it fuses operations;
-there a step is compared operation by operation as well, which must be equal to the last bit.
+there the first step is compared operation by operation as well, and must be equal to the last bit.
 
 Exit status: 0 equal (see above), 1 not equal or a run failed, 2 wrong usage, 130 interrupted.
 """
@@ -123,7 +123,10 @@ def recompute_demo(
             if max_batch:
                 if budget is None and comparison.plain.device == "cpu":
                     budget = 2**30
-                largest = tuple(max_batch_size(config, way, budget, tell) for way in (False, True))
+                largest = tuple(
+                    max_batch_size(config, run.recompute, budget, tell, known_peak=run.peak_bytes)
+                    for run in (comparison.plain, comparison.recomputed)
+                )
         render.show(comparison, largest, budget)
         if json_file is not None:
             record = {**comparison.to_dict(), "max_batch": largest, "memory_budget": budget}

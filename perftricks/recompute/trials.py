@@ -87,7 +87,9 @@ class TorchState:
             self._buffers.restore()
 
 
-def run(model: Any, compute_loss: Callable[[Any], Any], x: Any, steps: int) -> Result:
+def run(
+    model: Any, compute_loss: Callable[[Any], Any], x: Any, steps: int, measure: bool = True
+) -> Result:
     """Run forward and backward passes.
 
     Args:
@@ -95,13 +97,14 @@ def run(model: Any, compute_loss: Callable[[Any], Any], x: Any, steps: int) -> R
         compute_loss: Takes what the model returns and returns a scalar.
         x: The inputs of the model, as tensors.
         steps: How many passes; the state is carried on from one to the next.
+        measure: Whether to measure memory, for which JAX compiles the whole program.
     """
     arrays: Arrays = {}
     passes = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[compat.keras_backend()]
     state = [v for v in model.variables if not _in(v, model.trainable_variables)]
     names = [_name(variable, model) for variable in state]
     names += [name for name, _ in _buffers(model)]
-    measured = passes(model, compute_loss, x, state, steps)
+    measured = passes(model, compute_loss, x, state, steps, measure)
     for number, (loss, gradients, values) in enumerate(measured.passes, 1):
         at = " at step %d" % number if steps > 1 else ""
         arrays["loss", "loss" + at] = to_array(loss)
@@ -160,10 +163,13 @@ class _Measured(NamedTuple):
     how: str
 
 
-def _tensorflow(model: Any, compute_loss: Any, x: Any, state: Any, steps: int) -> _Measured:
+def _tensorflow(
+    model: Any, compute_loss: Any, x: Any, state: Any, steps: int, measure: bool
+) -> _Measured:
     import tensorflow as tf
 
     devices = ["GPU:%d" % i for i, _ in enumerate(tf.config.list_logical_devices("GPU"))]
+    devices = devices if measure else []
     for device in devices:
         tf.config.experimental.reset_memory_stats(device)
     passes = []
@@ -181,10 +187,12 @@ def _tensorflow(model: Any, compute_loss: Any, x: Any, state: Any, steps: int) -
     return _Measured(passes, peak, "TensorFlow's counter of the GPU, weights included")
 
 
-def _torch(model: Any, compute_loss: Any, x: Any, state: Any, steps: int) -> _Measured:
+def _torch(
+    model: Any, compute_loss: Any, x: Any, state: Any, steps: int, measure: bool
+) -> _Measured:
     import torch
 
-    on_gpu = any(v.value.is_cuda for v in model.variables)
+    on_gpu = measure and any(v.value.is_cuda for v in model.variables)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     passes = []
@@ -200,7 +208,7 @@ def _torch(model: Any, compute_loss: Any, x: Any, state: Any, steps: int) -> _Me
     return _Measured(passes, peak, "torch's counter of the GPU, weights included")
 
 
-def _jax(model: Any, compute_loss: Any, x: Any, state: Any, steps: int) -> _Measured:
+def _jax(model: Any, compute_loss: Any, x: Any, state: Any, steps: int, measure: bool) -> _Measured:
     import jax
 
     trainable = list(model.trainable_variables)
@@ -217,7 +225,8 @@ def _jax(model: Any, compute_loss: Any, x: Any, state: Any, steps: int) -> _Meas
     states = [v.value for v in state]
     # The whole program as XLA would run it tells the memory. It is not what is compared: XLA fuses
     # operations in other groups when some are there twice, which rounds differently.
-    memory = jax.jit(both).lower(values, states).compile().memory_analysis()
+    compiled = jax.jit(both).lower(values, states).compile() if measure else None
+    memory = None if compiled is None else compiled.memory_analysis()
     passes = []
     for _ in range(steps):
         with jax.disable_jit():

@@ -176,15 +176,15 @@ def verify(
             models.apply(model)
         snapshot = trials.Snapshot(model)
 
-        def run(on: bool) -> Any:
+        def run(on: bool, measure: bool = True) -> Any:
             try:
                 with switch.recompute_scope(on):
-                    return trials.run(model, compute_loss, x, steps)
+                    return trials.run(model, compute_loss, x, steps, measure)
             finally:
                 snapshot.restore()
 
-        plain, again, recomputed = run(False), run(False), run(True)
-        differences = _compare(plain.arrays, recomputed.arrays)
+        plain, again, recomputed = run(False), run(False, measure=False), run(True)
+        differences = compare(plain.arrays, recomputed.arrays)
         allowed = _tolerance(str(model.compute_dtype)) if tolerance is None else tolerance
         exact = all(d.bitwise or d.relative <= allowed for d in differences)
         suspects: Tuple[str, ...] = ()
@@ -202,7 +202,7 @@ def verify(
         model.name,
         tuple(differences),
         allowed,
-        all(d.bitwise for d in _compare(plain.arrays, again.arrays)),
+        all(d.bitwise for d in compare(plain.arrays, again.arrays)),
         plain.peak,
         recomputed.peak,
         recomputed.how,
@@ -238,9 +238,9 @@ def _verify_keras2(
     allowed = _tolerance(trials_keras2.precision_of(model)) if tolerance is None else tolerance
     return Verification(
         model.name,
-        tuple(_compare(trial.plain, trial.recomputed)),
+        tuple(compare(trial.plain, trial.recomputed)),
         allowed,
-        all(d.bitwise for d in _compare(trial.plain, trial.again)),
+        all(d.bitwise for d in compare(trial.plain, trial.again)),
         trial.plain_peak,
         trial.recomputed_peak,
         trial.how,
@@ -295,7 +295,8 @@ def same_bits(a: Any, b: Any) -> bool:
     return bool(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
 
 
-def _compare(plain: Any, other: Any) -> List[Difference]:
+def compare(plain: Any, other: Any) -> List[Difference]:
+    """Compare what two runs have produced, arrays by their kind and name."""
     import numpy as np
 
     sizes: Dict[str, float] = {}

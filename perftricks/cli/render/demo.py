@@ -63,16 +63,18 @@ def show(comparison: Comparison, largest: tuple[int, ...] | None, budget: int | 
         "losses": comparison.loss_difference,
         "variables": comparison.state_difference,
     }
-    by_operation = comparison.by_operation
-    if by_operation is None:
+    if comparison.by_operation is None or comparison.error is None:
         _differences(console, compiled, "")
     else:
         kinds = {"gradients": "gradient", "losses": "loss", "variables": "state"}
-        uncompiled = {what: by_operation[kind] for what, kind in kinds.items()}
+        uncompiled = {what: comparison.by_operation[kind] for what, kind in kinds.items()}
         _differences(console, uncompiled, ", operation by operation")
         words = "differ by rounding" if comparison.rounding else "are NOT equal"
-        numbers = ", ".join(f"{what} {difference:g}" for what, difference in compiled.items())
-        console.print(f"compiled by XLA, which fuses operations, they {words}: {numbers}")
+        numbers = ", ".join(f"{what} {difference:.3g}" for what, difference in compiled.items())
+        errors = ", ".join(f"{way} {error:.3g}" for way, error in comparison.error.items())
+        console.print(f"compiled by XLA, which fuses operations, they {words}:")
+        console.print(f"  {numbers}")
+        console.print(f"  rounding of gradients against the above: {errors}")
     console.print()
     details = Table.grid(padding=(0, 2))
     versions = ", ".join(f"{name} {version}" for name, version in plain.versions.items())
@@ -87,7 +89,7 @@ def show(comparison: Comparison, largest: tuple[int, ...] | None, budget: int | 
 def _differences(console: Console, differences: dict[str, float], how: str) -> None:
     for what, difference in differences.items():
         equal = "yes" if difference == 0 else "no"
-        console.print(f"{what} identical{how}: {equal} (max difference {difference:g})")
+        console.print(f"{what} identical{how}: {equal} (max difference {difference:.3g})")
 
 
 def _size(run: Run) -> str:

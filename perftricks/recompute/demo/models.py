@@ -60,22 +60,24 @@ class EncoderBlock(keras.layers.Layer):  # type: ignore[misc]
 
 
 class MLPBlock(keras.layers.Layer):  # type: ignore[misc]
-    """Dense layers with dropout and a residual connection."""
+    """Normalization, dense layers with dropout, and a connection around them."""
 
     def __init__(self, width: int, dropout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.norm = keras.layers.LayerNormalization()
         self.inner = keras.layers.Dense(4 * width, activation="gelu")
         self.outer = keras.layers.Dense(width)
         self.dropout = keras.layers.Dropout(dropout)
 
     def build(self, shape: Tuple[Optional[int], ...]) -> None:
+        self.norm.build(shape)
         self.inner.build(shape)
         self.outer.build(shape[:-1] + (self.inner.units,))
         self.dropout.build(shape)
 
     @recompute_grad
     def call(self, x: Any, training: Optional[bool] = None) -> Any:
-        return x + self.outer(self.dropout(self.inner(x), training=training))
+        return x + self.outer(self.dropout(self.inner(self.norm(x)), training=training))
 
 
 def build(config: Config) -> Tuple[Any, np.ndarray, np.ndarray]:

@@ -2,7 +2,8 @@
 
 Usage: ``RECOMPUTE=1 KERAS_BACKEND=jax python -m perftricks.recompute.demo.run FOLDER``. Gradients
 of the first step and variables after the last are left in FOLDER, an array a file. With
-``--by-operation`` after it the line tells the differences of a step that is not compiled.
+``--by-operation`` after it, the first step runs both ways, operation by operation; the line tells
+the differences, and the gradients are those of the plain way.
 """
 
 from __future__ import annotations
@@ -48,21 +49,18 @@ def main() -> None:
         jit_compile=config.backend == "jax",
     )
     if "--by-operation" in sys.argv:
-        print(json.dumps(_by_operation(model, inputs, classes)))
+        print(json.dumps(_by_operation(model, inputs, classes, folder)))
         return
-    # Two small batches first: TensorFlow then has a graph for batches of any size.
-    for size in (1, 2):
-        model.train_on_batch(inputs[:size], classes[:size])
+    optimizer.build(model.trainable_variables)
     slots = [variable for variable in optimizer.variables if "momentum" in variable.path]
-    for slot in slots:
-        slot.assign(keras.ops.zeros(slot.shape, slot.dtype))
     # TensorFlow keeps what a step has freed, so its first full step must be the one measured. JAX
     # and torch compile or look for kernels in theirs, so it must not be.
     measures_first_step = config.backend == "tensorflow"
     if measures_first_step:
+        _trace(model, slots, inputs, classes)
         meter.start()
     losses = [float(model.train_on_batch(inputs, classes))]
-    _save(folder, "gradient", slots)
+    _save(folder, "gradient", [slot.value for slot in slots])
     if not measures_first_step:
         meter.start()
     seconds = []
@@ -71,7 +69,7 @@ def main() -> None:
         losses.append(float(model.train_on_batch(inputs, classes)))
         seconds.append(time.perf_counter() - began)
     peak = meter.stop()
-    _save(folder, "variable", model.variables)
+    _save(folder, "variable", [variable.value for variable in model.variables])
     record = {
         "peak_bytes": peak,
         "measured": meter.source,
@@ -84,20 +82,49 @@ def main() -> None:
     print(json.dumps(record))
 
 
-def _by_operation(model: Any, inputs: Any, classes: Any) -> "dict[str, float]":
-    """Return the largest difference of each kind; two samples are enough for it."""
-    from perftricks import recompute
-
-    found = recompute.verify(model, inputs[:2], classes[:2])
-    worst = {kind: found.worst(kind) for kind in ("gradient", "state", "loss")}
-    return {kind: 0.0 if w is None or w.bitwise else w.absolute for kind, w in worst.items()}
-
-
-def _save(folder: str, kind: str, variables: List[Any]) -> None:
+def _trace(model: Any, slots: List[Any], inputs: Any, classes: Any) -> None:
+    """Train on two small batches, after which there is a graph for any size, and undo that."""
     import keras
 
-    for number, variable in enumerate(variables):
-        value = keras.ops.convert_to_numpy(variable.value)
+    start = model.get_weights()
+    for size in (1, 2):
+        model.train_on_batch(inputs[:size], classes[:size])
+    model.set_weights(start)
+    for slot in slots:
+        slot.assign(keras.ops.zeros(slot.shape, slot.dtype))
+
+
+def _by_operation(model: Any, inputs: Any, classes: Any, folder: str) -> "dict[str, float]":
+    """Return the largest difference of each kind."""
+    import keras
+
+    from perftricks.recompute import recompute_scope, trials
+    from perftricks.recompute.verification import compare
+
+    x, y = keras.ops.convert_to_tensor(inputs), keras.ops.convert_to_tensor(classes)
+    snapshot = trials.Snapshot(model)
+    found = []
+    for on in (False, True):
+        with recompute_scope(on):
+            result = trials.run(
+                model, lambda outputs: model.compute_loss(x, y, outputs), x, 1, measure=False
+            )
+        snapshot.restore()
+        found.append(result.arrays)
+    gradients = [array for (kind, _), array in found[0].items() if kind == "gradient"]
+    _save(folder, "gradient", [-LEARNING_RATE * gradient for gradient in gradients])
+    worst = {"gradient": 0.0, "state": 0.0, "loss": 0.0}
+    for one in compare(*found):
+        if not one.bitwise:
+            worst[one.kind] = max(worst[one.kind], one.absolute)
+    return worst
+
+
+def _save(folder: str, kind: str, tensors: List[Any]) -> None:
+    import keras
+
+    for number, tensor in enumerate(tensors):
+        value = keras.ops.convert_to_numpy(tensor)
         np.save(os.path.join(folder, "%s-%05d.npy" % (kind, number)), value)
 
 

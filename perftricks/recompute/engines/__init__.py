@@ -7,10 +7,11 @@ An engine has one function, ``checkpointed_call(call, args, kwargs, layers=())``
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from types import ModuleType
-from typing import Any, Callable, List, Tuple, TypeVar
+from typing import Any, Callable, Tuple, TypeVar
+
+from perftricks.recompute.engines import captures
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,7 +41,7 @@ def engine_for(call: Callable[..., Any], args: Tuple[Any, ...]) -> ModuleType:
         RuntimeError: If there is no Keras and no TensorFlow, or one that is too old.
     """
     owner = getattr(call, "__self__", None)
-    candidates = [owner] if owner is not None else [*args[:1], *_captured(call)]
+    candidates = [owner] if owner is not None else [*args[:1], *captures.referred(call)]
     generations = [generation_of(candidate) for candidate in candidates]
     generation = next((found for found in generations if found), _imported_generation(call))
     if generation == 3:
@@ -84,17 +85,3 @@ def _imported_generation(call: Callable[..., Any]) -> int:
 def _version(module: str) -> Tuple[int, ...]:
     version = str(getattr(sys.modules.get(module), "__version__", "0"))
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-
-
-@keep_autograph_out
-def _captured(call: Callable[..., Any]) -> List[Any]:
-    """List what a function refers to by name outside of itself."""
-    found = []
-    for cell in getattr(call, "__closure__", None) or ():
-        with contextlib.suppress(ValueError):  # a cell that is not filled yet
-            found.append(cell.cell_contents)
-    code = getattr(call, "__code__", None)
-    if code is not None:
-        names = getattr(call, "__globals__", {})
-        found.extend(names[name] for name in code.co_names if name in names)
-    return found

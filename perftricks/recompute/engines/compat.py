@@ -6,9 +6,14 @@ else. Nothing is imported before a function runs.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 from types import ModuleType
-from typing import Any, Dict, Iterable, List, Sequence, Set
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Set
+
+_reporting = 0  # how many calls have their operations reported, in all threads
+_reporting_lock = threading.Lock()
 
 
 def keras_thread_state() -> Dict[str, Any]:
@@ -92,11 +97,28 @@ def tensorflow_record() -> ModuleType:
     return record  # type: ignore[no-any-return]
 
 
-def tensorflow_op_callbacks() -> ModuleType:
-    """Return TensorFlow's module that reports each operation that runs eagerly."""
-    from tensorflow.python.framework import op_callbacks
+@contextlib.contextmanager
+def tensorflow_operations_reported(callback: Callable[..., Any]) -> Iterator[None]:
+    """Have each operation that runs eagerly in this thread reported to a function.
 
-    return op_callbacks  # type: ignore[no-any-return]
+    TensorFlow's own ``add_op_callback`` does this as well, but replaces a function of the process,
+    which the first thread that is done takes away from all others; here the last one does.
+    """
+    global _reporting
+    from tensorflow.python.eager import context, execute
+
+    with _reporting_lock:
+        _reporting += 1
+        execute.execute = execute.execute_with_callbacks
+    context.context().add_op_callback(callback)
+    try:
+        yield
+    finally:
+        context.context().remove_op_callback(callback)
+        with _reporting_lock:
+            _reporting -= 1
+            if not _reporting and not context.context().op_callbacks:
+                execute.execute = execute.quick_execute
 
 
 def tensorflow_compiles_with_xla(graph: Any) -> bool:

@@ -15,7 +15,8 @@ A framework module (``tensorflow``, ``jax``, ``torch``) has these functions:
 - ``check_output(x)``: refuse what a call must not return;
 - ``is_recording()``: whether gradients may be asked for at all;
 - ``prepare(call)``: what to run in place of a function that belongs to no layer;
-- ``modules(layers, others)``: what keeps state that is neither a variable nor a layer's attribute;
+- ``modules(layers, others)``: what keeps state that is neither a variable nor a layer's attribute,
+  in layers, among other things, and in what the functions among them refer to;
 - ``home()``: where the call begins, for reads that happen deeper, inside a loop that is traced;
 - ``check_read(variable, home)``: refuse a variable that is read where its value would be frozen;
 - ``read(value, home)``: the value of a variable as a tensor;
@@ -35,7 +36,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 import keras
 from keras import tree
 
-from perftricks.recompute.engines import compat, keep_autograph_out
+from perftricks.recompute.engines import captures, compat, keep_autograph_out
 from perftricks.recompute.engines.python_state import Attributes, Change, ThreadState
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -72,7 +73,7 @@ def checkpointed_call(
     owners = _flat([x for x in referred if isinstance(x, keras.Layer)])
     if not owners:
         call = framework.prepare(call)
-    modules = framework.modules(owners, referred)
+    modules = framework.modules(owners, [call, *referred])
     pure = PureCall(framework, call, args, kwargs, owners, modules)
     try:
         return pure.finish(framework.checkpoint(pure))
@@ -385,14 +386,7 @@ def _referred(call: Callable[..., Any], args: Tuple[Any, ...]) -> List[Any]:
     owner = getattr(call, "__self__", None)
     candidates = [owner] if owner is not None else [*args[:1]]
     if not any(isinstance(x, keras.Layer) for x in candidates):
-        function = getattr(call, "__func__", call)
-        code = getattr(function, "__code__", None)
-        for cell in getattr(function, "__closure__", None) or ():
-            with contextlib.suppress(ValueError):  # a cell that is not filled yet
-                candidates.extend(tree.flatten(cell.cell_contents))
-        if code is not None:
-            names = function.__globals__
-            candidates.extend(names[name] for name in code.co_names if name in names)
+        candidates.extend(captures.referred(call))
     return candidates
 
 

@@ -233,12 +233,8 @@ class _Operations:
         """Watch the operations that run or are created inside."""
         operations = cls()
         if tf.executing_eagerly():
-            callbacks = compat.tensorflow_op_callbacks()
-            callbacks.add_op_callback(operations._ran)
-            try:
+            with compat.tensorflow_operations_reported(operations._ran):
                 yield operations
-            finally:
-                callbacks.remove_op_callback(operations._ran)
         else:
             graph = tf.compat.v1.get_default_graph()
             start = count(graph)

@@ -9,6 +9,8 @@ import keras
 import torch
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
+from perftricks.recompute.engines import captures
+
 if TYPE_CHECKING:
     from perftricks.recompute.engines.keras3 import PureCall
 
@@ -35,27 +37,18 @@ def prepare(call: Callable[..., Any]) -> Callable[..., Any]:
 def modules(layers: Sequence[Any], others: Iterable[Any]) -> List[Any]:
     """List the modules of torch in layers of Keras and among other things, each once.
 
-    A layer of Keras is itself a module, but keeps its state in variables; these are left out.
+    Those that a method of a layer or any function refers to by name are among them. A layer of
+    Keras is itself a module, but keeps its state in variables; these are left out.
     """
+    held = [x for layer in layers for x in captures.held_by(layer)]
     found = {
         id(below): below
-        for x in [*others, *(value for layer in layers for value in _values(layer))]
+        for x in captures.reached([*others, *held])
         if _is_module(x)
         for below in x.modules()
         if _is_module(below)
     }
     return list(found.values())
-
-
-def _values(layer: Any) -> Iterator[Any]:
-    """Go through what the attributes of a layer are, and through those that are containers."""
-    for value in [*vars(layer).values()]:
-        if isinstance(value, (list, tuple)):
-            yield from value
-        elif isinstance(value, dict):  # such as ``_modules``
-            yield from value.values()
-        else:
-            yield value
 
 
 def _is_module(x: Any) -> bool:

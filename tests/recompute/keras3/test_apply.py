@@ -14,11 +14,16 @@ from keras import layers, ops
 
 from perftricks import recompute
 from perftricks.recompute import recompute_scope
+from perftricks.recompute.model import is_applied
+from tests.recompute.keras3.applied import (
+    applied,
+    assert_removed_without_trace,
+    assert_saved_without_us,
+)
 from tests.recompute.keras3.training import (
     BACKEND,
     FEW_ULP,
     GROWN,
-    array,
     fit,
     fresh_model,
     step,
@@ -34,18 +39,6 @@ def data(*shape):
     random = np.random.default_rng(0)
     x = random.normal(size=shape or (8, WIDTH)).astype("float32")
     return x, np.tanh(x.reshape(len(x), -1)[:, :1]).astype("float32")
-
-
-def applied(build, **options):
-    """Return a builder of a model to which apply was applied."""
-
-    def build_and_apply():
-        model = build()
-        plan = recompute.apply(model, **options)
-        assert sum(segment.recomputed for segment in plan.segments) >= 1
-        return model
-
-    return build_and_apply
 
 
 class Counting(layers.Layer):
@@ -429,57 +422,14 @@ def test_training_goes_on_compiled():
 def test_remove_restores(name):
     """No attribute of any layer is left, and everything else was never touched."""
     build, _, options = MODELS[name]
-    model = fresh_model(build)
-    everything = recompute.model.model_compat.everything_in(model)
-    before = [{k: id(v) for k, v in vars(layer).items()} for layer in everything]
-    names = [v.path for v in model.weights]
-    config = keras.saving.serialize_keras_object(model)
-    recompute.apply(model, **options)
-    recompute.apply(model, **options)
-    assert recompute.model.is_applied(model)
-    assert [v.path for v in model.weights] == names
-    assert keras.saving.serialize_keras_object(model) == config
-    recompute.remove(model)
-    recompute.remove(model)
-    assert before == [{k: id(v) for k, v in vars(layer).items()} for layer in everything]
-
-
-LOAD = """
-import sys
-sys.modules["perftricks"] = None
-import keras, numpy as np
-x = np.load("x.npy")
-for name in sys.argv[1:]:
-    model = keras.saving.load_model(name) if name.endswith("keras") else None
-    assert model is not None
-    # The optimizer of TensorFlow's graphs, which conftest switches off here, is on there.
-    np.testing.assert_allclose(model.predict(x, verbose=0), np.load("y.npy"), 1e-5, 1e-6)
-"""
+    assert_removed_without_trace(build, **options)
 
 
 @pytest.mark.parametrize("name", ["nested", "Sequential", "transformer"])
 def test_saved_models_load_without_us(name, tmp_path):
     """A saved model loads in a process in which perftricks cannot be imported."""
     build, make, options = MODELS[name]
-    x, y = make()
-    model = fresh_model(applied(build, **options))
-    model.compile("sgd", "mse")
-    model.fit(x, y, verbose=0)
-    np.save(tmp_path / "x.npy", x)
-    np.save(tmp_path / "y.npy", model.predict(x, verbose=0))
-    model.save(tmp_path / "model.keras")
-    env = {**os.environ, "PYTHONPATH": ""}
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LOAD, "model.keras"],
-        check=True,
-        cwd=tmp_path,
-        env=env,
-    )
-    model.save_weights(tmp_path / "model.weights.h5")
-    other = fresh_model(build)
-    other.load_weights(tmp_path / "model.weights.h5")
-    for a, b in zip(model.weights, other.weights):
-        np.testing.assert_array_equal(array(a), array(b))
+    assert_saved_without_us(build, *make(), tmp_path, **options)
 
 
 def test_everything_else_goes_on():
@@ -493,7 +443,7 @@ def test_everything_else_goes_on():
     np.testing.assert_array_equal(model.predict(x, verbose=0), outputs)
     model.summary(print_fn=lambda text: None)
     for other in (copy.deepcopy(model), keras.models.clone_model(model)):
-        assert not recompute.model.is_applied(other)
+        assert not is_applied(other)
         other.set_weights(model.get_weights())
         np.testing.assert_array_equal(other.predict(x, verbose=0), outputs)
     assert not hasattr(model(keras.Input((WIDTH,))), "perftricks_replaced")

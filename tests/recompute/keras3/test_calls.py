@@ -738,7 +738,9 @@ def test_random_numbers_of_torch():
 
 
 @only_torch
-@pytest.mark.parametrize("kind", ["wrapped", "attribute", "list", "captured", "applied"])
+@pytest.mark.parametrize(
+    "kind", ["wrapped", "attribute", "list", "function", "helper", "method", "applied", "segment"]
+)
 def test_buffers_of_torch(kind):
     """Moving averages of a torch module are updated once a step; verify compares and keeps them."""
     import torch
@@ -765,12 +767,13 @@ def test_buffers_of_torch(kind):
             for parameter in self.parameters():
                 parameter.data.fill_(0.2)
 
-    modules = []
+    modules, captured = [], {}
 
     def build():
         inputs = keras.Input((WIDTH,))
         x = layers.Dense(WIDTH)(inputs)
         modules.append(Module())
+        captured["module"] = modules[-1]
         for _ in range(2):
             if kind in ("wrapped", "applied"):
                 cls = layers.TorchModuleWrapper
@@ -781,25 +784,37 @@ def test_buffers_of_torch(kind):
         model = keras.Model(inputs, layers.Dense(WIDTH)(x))
         if kind == "applied":
             recompute.apply(model, layers=layers.TorchModuleWrapper)
+        if kind == "segment":
+            recompute.apply(model, every=1)
         return model
+
+    def helper(x):
+        return captured["module"](x)
 
     class Around(layers.Layer):
         def __init__(self, module):
             super().__init__()
             self.one = module if kind == "attribute" else None
             self.some = [module] if kind == "list" else []
-            self.function = recompute_grad(lambda x: module(x))
+            self.function = recompute_grad(lambda x: module(x)) if kind == "function" else None
 
         def compute_output_spec(self, x):
             return keras.KerasTensor(x.shape, x.dtype)
 
         def call(self, x):
-            if kind == "captured":
-                return self.function(x)
-            return self.recomputed(x)
+            if kind == "segment":
+                return self.inner(x)
+            return self.function(x) if kind == "function" else self.recomputed(x)
 
         @recompute_grad
         def recomputed(self, x):
+            return self.inner(x)
+
+        def inner(self, x):
+            if kind == "helper":
+                return helper(x)
+            if kind in ("method", "segment"):
+                return captured["module"](x)
             return (self.one if kind == "attribute" else self.some[0])(x)
 
     assert_exact(build, *data())
@@ -807,8 +822,6 @@ def test_buffers_of_torch(kind):
         for (name, a), (_, b) in zip(off.named_buffers(), on.named_buffers()):
             np.testing.assert_array_equal(array(a), array(b), err_msg=name)
         assert off[2].seen == on[2].seen
-    if kind == "captured":
-        return
     before = {name: array(b) for name, b in modules[-1].named_buffers()}
     model = fresh_model(build)
     for name, buffer in modules[-1].named_buffers():

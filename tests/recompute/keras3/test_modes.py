@@ -1,12 +1,19 @@
-"""The ways of training: eager, compiled, mixed precision, distributed, threads, custom loops."""
+"""The ways of training: eager, compiled, mixed precision, distributed, threads, custom loops.
+
+Each is bound to the ways of asking for recomputation: layers that are decorated, and ``apply``.
+"""
 
 from __future__ import annotations
+
+import functools
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 
+from perftricks import recompute
 from perftricks.recompute import recompute_grad, recompute_scope
 from tests.recompute.comparison import recomputed
 from tests.recompute.keras3.training import (
@@ -26,6 +33,20 @@ not_torch = pytest.mark.skipif(BACKEND == "torch", reason="Keras has it on Tenso
 only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's own API")
 
 
+class Way(NamedTuple):
+    """How to ask for recomputation of a model that a test builds."""
+
+    layer: object  # gives the class of layers to use in place of another
+    options: dict | None  # of apply
+
+    def model(self, inputs, outputs):
+        model = keras.Model(inputs, outputs)
+        if self.options is not None:
+            plan = recompute.apply(model, **self.options)
+            assert any(segment.recomputed for segment in plan.segments)
+        return model
+
+
 class Block(layers.Layer):
     """A transformer block: attention, normalizations, dropout, a loss of its own."""
 
@@ -42,18 +63,50 @@ class Block(layers.Layer):
         for layer in (self.norm, self.dense, self.batch_norm):
             layer.build(shape)
 
-    @recompute_grad
     def call(self, x):
         x = self.norm(x + self.dropout(self.attention(x, x)))
         return self.batch_norm(x + self.dense(x))
 
 
-def build(**options):
-    inputs = keras.Input((4, WIDTH))
-    x = layers.Dense(WIDTH)(inputs)
-    for _ in range(2):
-        x = Block(**options)(x)
-    return keras.Model(inputs, layers.Dense(WIDTH, dtype="float32")(x))
+class Wave(layers.Layer):
+    """A function that has derivatives of every order."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(WIDTH, activation="tanh")
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return ops.sin(self.dense(x)) * x
+
+
+WAYS = {
+    "decorated": Way(recomputed, None),
+    "applied": Way(lambda kind: kind, {"every": 1}),
+    "applied to layers": Way(lambda kind: kind, {"layers": lambda layer: bool(layer.weights)}),
+}
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    """How recomputation is asked for; what is on and off is up to the scope of a test."""
+    return WAYS[request.param]
+
+
+@pytest.fixture
+def build(way):
+    """Return a function that builds two transformer blocks and what is around them."""
+
+    def build(**options):
+        inputs = keras.Input((4, WIDTH))
+        x = layers.Dense(WIDTH)(inputs)
+        for _ in range(2):
+            x = way.layer(Block)(**options)(x)
+        return way.model(inputs, layers.Dense(WIDTH, dtype="float32")(x))
+
+    return build
 
 
 def data():
@@ -62,64 +115,66 @@ def data():
     return x, np.tanh(x)
 
 
-def compare_fits(tolerance=0.0, make=build, **options):
-    fit(make, *data(), False, **options).assert_same(fit(make, *data(), True, **options), tolerance)
+def compare_fits(build, tolerance=0.0, **options):
+    off, on = (fit(build, *data(), on, **options) for on in (False, True))
+    off.assert_same(on, tolerance)
 
 
-def test_fit_and_steps():
+def test_fit_and_steps(build):
     """Transformer blocks, by fit and in a custom loop."""
     assert_exact(build, *data())
 
 
-def test_eager_fit():
+def test_eager_fit(build):
     """``run_eagerly=True``."""
     if BACKEND == "jax":
         # Keras tells losses apart by id() of arrays that are gone, and so loses one now and then.
-        compare_fits(GROWN, lambda: build(regularizer=None), run_eagerly=True)
+        compare_fits(functools.partial(build, regularizer=None), GROWN, run_eagerly=True)
     else:
-        compare_fits(run_eagerly=True)
+        compare_fits(build, run_eagerly=True)
 
 
 @not_torch
-def test_compiled_fit():
+def test_compiled_fit(build):
     """``jit_compile=True``, as JAX has it in all the other tests."""
-    compare_fits(0.0 if BACKEND == "jax" else GROWN, jit_compile=True)
+    compare_fits(build, 0.0 if BACKEND == "jax" else GROWN, jit_compile=True)
 
 
 @not_torch
-def test_several_steps_per_execution():
+def test_several_steps_per_execution(build):
     """``steps_per_execution=2``: the step is traced inside a loop."""
-    compare_fits(steps_per_execution=2)
+    compare_fits(build, steps_per_execution=2)
 
 
 @only_tensorflow
-def test_fit_with_the_graph_optimizer():
+def test_fit_with_the_graph_optimizer(build):
     """With Grappler on, as it is by default, the runs differ by rounding at most."""
     import tensorflow as tf
 
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
     try:
-        compare_fits(GROWN)
+        compare_fits(build, GROWN)
     finally:
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
-def test_gradient_accumulation():
+def test_gradient_accumulation(build):
     """``gradient_accumulation_steps=2``."""
     compare_fits(
+        build,
         optimizer=lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=2),
     )
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision(policy):
+def test_mixed_precision(policy, build):
     """The replay computes in the same precision; float16 scales the loss."""
     keras.config.set_dtype_policy(policy)
     steps(build, *data(), False).assert_same(steps(build, *data(), True))
-    compare_fits()
+    compare_fits(build)
 
 
-def test_random_streams_do_not_drift():
+def test_random_streams_do_not_drift(build):
     """Evaluating and predicting between epochs leaves the next epoch as it is without recompute."""
 
     def run(on):
@@ -219,22 +274,22 @@ def second_derivative(function, x):
     return array(torch.autograd.grad((dx**2).sum(), x)[0])
 
 
-def test_second_derivatives():
+def test_second_derivatives(way):
     """Gradients of gradients are right, eagerly, in a graph and compiled."""
-    dense = layers.Dense(WIDTH, activation="tanh")
-    dense.build((None, WIDTH))
-    block = recompute_grad(lambda x: ops.sin(dense(x)) * x)
+    keras.utils.set_random_seed(7)
+    inputs = keras.Input((WIDTH,))
+    model = way.model(inputs, way.layer(Wave)()(way.layer(Wave)()(inputs)))
     x = np.random.default_rng(0).normal(size=(3, WIDTH)).astype("float32")
     results = []
     for on in (False, True):
         with recompute_scope(on):
-            results.append(second_derivative(lambda x: ops.sum(block(block(x)) ** 2), x))
+            results.append(second_derivative(lambda x: ops.sum(model(x) ** 2), x))
     np.testing.assert_allclose(*results, rtol=2e-5, atol=1e-5)
     assert np.abs(results[0]).max() > 0.1
 
 
 @only_tensorflow
-def test_custom_loop_in_a_function():
+def test_custom_loop_in_a_function(build):
     """A tf.function with a tape, with tf.gradients, and differentiated from outside."""
     import tensorflow as tf
 
@@ -296,18 +351,25 @@ def test_autograph():
 
 
 @only_tensorflow
-def test_mirrored_strategy():
+def test_mirrored_strategy(way):
     """Two replicas on two virtual devices."""
     import tensorflow as tf
 
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
     def distributed():
+        dense, norm, batch_norm, lstm = (
+            way.layer(kind)
+            for kind in (
+                layers.Dense,
+                layers.LayerNormalization,
+                layers.BatchNormalization,
+                layers.LSTM,
+            )
+        )
         inputs = keras.Input((4, WIDTH))
-        x = recomputed(layers.Dense)(WIDTH, "gelu")(inputs)
-        x = recomputed(layers.LayerNormalization)()(x)
-        x = recomputed(layers.BatchNormalization)()(x)
-        return keras.Model(inputs, recomputed(layers.LSTM)(WIDTH, return_sequences=True)(x))
+        x = batch_norm()(norm()(dense(WIDTH, "gelu")(inputs)))
+        return way.model(inputs, lstm(WIDTH, return_sequences=True)(x))
 
     results = []
     for on in (False, True):
@@ -323,19 +385,19 @@ def test_mirrored_strategy():
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution is JAX's")
-def test_keras_distribution():
+def test_keras_distribution(build):
     """Data parallel training on two virtual devices."""
     import jax
 
     assert len(jax.devices()) == 2
     keras.distribution.set_distribution(keras.distribution.DataParallel())
     try:
-        compare_fits()
+        compare_fits(build)
     finally:
         keras.distribution.set_distribution(None)
 
 
-def test_threads():
+def test_threads(build):
     """Several threads train models of their own at once, some with recomputation, some without."""
     models = [fresh_model(build) for _ in range(4)]
     expected = step(fresh_model(build), *data(), False)

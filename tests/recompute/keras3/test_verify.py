@@ -8,7 +8,8 @@ import pytest
 from keras import layers, ops
 
 from perftricks import recompute
-from perftricks.recompute import recompute_grad
+from perftricks.recompute import model_compat, recompute_grad
+from perftricks.recompute.model import is_applied
 from tests.recompute.keras3.training import BACKEND, array, fresh_model
 
 WIDTH = 6
@@ -65,7 +66,7 @@ def test_left_as_found():
     model.compile("adam", "mse", metrics=["mae"])
     model.fit(*data(), verbose=0)
     function = model.train_function
-    everything = recompute.model.model_compat.everything_in(model)
+    everything = model_compat.everything_in(model)
     attributes = [{k: id(v) for k, v in vars(layer).items()} for layer in everything]
     values = [array(v) for v in (*model.variables, *model.optimizer.variables)]
     np.random.seed(3)
@@ -106,7 +107,7 @@ def test_decorated_layers():
     model = fresh_model(lambda: build(Decorated(), count=2))
     found = recompute.verify(model, *data(), loss="mse")
     assert found.ok == (BACKEND == "jax")
-    assert not recompute.model.is_applied(model)
+    assert not is_applied(model)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 
 import keras
@@ -154,16 +155,24 @@ def assert_exact(build, x, y, *, regrouped=False, **options):
 
 
 def steps_in_threads(models, x, y):
-    """Take a step with each model, all at once, every second one recomputed; return the runs."""
+    """Take a step with each model, all at once, every second one recomputed; return the runs.
+
+    The threads take turns often, so that what one of them disturbs is seen.
+    """
     runs = {}
 
     def train(i):
         runs[i] = step(models[i], x, y, i % 2 == 0)
 
     threads = [threading.Thread(target=train, args=(i,)) for i in range(len(models))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
     assert len(runs) == len(models)
     return list(runs.values())
