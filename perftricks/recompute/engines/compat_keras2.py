@@ -276,7 +276,7 @@ def is_pure(op: Any, reads: Set[str], of_loops: Tuple[str, ...]) -> bool:
     if op.type in _FUNCTIONS and gradient_name(op) is None:
         return False  # only a tape knows its gradient
     if op.type in _BRANCHES and any(x.dtype == tf.resource for x in op.inputs):
-        return False  # the gradients of variables that are read inside get lost in a copy
+        return False  # the gradients of variables that are read inside get lost in a plain copy
     return _is_pure(op.graph, op.node_def, op.op_def, reads, of_loops, set())
 
 
@@ -374,8 +374,12 @@ def add_outputs(op: Any, graphs: Sequence[Any], further: Sequence[Sequence[Any]]
         graph.name += "_divided"
         op._set_func_attr(attribute, control_flow_util_v2.create_new_tf_function(graph))
     types = [first.dtype for first, _ in further]
-    # The two branches have only the rank in common.
-    shapes = [tf.TensorShape([None] * first.shape.rank) for first, _ in further]
+    shapes = [
+        first.shape
+        if first.shape.as_list() == second.shape.as_list()
+        else tf.TensorShape([None] * first.shape.rank)
+        for first, second in further
+    ]
     op._set_type_list_attr("Tout", [*(x.dtype for x in op.outputs), *types])
     op._set_shape_list_attr("output_shapes", [*(x.shape for x in op.outputs), *shapes])
     op._add_outputs(types, shapes)
@@ -447,7 +451,7 @@ class Recipe:
             self.shapes[tensor.name] = tensor.shape
 
     def divide(
-        self, op: Any, functions: Sequence[str], used: Sequence[int], more: Sequence[Any]
+        self, op: Any, functions: Sequence[str], used: Sequence[int], takes: Sequence[Any]
     ) -> None:
         """Let the functional ``If`` that was added last call other functions, without state.
 
@@ -455,23 +459,26 @@ class Recipe:
             op: What it is in the graph.
             functions: The names of the other branches.
             used: The numbers of its outputs that they give.
-            more: The tensors that they take besides its inputs.
+            takes: What it takes now: the predicate and the inputs of the branches.
         """
         node = self.graph_def.node[-1]
         node.op = "StatelessIf"
+        names = dict(zip((x.name for x in op.inputs), node.input))
         control = [name for name in node.input if name.startswith("^")]
-        del node.input[len(node.input) - len(control) :]
-        node.input.extend([*(x.name for x in more), *control])
-        node.attr["Tin"].list.type.extend(x.dtype.as_datatype_enum for x in more)
+        del node.input[:]
+        node.input.extend([*(names.get(x.name, x.name) for x in takes), *control])
+        node.attr.pop("_read_only_resource_inputs", None)
         for attribute, function in zip(("then_branch", "else_branch"), functions):
             node.attr[attribute].func.name = function
         for output in op.outputs:
             self.shapes.pop(output.name, None)
-        types, shapes = node.attr["Tout"].list, node.attr["output_shapes"].list
-        del types.type[:], shapes.shape[:]
+        taken, given = node.attr["Tin"].list, node.attr["Tout"].list
+        shapes = node.attr["output_shapes"].list
+        del taken.type[:], given.type[:], shapes.shape[:]
+        taken.type.extend(x.dtype.as_datatype_enum for x in takes[1:])
         for position, number in enumerate(used):
             output = op.outputs[number]
-            types.type.append(output.dtype.as_datatype_enum)
+            given.type.append(output.dtype.as_datatype_enum)
             shapes.shape.add().CopyFrom(output.shape.as_proto())
             self.shapes["%s:%d" % (op.name, position)] = output.shape
 
@@ -580,7 +587,14 @@ def read_handle(handle: Any) -> Any:
     """Return the value of a variable, by its handle."""
     dtype = handle._handle_data.shape_and_type[0].dtype
     with stop_recording():
-        return tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.as_dtype(dtype))
+        return read(handle, tf.as_dtype(dtype))
+
+
+def read(handle: Any, dtype: Any) -> Any:
+    """Read a variable, by its handle and the type of its numbers."""
+    from tensorflow.python.ops import gen_resource_variable_ops
+
+    return gen_resource_variable_ops.read_variable_op(handle, dtype)
 
 
 def assign_handle(handle: Any, value: Any) -> None:

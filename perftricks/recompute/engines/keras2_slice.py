@@ -128,14 +128,26 @@ class _Search:
         return Slice(outputs, starts, recipe)
 
     def is_whole(self) -> bool:
-        """Tell whether a branch does nothing but compute, from its inputs and what it draws."""
+        """Tell whether a branch only computes, from its inputs and what it draws and reads."""
         inputs = {x.op for x in self._graph.inputs}
         for op in self._contexts:
-            if not (op in inputs or op.type in RANDOM or self._is_pure(op) or self._division(op)):
+            known = op in inputs or op.type in RANDOM or op.type == "ReadVariableOp"
+            if not (known or self._is_pure(op) or self._division(op)):
                 return False
         copied = self._copied_for(self._wanted)
-        there = {t.op for t in [*self._taken(copied).values(), *self._wanted]} - copied - inputs
-        return all(op in self._verdicts and _can_be_an_output(self._verdicts[op]) for op in there)
+        starts = [*self._taken(copied).values(), *(t for t in self._wanted if t.op not in copied)]
+        return all(self._can_be_led_out(t, inputs) for t in starts)
+
+    def _can_be_led_out(self, tensor: Any, inputs: Set[Any]) -> bool:
+        """Tell whether an ``If`` may give a tensor of its branch, if it does not take it."""
+        op = tensor.op
+        if op in inputs:
+            return bool(tensor.dtype != tf.resource)
+        if tensor.shape.rank is None:
+            return False
+        if op.type == "ReadVariableOp":
+            return op.inputs[0].op in inputs
+        return op in self._verdicts and not _may_have_gradient(tensor)
 
     def _is_copied(self, op: Any) -> bool:
         return op in self._contexts and op not in self._kept and op not in self._verdicts
@@ -213,7 +225,7 @@ class _Search:
         return there and tensor.dtype.base_dtype == tf.variant
 
     def _division(self, op: Any) -> Optional[Division]:
-        """Return how to copy a functional ``If`` whose branches draw; None if that cannot be."""
+        """Return how to copy a functional ``If`` that draws or reads; None if that cannot be."""
         if op not in self._divisions:
             self._divisions[op] = self._divided(op) if self._can_be_divided(op) else None
         return self._divisions[op]
@@ -221,8 +233,8 @@ class _Search:
     def _can_be_divided(self, op: Any) -> bool:
         if op.type not in ("If", "StatelessIf") or self._contexts[op] or not self._may_divide:
             return False
-        # The gradients of variables that are read inside get lost in a copy.
-        return all(x.dtype not in (tf.resource, tf.variant) for x in op.inputs)
+        types = {x.dtype for x in op.inputs}
+        return tf.variant not in types and not (self._is_branch and tf.resource in types)
 
     def _divided(self, op: Any) -> Optional[Division]:
         wanted = {id(t) for t in self._wanted}
@@ -249,7 +261,7 @@ class _Search:
         if op.type == "Const":
             return not at_home or op.outputs[0].shape.num_elements() <= _SMALL
         if op.type in _READS:
-            return not at_home  # at home, what was read is at hand
+            return bool(self._contexts[op])  # elsewhere, what was read is at hand
         return op.type.startswith(_OF_LOOPS) or compat_keras2.is_pure(op, _READS, _OF_LOOPS)
 
     def _may_be_fed(self, op: Any) -> bool:
@@ -293,13 +305,14 @@ class _Search:
 
     def _taken(self, copied: Set[Any]) -> Dict[str, Any]:
         """List what some operations take from others at home, by name."""
-        return {
-            tensor.name: tensor
-            for op in self._order
-            if op in copied
-            for tensor in op.inputs
-            if tensor.op not in copied and not self._is_led_out(tensor.op)
-        }
+        found = {}
+        for op in self._order:
+            if op in copied:
+                division = self._divisions.get(op)
+                for tensor in op.inputs if division is None else division.takes:
+                    if tensor.op not in copied and not self._is_led_out(tensor.op):
+                        found[tensor.name] = tensor
+        return found
 
     def _is_led_out(self, op: Any) -> bool:
         return op in self._verdicts and op not in self._kept
@@ -322,6 +335,8 @@ class _Search:
         kept = tensor
         for context in contexts:
             kept = compat_keras2.merge_out_of(context, kept)
+        if not _may_have_gradient(tensor):
+            kept = tf.stop_gradient(kept)  # there is none, but it would be led through the merges
         source = kept.name
         for depth, context in reversed(list(enumerate(contexts))):
             name = tensor.op.name if depth == 0 else "%s/outer_%d" % (tensor.op.name, depth)
@@ -340,11 +355,10 @@ class _Search:
             recipe.add_context(compat_keras2.context_proto(context, names))
 
 
-def _can_be_an_output(verdict: Any) -> bool:
-    """Tell whether an ``If`` may give a verdict, as something that has a rank and no gradient."""
+def _may_have_gradient(verdict: Any) -> bool:
+    """Tell whether something was drawn from floating point numbers; those may have a gradient."""
     op = verdict.op
-    differentiable = op.type in RANDOM and any(x.dtype.is_floating for x in op.inputs)
-    return verdict.shape.rank is not None and not differentiable
+    return op.type in RANDOM and any(x.dtype.is_floating for x in op.inputs)
 
 
 def _contexts(op: Any, home: Any) -> Optional[Tuple[Any, ...]]:

@@ -618,6 +618,29 @@ def test_branches_that_draw():
     assert_exact(around(lambda: recomputed(Outer)()), *data(), tolerance=4e-6)
 
 
+@pytest.mark.parametrize("limit", [-1e9, 1e9], ids=["else", "then"])
+def test_branches_that_read(limit):
+    """Variables that are read in one branch, or in both, get their gradients, zero or not."""
+
+    class Outer(WithDense):
+        def build(self, shape):
+            self.other = layers.Dense(WIDTH)
+            self.other.build(shape)
+            super().build(shape)
+
+        @recompute_grad
+        def call(self, x):
+            y = tf.exp(self.dense(x))
+            return tf.cond(
+                tf.reduce_sum(x) < limit,
+                lambda: tf.nn.dropout(tf.matmul(y, self.dense.kernel), rate=0.4),
+                lambda: tf.sin(tf.matmul(self.other(y), self.dense.kernel)),
+            )
+
+    assert_exact(around(Outer), *data(), tolerance=4e-6)
+    assert_exact(around(lambda: recomputed(Outer)()), *data(), tolerance=4e-6)
+
+
 def test_gradients_of_its_own():
     """A custom gradient inside of a decorated call is the one that is used."""
 
