@@ -13,7 +13,7 @@ takes them; its branches are slices of those of the forward pass, as ``keras2_sl
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
@@ -60,6 +60,21 @@ class Branch:
             else:
                 self.drawn.append(x)
 
+    def place_of(self, tensors: Sequence[Any], wrapped: bool = False) -> Optional[int]:
+        """Return the number of the output that is one of some tensors, or None.
+
+        Args:
+            tensors: The tensors.
+            wrapped: Whether an optional of one of them will do.
+        """
+        names = {x.name for x in tensors}
+        for number, x in enumerate(self.graph.outputs):
+            while x.op.type == "Identity" or (wrapped and x.op.type == "OptionalFromValue"):
+                x = x.op.inputs[0]
+            if x.name in names:
+                return number
+        return None
+
     def read(self, number: int, dtype: Any) -> Any:
         """Return the value of a variable, by the number of its handle."""
         if number in self.reads:
@@ -72,12 +87,13 @@ class Branch:
         with self.graph.as_default():
             return tf.zeros([0] * like.shape.rank, like.dtype)
 
-    def copy(self, given: Sequence[int], kept: Sequence[_Kept]) -> str:
+    def copy(self, given: Sequence[int], kept: Sequence[_Kept], outside: Sequence[Any]) -> str:
         """Make a function of what the branch computes; return its name.
 
         Args:
             given: The numbers of its inputs that the copy takes.
             kept: What the copy takes besides.
+            outside: What that is outside of the branches.
         """
         takes = [self.graph.inputs[number] for number in given]
 
@@ -93,30 +109,35 @@ class Branch:
                 values.update(zip((x.name for x in self._slice.outputs), again))
             return [values[x.name] for x in self._outputs]
 
-        outside = [each.outside for each in kept]
         return compat_keras2.new_function(self.graph.name, [*takes, *outside], compute)
 
 
 class _Kept(NamedTuple):
-    """Something from inside of the branches that the operation gives to the outside.
+    """Something from inside of a branch that the copy takes.
 
     Attributes:
-        outside: What it is there.
-        source: The branch it is from; None if both have it.
-        drawn: What it is in that branch, if it is drawn there.
+        branch: A branch that has it.
+        tensor: What it is there.
         handle: The number of the handle, if it is the value of a variable.
+        place: The number of the output of the operation that gives it, if there is one.
     """
 
-    outside: Any
-    source: Optional[Branch]
-    drawn: Any
+    branch: Branch
+    tensor: Any
     handle: Optional[int]
+    place: Optional[int]
 
     def known_to(self, branch: Branch) -> List[Any]:
         """List the tensors of a branch that it stands for."""
         if self.handle is not None:
             return branch.reads.get(self.handle, [])
-        return [self.drawn] if branch is self.source else []
+        return [self.tensor] if branch is self.branch else []
+
+    def within(self, branch: Branch) -> Any:
+        """Return what a branch gives in its place."""
+        if self.handle is not None:
+            return branch.read(self.handle, self.tensor.dtype)
+        return self.tensor if branch is self.branch else branch.nothing(self.tensor)
 
 
 class Division:
@@ -126,12 +147,18 @@ class Division:
         op: The operation.
         used: The numbers of its outputs that are wanted.
         branches: Its branches.
+        may_add_outputs: Whether it may get further outputs. If it may not, what it draws has to be
+            there already, in one of the optionals of ``output_all_intermediates``.
     """
 
-    def __init__(self, op: Any, used: Sequence[int], branches: Sequence[Branch]) -> None:
+    def __init__(
+        self, op: Any, used: Sequence[int], branches: Sequence[Branch], may_add_outputs: bool
+    ) -> None:
         self._op = op
+        self._may_add_outputs = may_add_outputs
         self._used = list(used)
         self._branches = list(branches)
+        self._found: Optional[List[_Kept]] = None
         # What is read through a handle is at hand.
         self._given = [i for i, x in enumerate(op.inputs[1:]) if x.dtype != tf.resource]
 
@@ -144,44 +171,79 @@ class Division:
         """Return the name that an output of the operation has in the copy."""
         return "%s:%d" % (self._op.name, self._used.index(output.value_index))
 
+    def is_possible(self) -> bool:
+        """Tell whether the operation can give all that the copy takes."""
+        return self._may_add_outputs or all(each.place is not None for each in self._kept())
+
     def write(self, recipe: Recipe) -> List[Any]:
         """Write down how to copy the operation, which was added last; return what it also takes."""
+        kept = self._kept()
         with self._op.graph.as_default():
-            for branch in self._branches:
-                branch.explore()
-            kept = self._lead_out()
-            functions = [branch.copy(self._given, kept) for branch in self._branches]
-        outside = [each.outside for each in kept]
+            outside = self._lead_out(kept)
+            functions = [branch.copy(self._given, kept, outside) for branch in self._branches]
         recipe.divide(self._op, functions, self._used, [*self.takes, *outside])
         return outside
 
-    def _lead_out(self) -> List[_Kept]:
-        """Let the operation give what its branches have drawn and read."""
-        further: List[Sequence[Any]] = []
-        drawn = []
+    def _kept(self) -> List[_Kept]:
+        if self._found is None:
+            for branch in self._branches:
+                branch.explore()
+            self._found = [*self._drawn(), *self._read()]
+        return self._found
+
+    def _drawn(self) -> Iterator[_Kept]:
         for branch in self._branches:
-            there = {x.name: number for number, x in enumerate(branch.graph.outputs)}
             for x in branch.drawn:
-                if x.name not in there:  # else a recomputed call inside of this one has led it out
-                    there[x.name] = len(self._op.outputs) + len(further)
-                    further.append(
-                        [x if each is branch else each.nothing(x) for each in self._branches]
-                    )
-                drawn.append((branch, x, there[x.name]))
-        first_read = len(self._op.outputs) + len(further)
-        dtypes = {i: x[0].dtype for branch in self._branches for i, x in branch.reads.items()}
-        for handle, dtype in dtypes.items():
-            further.append([branch.read(handle, dtype) for branch in self._branches])
-        compat_keras2.add_outputs(self._op, [branch.graph for branch in self._branches], further)
-        outputs = self._op.outputs
-        return [
-            # What is drawn has no gradient, so that the one of the operation is not asked for.
-            *(_Kept(tf.stop_gradient(outputs[i]), branch, x, None) for branch, x, i in drawn),
-            *(
-                _Kept(self._value(outputs[first_read + i], handle), None, None, handle)
-                for i, handle in enumerate(dtypes)
-            ),
-        ]
+                yield _Kept(branch, x, None, branch.place_of([x], not self._may_add_outputs))
+
+    def _read(self) -> Iterator[_Kept]:
+        for handle in sorted({handle for branch in self._branches for handle in branch.reads}):
+            readers = [branch for branch in self._branches if handle in branch.reads]
+            place = readers[0].place_of(readers[0].reads[handle])
+            # What the other branch gives there is another thing, but the zeros that its gradient is
+            # made of then are those of the variable.
+            if len(readers) > 1 or (
+                place is not None and not self._op.outputs[place].shape.is_fully_defined()
+            ):
+                place = None
+            yield _Kept(readers[0], readers[0].reads[handle][0], handle, place)
+
+    def _lead_out(self, kept: Sequence[_Kept]) -> List[Any]:
+        """Let the operation give what is kept; return what that is outside of the branches."""
+        further = [each for each in kept if each.place is None]
+        count = len(self._op.outputs)
+        compat_keras2.add_outputs(
+            self._op,
+            [branch.graph for branch in self._branches],
+            [[each.within(branch) for branch in self._branches] for each in further],
+        )
+        added = iter(self._op.outputs[count:])
+        outside = []
+        for each in kept:
+            output = next(added) if each.place is None else self._op.outputs[each.place]
+            if each.handle is not None:
+                outside.append(self._value(output, each.handle))
+            elif output.dtype == tf.variant:
+                outside.append(self._unwrapped(output, each))
+            else:
+                # It has no gradient, and so the one of the operation is not asked for.
+                outside.append(tf.stop_gradient(output))
+        return outside
+
+    def _unwrapped(self, optional: Any, kept: _Kept) -> Any:
+        """Return what is in an optional, which is empty if the other branch was taken."""
+        x = kept.tensor
+
+        def value() -> Any:
+            return tf.raw_ops.OptionalGetValue(
+                optional=optional, output_types=[x.dtype], output_shapes=[x.shape]
+            )[0]
+
+        def nothing() -> Any:
+            return tf.zeros([0] * x.shape.rank, x.dtype)
+
+        choices = (value, nothing) if kept.branch is self._branches[0] else (nothing, value)
+        return tf.stop_gradient(tf.cond(self._op.inputs[0], *choices))
 
     def _value(self, output: Any, handle: int) -> Any:
         """Return the value of a variable whose gradient goes straight to the variable."""

@@ -39,7 +39,9 @@ def checkpointed(call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[s
         found = Slice.leading_to(
             [t for t in tensors.values() if t.graph is graph and is_differentiable(t)],
             graph.get_operations()[start:],
-            may_divide=not (compat_keras2.may_record() or compat_keras2.compiles_with_xla(graph)),
+            may_add_outputs=not (
+                compat_keras2.may_record() or compat_keras2.compiles_with_xla(graph)
+            ),
         )
         attached = {} if found is None else attach(graph, found)
     return tf.nest.pack_sequence_as(outputs, [attached.get(id(leaf), leaf) for leaf in leaves])

@@ -50,19 +50,19 @@ class Slice(NamedTuple):
 
     @classmethod
     def leading_to(
-        cls, outputs: Sequence[Any], operations: Sequence[Any], may_divide: bool
+        cls, outputs: Sequence[Any], operations: Sequence[Any], may_add_outputs: bool
     ) -> Optional[Slice]:
         """Find the slice of ``operations`` that leads to ``outputs``; None if there is nothing.
 
         Args:
             outputs: The tensors that are wanted, of one graph.
             operations: All that a call has created, in that order.
-            may_divide: Whether a functional ``If`` may get further outputs: no session has run it,
-                and no tape has seen it.
+            may_add_outputs: Whether a functional ``If`` may get further outputs: no session has run
+                it, and no tape has seen it.
         """
         if not outputs or not operations:
             return None
-        return _Search(outputs[0].graph, operations, outputs, may_divide).slice()
+        return _Search(outputs[0].graph, operations, outputs, may_add_outputs).slice()
 
 
 class _Search:
@@ -72,7 +72,7 @@ class _Search:
         graph: The graph.
         operations: All that a call has created, in that order, or a branch.
         outputs: The tensors that are wanted.
-        may_divide: Whether a functional ``If`` may get further outputs.
+        may_add_outputs: Whether a functional ``If`` may get further outputs.
         is_branch: Whether this is the graph of a branch. Nothing is at hand there but what the
             branch is called with and what it has drawn: constants of any size are copied.
     """
@@ -82,11 +82,11 @@ class _Search:
         graph: Any,
         operations: Sequence[Any],
         outputs: Sequence[Any],
-        may_divide: bool,
+        may_add_outputs: bool,
         is_branch: bool = False,
     ) -> None:
         self._graph = graph
-        self._may_divide = may_divide
+        self._may_add_outputs = may_add_outputs
         self._is_branch = is_branch
         home = compat_keras2.control_flow(graph)
         self._contexts = {
@@ -231,7 +231,7 @@ class _Search:
         return self._divisions[op]
 
     def _can_be_divided(self, op: Any) -> bool:
-        if op.type not in ("If", "StatelessIf") or self._contexts[op] or not self._may_divide:
+        if op.type not in ("If", "StatelessIf") or self._contexts[op]:
             return False
         types = {x.dtype for x in op.inputs}
         return tf.variant not in types and not (self._is_branch and tf.resource in types)
@@ -246,11 +246,13 @@ class _Search:
         branches = []
         for graph in compat_keras2.branch_graphs(op):
             outputs = [graph.outputs[i] for i in used]
-            search = _Search(graph, graph.get_operations(), outputs, True, is_branch=True)
+            operations = graph.get_operations()
+            search = _Search(graph, operations, outputs, self._may_add_outputs, is_branch=True)
             if not search.is_whole():
                 return None
             branches.append(Branch(graph, outputs, search.slice))
-        return Division(op, used, branches)
+        division = Division(op, used, branches, self._may_add_outputs)
+        return division if division.is_possible() else None
 
     def _is_pure(self, op: Any) -> bool:
         if op.type in _NEVER or compat_keras2.uses_references(op):

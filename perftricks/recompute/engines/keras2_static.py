@@ -85,7 +85,9 @@ class StandIns:
             if part.recomputed:
                 wanted = [x for x in part.gives if is_differentiable(x)]
                 operations = sorted(inside, key=order.__getitem__)
-                piece = Slice.leading_to(wanted, operations, may_divide=graph.building_function)
+                piece = Slice.leading_to(
+                    wanted, operations, may_add_outputs=graph.building_function
+                )
                 if piece is not None:
                     found.append((piece, inside))
         return found
