@@ -153,7 +153,12 @@ def compiles_with_xla(graph: Any) -> bool:
     from tensorflow.python.ops import control_flow_util
 
     inside = getattr(control_flow_util, "GraphOrParentsInXlaContext", None)
-    return inside is not None and bool(inside(graph)) and _barrier() is not None
+    return inside is not None and bool(inside(graph))
+
+
+def has_barrier() -> bool:
+    """Tell whether this TensorFlow has a barrier for XLA."""
+    return _barrier() is not None
 
 
 def after_barrier(incoming: Sequence[Any], starts: Sequence[Any]) -> Tuple[List[Any], List[Any]]:

@@ -162,7 +162,7 @@ def _is_missing(operation: Any, i: int, gradient: Any) -> bool:
 def _after(incoming: Sequence[Any], starts: Sequence[Any]) -> Tuple[List[Any], List[Any]]:
     """Give copies of tensors, by name only, that are there once the incoming gradient is."""
     graph = tf.compat.v1.get_default_graph()
-    if compat_keras2.compiles_with_xla(graph):
+    if compat_keras2.compiles_with_xla(graph) and compat_keras2.has_barrier():
         return compat_keras2.after_barrier(incoming, starts)
     with tf.control_dependencies(incoming):
         return list(incoming), [tf.identity(x) for x in starts]
