@@ -153,7 +153,12 @@ def compiles_with_xla(graph: Any) -> bool:
     from tensorflow.python.ops import control_flow_util
 
     inside = getattr(control_flow_util, "GraphOrParentsInXlaContext", None)
-    return inside is not None and bool(inside(graph)) and _barrier() is not None
+    return inside is not None and bool(inside(graph))
+
+
+def has_barrier() -> bool:
+    """Tell whether this TensorFlow has a barrier for XLA."""
+    return _barrier() is not None
 
 
 def after_barrier(incoming: Sequence[Any], starts: Sequence[Any]) -> Tuple[List[Any], List[Any]]:
@@ -276,7 +281,7 @@ def is_pure(op: Any, reads: Set[str], of_loops: Tuple[str, ...]) -> bool:
     if op.type in _FUNCTIONS and gradient_name(op) is None:
         return False  # only a tape knows its gradient
     if op.type in _BRANCHES and any(x.dtype == tf.resource for x in op.inputs):
-        return False  # the gradients of variables that are read inside get lost in a copy
+        return False  # the gradients of variables that are read inside get lost in a plain copy
     return _is_pure(op.graph, op.node_def, op.op_def, reads, of_loops, set())
 
 
@@ -350,6 +355,61 @@ def function_def(graph: Any, name: str) -> Any:
     return None
 
 
+def branch_graphs(op: Any) -> List[Any]:
+    """Return the graphs of the branches of a functional ``If``."""
+    from tensorflow.python.ops import cond_v2
+
+    return list(cond_v2.get_func_graphs(op))
+
+
+def add_outputs(op: Any, graphs: Sequence[Any], further: Sequence[Sequence[Any]]) -> None:
+    """Give a functional ``If`` further outputs, as TensorFlow itself does for gradients.
+
+    Args:
+        op: The operation; no session may have run it.
+        graphs: The graphs of its branches.
+        further: For each further output, the tensors of the branches.
+    """
+    from tensorflow.python.ops import control_flow_util_v2
+
+    if not further:
+        return
+    for attribute, graph, tensors in zip(("then_branch", "else_branch"), graphs, zip(*further)):
+        graph.outputs.extend(tensors)
+        graph.name += "_divided"
+        op._set_func_attr(attribute, control_flow_util_v2.create_new_tf_function(graph))
+    types = [first.dtype for first, _ in further]
+    shapes = [
+        first.shape
+        if first.shape.as_list() == second.shape.as_list()
+        else tf.TensorShape([None] * first.shape.rank)
+        for first, second in further
+    ]
+    op._set_type_list_attr("Tout", [*(x.dtype for x in op.outputs), *types])
+    op._set_shape_list_attr("output_shapes", [*(x.shape for x in op.outputs), *shapes])
+    op._add_outputs(types, shapes)
+
+
+def new_function(
+    name: str, takes: Sequence[Any], compute: Callable[[Sequence[Any]], Sequence[Any]]
+) -> str:
+    """Make a function that operations can call; return its name.
+
+    Args:
+        name: How the name begins.
+        takes: Tensors that are like its inputs.
+        compute: Returns its outputs from its inputs.
+    """
+    from tensorflow.python.framework import func_graph
+    from tensorflow.python.ops import control_flow_util_v2
+
+    graph = func_graph.FuncGraph(control_flow_util_v2.unique_fn_name("", name))
+    with graph.as_default():
+        graph.inputs.extend(v1.placeholder(x.dtype.base_dtype, x.shape) for x in takes)
+        graph.outputs.extend(compute(list(graph.inputs)))
+    return str(control_flow_util_v2.create_new_tf_function(graph))
+
+
 class Recipe:
     """How to copy some operations, as something that can be an attribute of an operation.
 
@@ -371,20 +431,20 @@ class Recipe:
         self.contexts: List[bytes] = []
         self.shapes: Dict[str, Any] = {}
 
-    def add(self, op: Any, control: Sequence[str], branches: Dict[str, str], waits: bool) -> None:
+    def add(self, op: Any, control: Sequence[str], renamed: Dict[str, str], waits: bool) -> None:
         """Add an operation.
 
         Args:
             op: The operation.
             control: The names of those it waits for.
-            branches: Where inputs come from, by what they come from in the graph.
+            renamed: The names of inputs that have others in the copy, by their names in the graph.
             waits: Whether it starts from nothing.
         """
         node = self.graph_def.node.add()
         node.CopyFrom(op.node_def)
         data = [name for name in node.input if not name.startswith("^")]
         del node.input[:]
-        node.input.extend(branches.get(name, name) for name in data)
+        node.input.extend(renamed.get(name if ":" in name else name + ":0", name) for name in data)
         node.input.extend("^" + name for name in control)
         if waits:
             self.waits.append(op.name)
@@ -394,6 +454,38 @@ class Recipe:
             del node.attr["_class"]
         for tensor in op.outputs:
             self.shapes[tensor.name] = tensor.shape
+
+    def divide(
+        self, op: Any, functions: Sequence[str], used: Sequence[int], takes: Sequence[Any]
+    ) -> None:
+        """Let the functional ``If`` that was added last call other functions, without state.
+
+        Args:
+            op: What it is in the graph.
+            functions: The names of the other branches.
+            used: The numbers of its outputs that they give.
+            takes: What it takes now: the predicate and the inputs of the branches.
+        """
+        node = self.graph_def.node[-1]
+        node.op = "StatelessIf"
+        names = dict(zip((x.name for x in op.inputs), node.input))
+        control = [name for name in node.input if name.startswith("^")]
+        del node.input[:]
+        node.input.extend([*(names.get(x.name, x.name) for x in takes), *control])
+        node.attr.pop("_read_only_resource_inputs", None)
+        for attribute, function in zip(("then_branch", "else_branch"), functions):
+            node.attr[attribute].func.name = function
+        for output in op.outputs:
+            self.shapes.pop(output.name, None)
+        taken, given = node.attr["Tin"].list, node.attr["Tout"].list
+        shapes = node.attr["output_shapes"].list
+        del taken.type[:], given.type[:], shapes.shape[:]
+        taken.type.extend(x.dtype.as_datatype_enum for x in takes[1:])
+        for position, number in enumerate(used):
+            output = op.outputs[number]
+            given.type.append(output.dtype.as_datatype_enum)
+            shapes.shape.add().CopyFrom(output.shape.as_proto())
+            self.shapes["%s:%d" % (op.name, position)] = output.shape
 
     def add_switch(self, name: str, source: str, predicate: str, dtype: Any) -> None:
         """Add a switch that leads a tensor into a branch."""
@@ -500,7 +592,14 @@ def read_handle(handle: Any) -> Any:
     """Return the value of a variable, by its handle."""
     dtype = handle._handle_data.shape_and_type[0].dtype
     with stop_recording():
-        return tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.as_dtype(dtype))
+        return read(handle, tf.as_dtype(dtype))
+
+
+def read(handle: Any, dtype: Any) -> Any:
+    """Read a variable, by its handle and the type of its numbers."""
+    from tensorflow.python.ops import gen_resource_variable_ops
+
+    return gen_resource_variable_ops.read_variable_op(handle, dtype)
 
 
 def assign_handle(handle: Any, value: Any) -> None:

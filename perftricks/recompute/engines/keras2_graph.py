@@ -39,6 +39,9 @@ def checkpointed(call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[s
         found = Slice.leading_to(
             [t for t in tensors.values() if t.graph is graph and is_differentiable(t)],
             graph.get_operations()[start:],
+            may_add_outputs=not (
+                compat_keras2.may_record() or compat_keras2.compiles_with_xla(graph)
+            ),
         )
         attached = {} if found is None else attach(graph, found)
     return tf.nest.pack_sequence_as(outputs, [attached.get(id(leaf), leaf) for leaf in leaves])
@@ -159,7 +162,7 @@ def _is_missing(operation: Any, i: int, gradient: Any) -> bool:
 def _after(incoming: Sequence[Any], starts: Sequence[Any]) -> Tuple[List[Any], List[Any]]:
     """Give copies of tensors, by name only, that are there once the incoming gradient is."""
     graph = tf.compat.v1.get_default_graph()
-    if compat_keras2.compiles_with_xla(graph):
+    if compat_keras2.compiles_with_xla(graph) and compat_keras2.has_barrier():
         return compat_keras2.after_barrier(incoming, starts)
     with tf.control_dependencies(incoming):
         return list(incoming), [tf.identity(x) for x in starts]

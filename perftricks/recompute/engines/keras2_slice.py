@@ -14,7 +14,7 @@ the starts go on as they would without us; choosing them well is only a matter o
 
 Control flow of TensorFlow 1 lives in contexts. A verdict from a branch of ``tf.cond`` is led out by
 a ``Merge`` and into the copy by a ``Switch``. A loop is copied as a whole, or not at all if
-something in it has state.
+something in it has state. In TensorFlow 2 branches are functions: ``keras2_branches``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from perftricks.recompute.engines import compat_keras2
 from perftricks.recompute.engines.compat_keras2 import Recipe
+from perftricks.recompute.engines.keras2_branches import Branch, Division
 from perftricks.recompute.engines.operations import RANDOM
 
 _READS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"}
@@ -48,11 +49,20 @@ class Slice(NamedTuple):
     recipe: Recipe
 
     @classmethod
-    def leading_to(cls, outputs: Sequence[Any], operations: Sequence[Any]) -> Optional[Slice]:
-        """Find the slice of ``operations`` that leads to ``outputs``; None if there is nothing."""
+    def leading_to(
+        cls, outputs: Sequence[Any], operations: Sequence[Any], may_add_outputs: bool
+    ) -> Optional[Slice]:
+        """Find the slice of ``operations`` that leads to ``outputs``; None if there is nothing.
+
+        Args:
+            outputs: The tensors that are wanted, of one graph.
+            operations: All that a call has created, in that order.
+            may_add_outputs: Whether a functional ``If`` may get further outputs: no session has run
+                it, and no tape has seen it.
+        """
         if not outputs or not operations:
             return None
-        return _Search(outputs[0].graph, operations).slice_to(outputs)
+        return _Search(outputs[0].graph, operations, outputs, may_add_outputs).slice()
 
 
 class _Search:
@@ -60,11 +70,24 @@ class _Search:
 
     Args:
         graph: The graph.
-        operations: All that a call has created, in that order.
+        operations: All that a call has created, in that order, or a branch.
+        outputs: The tensors that are wanted.
+        may_add_outputs: Whether a functional ``If`` may get further outputs.
+        is_branch: Whether this is the graph of a branch. Nothing is at hand there but what the
+            branch is called with and what it has drawn: constants of any size are copied.
     """
 
-    def __init__(self, graph: Any, operations: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        graph: Any,
+        operations: Sequence[Any],
+        outputs: Sequence[Any],
+        may_add_outputs: bool,
+        is_branch: bool = False,
+    ) -> None:
         self._graph = graph
+        self._may_add_outputs = may_add_outputs
+        self._is_branch = is_branch
         home = compat_keras2.control_flow(graph)
         self._contexts = {
             op: contexts
@@ -82,25 +105,49 @@ class _Search:
             for context in contexts
             if not compat_keras2.is_loop(context)
         }
+        self._divisions: Dict[Any, Optional[Division]] = {}
         self._verdicts: Dict[Any, Any] = {}  # by the operation that made it
         self._kept: Set[Any] = set()
-
-    def slice_to(self, outputs: Sequence[Any]) -> Optional[Slice]:
-        """Return the slice, or None if no output is made by something that can be copied."""
-        behind = self._behind([t.op for t in outputs if t.op in self._contexts])
-        order = [op for op in self._contexts if op in behind]
-        for op in order:
+        self._wanted = [t for t in outputs if t.op in self._contexts]
+        self._found = self._behind([t.op for t in self._wanted])
+        self._order = [op for op in self._contexts if op in self._found]
+        for op in self._order:
             if op.type in RANDOM and not any(map(compat_keras2.is_loop, self._contexts[op])):
-                verdict = self._verdict(op.outputs[0], behind)
+                verdict = self._verdict(op.outputs[0])
                 self._verdicts[verdict.op] = verdict
-        self._keep(order)
-        outputs = [t for t in outputs if t.op in self._contexts and self._is_copied(t.op)]
+        self._keep()
+
+    def slice(self) -> Optional[Slice]:
+        """Return the slice, or None if no output is made by something that can be copied."""
+        outputs = [t for t in self._wanted if self._is_copied(t.op)]
         if not outputs:
             return None
         recipe = Recipe(compat_keras2.graph_versions(self._graph))
-        starts = self._starts(outputs, order, recipe)
-        recipe.outputs.extend(t.name for t in outputs)
+        starts = self._starts(outputs, recipe)
+        recipe.outputs.extend(map(self._name, outputs))
         return Slice(outputs, starts, recipe)
+
+    def is_whole(self) -> bool:
+        """Tell whether a branch only computes, from its inputs and what it draws and reads."""
+        inputs = {x.op for x in self._graph.inputs}
+        for op in self._contexts:
+            known = op in inputs or op.type in RANDOM or op.type == "ReadVariableOp"
+            if not (known or self._is_pure(op) or self._division(op)):
+                return False
+        copied = self._copied_for(self._wanted)
+        starts = [*self._taken(copied).values(), *(t for t in self._wanted if t.op not in copied)]
+        return all(self._can_be_led_out(t, inputs) for t in starts)
+
+    def _can_be_led_out(self, tensor: Any, inputs: Set[Any]) -> bool:
+        """Tell whether an ``If`` may give a tensor of its branch, if it does not take it."""
+        op = tensor.op
+        if op in inputs:
+            return bool(tensor.dtype != tf.resource)
+        if tensor.shape.rank is None:
+            return False
+        if op.type == "ReadVariableOp":
+            return op.inputs[0].op in inputs
+        return op in self._verdicts and not _may_have_gradient(tensor)
 
     def _is_copied(self, op: Any) -> bool:
         return op in self._contexts and op not in self._kept and op not in self._verdicts
@@ -118,6 +165,9 @@ class _Search:
             else:
                 yield context.pred.op
 
+    def _copied_for(self, tensors: Sequence[Any]) -> Set[Any]:
+        return self._behind([t.op for t in tensors], only_copied=True)
+
     def _behind(self, operations: Sequence[Any], only_copied: bool = False) -> Set[Any]:
         found: Set[Any] = set()
         waiting = list(operations)
@@ -131,11 +181,11 @@ class _Search:
             waiting.extend(self._before(op))
         return found
 
-    def _verdict(self, tensor: Any, behind: Set[Any]) -> Any:
+    def _verdict(self, tensor: Any) -> Any:
         """Follow a random tensor while one thing is made of it; return the first that is bool."""
         end = tensor
         while True:
-            users = [op for op in end.consumers() if op in behind]
+            users = [op for op in end.consumers() if op in self._found]
             if len(users) != 1 or len(users[0].outputs) != 1:
                 return tensor
             if self._contexts[users[0]] != self._contexts[tensor.op]:
@@ -144,13 +194,13 @@ class _Search:
             if end.dtype.base_dtype == tf.bool:
                 return end
 
-    def _keep(self, order: Sequence[Any]) -> None:
+    def _keep(self) -> None:
         """Find what is not copied: at home it is kept, elsewhere it spoils what depends on it."""
         spoiled: Set[Any] = set()
         before = -1
         while before != len(spoiled) + len(self._kept):
             before = len(spoiled) + len(self._kept)
-            for op in order:
+            for op in self._order:
                 contexts = self._contexts[op]
                 if op in self._kept or op in spoiled:
                     continue
@@ -158,7 +208,8 @@ class _Search:
                     if not contexts:
                         self._kept.add(op)
                     continue
-                pure = self._is_pure(op) and not any(map(self._is_kept_list, op.inputs))
+                pure = self._is_pure(op) or self._division(op) is not None
+                pure = pure and not any(map(self._is_kept_list, op.inputs))
                 if pure and not any(need in spoiled for need in self._before(op)):
                     continue
                 if contexts:
@@ -173,15 +224,46 @@ class _Search:
         there = tensor.op in self._kept or tensor.op not in self._contexts
         return there and tensor.dtype.base_dtype == tf.variant
 
+    def _division(self, op: Any) -> Optional[Division]:
+        """Return how to copy a functional ``If`` that draws or reads; None if that cannot be."""
+        if op not in self._divisions:
+            self._divisions[op] = self._divided(op) if self._can_be_divided(op) else None
+        return self._divisions[op]
+
+    def _can_be_divided(self, op: Any) -> bool:
+        if op.type not in ("If", "StatelessIf") or self._contexts[op]:
+            return False
+        types = {x.dtype for x in op.inputs}
+        return tf.variant not in types and not (self._is_branch and tf.resource in types)
+
+    def _divided(self, op: Any) -> Optional[Division]:
+        wanted = {id(t) for t in self._wanted}
+        used = [
+            i
+            for i, t in enumerate(op.outputs)
+            if id(t) in wanted or any(user in self._found for user in t.consumers())
+        ]
+        branches = []
+        for graph in compat_keras2.branch_graphs(op):
+            outputs = [graph.outputs[i] for i in used]
+            operations = graph.get_operations()
+            search = _Search(graph, operations, outputs, self._may_add_outputs, is_branch=True)
+            if not search.is_whole():
+                return None
+            branches.append(Branch(graph, outputs, search.slice))
+        division = Division(op, used, branches, self._may_add_outputs)
+        return division if division.is_possible() else None
+
     def _is_pure(self, op: Any) -> bool:
         if op.type in _NEVER or compat_keras2.uses_references(op):
             return False
-        if not self._contexts[op] and self._may_be_fed(op):
+        at_home = not self._is_branch and not self._contexts[op]
+        if at_home and self._may_be_fed(op):
             return False
         if op.type == "Const":
-            return bool(self._contexts[op]) or op.outputs[0].shape.num_elements() <= _SMALL
+            return not at_home or op.outputs[0].shape.num_elements() <= _SMALL
         if op.type in _READS:
-            return bool(self._contexts[op])  # at home, what was read is at hand
+            return bool(self._contexts[op])  # elsewhere, what was read is at hand
         return op.type.startswith(_OF_LOOPS) or compat_keras2.is_pure(op, _READS, _OF_LOOPS)
 
     def _may_be_fed(self, op: Any) -> bool:
@@ -197,46 +279,57 @@ class _Search:
             for t in op.outputs
         )
 
-    def _starts(self, outputs: Sequence[Any], order: Sequence[Any], recipe: Recipe) -> List[Any]:
-        copied = self._behind([t.op for t in outputs], only_copied=True)
-        starts: Dict[str, Any] = {}
-        for op in order:
-            if op in copied:
-                for tensor in op.inputs:
-                    if tensor.op not in copied and not self._is_led_out(tensor.op):
-                        starts[tensor.name] = tensor
-        for op in order:
+    def _starts(self, outputs: Sequence[Any], recipe: Recipe) -> List[Any]:
+        copied = self._copied_for(outputs)
+        order = [op for op in self._order if op in copied]
+        starts = self._taken(copied)
+        for op in self._order:
             if self._is_led_out(op) and any(user in copied for user in op.outputs[0].consumers()):
                 kept = self._lead_out(op.outputs[0], recipe)
                 starts[kept.name] = kept
         waits = {op for op in copied if not op.inputs}
         for op in order:
-            if op not in copied:
-                continue
             free = bool(op.inputs) and all(t.op in waits and t.op in copied for t in op.inputs)
             if free and not self._contexts[op]:
                 waits.add(op)
             recipe.add(
                 op,
                 control=[c.name for c in op.control_inputs if c in copied],
-                branches=self._branches(op),
+                renamed=self._renamed(op),
                 waits=op in waits and op.type != "Const" and not self._contexts[op],
             )
+            division = self._divisions.get(op)
+            if division is not None:
+                starts.update((kept.name, kept) for kept in division.write(recipe))
         self._add_contexts(copied, recipe)
         recipe.starts.extend(starts)
         return list(starts.values())
 
+    def _taken(self, copied: Set[Any]) -> Dict[str, Any]:
+        """List what some operations take from others at home, by name."""
+        found = {}
+        for op in self._order:
+            if op in copied:
+                division = self._divisions.get(op)
+                for tensor in op.inputs if division is None else division.takes:
+                    if tensor.op not in copied and not self._is_led_out(tensor.op):
+                        found[tensor.name] = tensor
+        return found
+
     def _is_led_out(self, op: Any) -> bool:
         return op in self._verdicts and op not in self._kept
 
-    def _branches(self, op: Any) -> Dict[str, str]:
-        """Say which inputs come from a switch now: by the name of the verdict."""
-        renamed = {}
-        for tensor in op.inputs:
-            if self._is_led_out(tensor.op):
-                branch = self._contexts[tensor.op][0].branch
-                renamed[tensor.op.name] = "%s:%d" % (tensor.op.name, branch)
-        return renamed
+    def _renamed(self, op: Any) -> Dict[str, str]:
+        """Say which inputs have other names in the copy, by their names in the graph."""
+        names = {tensor.name: self._name(tensor) for tensor in op.inputs}
+        return {old: new for old, new in names.items() if old != new}
+
+    def _name(self, tensor: Any) -> str:
+        """Return what stands for a tensor in the copy: a switch, or an output of a division."""
+        if self._is_led_out(tensor.op):
+            return "%s:%d" % (tensor.op.name, self._contexts[tensor.op][0].branch)
+        division = self._divisions.get(tensor.op)
+        return str(tensor.name) if division is None else division.name(tensor)
 
     def _lead_out(self, tensor: Any, recipe: Recipe) -> Any:
         """Lead a verdict out of the branches it is in, and note how to lead it in again."""
@@ -244,6 +337,8 @@ class _Search:
         kept = tensor
         for context in contexts:
             kept = compat_keras2.merge_out_of(context, kept)
+        if not _may_have_gradient(tensor):
+            kept = tf.stop_gradient(kept)  # there is none, but it would be led through the merges
         source = kept.name
         for depth, context in reversed(list(enumerate(contexts))):
             name = tensor.op.name if depth == 0 else "%s/outer_%d" % (tensor.op.name, depth)
@@ -260,6 +355,12 @@ class _Search:
                 outermost.append(self._contexts[op][-1])
         for context in outermost:
             recipe.add_context(compat_keras2.context_proto(context, names))
+
+
+def _may_have_gradient(verdict: Any) -> bool:
+    """Tell whether something was drawn from floating point numbers; those may have a gradient."""
+    op = verdict.op
+    return op.type in RANDOM and any(x.dtype.is_floating for x in op.inputs)
 
 
 def _contexts(op: Any, home: Any) -> Optional[Tuple[Any, ...]]:

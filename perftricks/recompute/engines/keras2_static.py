@@ -84,7 +84,10 @@ class StandIns:
             before |= inside
             if part.recomputed:
                 wanted = [x for x in part.gives if is_differentiable(x)]
-                piece = Slice.leading_to(wanted, sorted(inside, key=order.__getitem__))
+                operations = sorted(inside, key=order.__getitem__)
+                piece = Slice.leading_to(
+                    wanted, operations, may_add_outputs=graph.building_function
+                )
                 if piece is not None:
                     found.append((piece, inside))
         return found

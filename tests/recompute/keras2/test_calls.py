@@ -595,6 +595,52 @@ def test_control_flow():
     assert_exact(around(Outer), *data())
 
 
+def test_branches_that_draw():
+    """Random numbers drawn in a branch, and in a branch of a branch, are drawn once."""
+
+    class Outer(WithDense):
+        @recompute_grad
+        def call(self, x):
+            y = self.dense(x)
+
+            def noisy():
+                z = tf.nn.dropout(tf.sin(y), rate=0.4)
+                drawn = tf.cond(
+                    tf.reduce_max(x) > 0,
+                    lambda: tf.nn.dropout(tf.exp(z), rate=0.3),
+                    lambda: z * tf.random.normal(tf.shape(z)),
+                )
+                return drawn + z * tf.random.normal(tf.shape(z))
+
+            return tf.tanh(tf.cond(tf.reduce_min(x) < 0, noisy, lambda: tf.cos(y) * x))
+
+    assert_exact(around(Outer), *data(), tolerance=4e-6)
+    assert_exact(around(lambda: recomputed(Outer)()), *data(), tolerance=4e-6)
+
+
+@pytest.mark.parametrize("limit", [-1e9, 1e9], ids=["else", "then"])
+def test_branches_that_read(limit):
+    """Variables that are read in one branch, or in both, get their gradients, zero or not."""
+
+    class Outer(WithDense):
+        def build(self, shape):
+            self.other = layers.Dense(WIDTH)
+            self.other.build(shape)
+            super().build(shape)
+
+        @recompute_grad
+        def call(self, x):
+            y = tf.exp(self.dense(x))
+            return tf.cond(
+                tf.reduce_sum(x) < limit,
+                lambda: tf.nn.dropout(tf.matmul(y, self.dense.kernel), rate=0.4),
+                lambda: tf.sin(tf.matmul(self.other(y), self.dense.kernel)),
+            )
+
+    assert_exact(around(Outer), *data(), tolerance=4e-6)
+    assert_exact(around(lambda: recomputed(Outer)()), *data(), tolerance=4e-6)
+
+
 def test_gradients_of_its_own():
     """A custom gradient inside of a decorated call is the one that is used."""
 

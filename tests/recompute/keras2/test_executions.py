@@ -123,6 +123,23 @@ def test_a_nested_layer_runs_again():
     assert evaluated == 3
 
 
+class Branching(Counted):
+    """A decorated layer that counts in a branch, which drops something besides."""
+
+    @recompute_grad
+    def call(self, x):
+        y = self.dense(x)
+        counted = lambda: tf.nn.dropout(self.executions.on(tf.sin(y)), rate=0.1)  # noqa: E731
+        return tf.cond(tf.reduce_sum(x) < 1e9, counted, lambda: y)
+
+
+@pytest.mark.skipif(not GRAPH, reason="a tape has seen the branch, and keeps it whole")
+def test_a_branch_that_draws_runs_again():
+    """What drops something in a branch is computed twice, like everything else."""
+    assert count(OFF, Branching) == (3, 3)
+    assert count(ON, Branching) == (6, 3)
+
+
 ROWS, WIDE, DEPTH = 256, 512, 12
 WATCHED = []  # weak references to activations
 
