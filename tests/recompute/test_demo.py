@@ -119,6 +119,8 @@ def test_screen(capsys):
     shown = capsys.readouterr().out
     for words in ("2.00x less", "1.25x", "3.00x", "gradients identical: yes (max difference 0)"):
         assert words in shown
+    render.show(comparison(), (430, demo.LARGEST_TRIED), 2**30)
+    assert "430 4096+ 9.53x" in " ".join(capsys.readouterr().out.split())
     render.show(comparison(gradient_difference=0.5), None, None)
     assert "gradients identical: no (max difference 0.5)" in capsys.readouterr().out
 

@@ -11,6 +11,8 @@ from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
 
+from perftricks.recompute.demo import LARGEST_TRIED
+
 if TYPE_CHECKING:
     from perftricks.recompute.demo import Comparison, Run
 
@@ -52,7 +54,9 @@ def show(comparison: Comparison, largest: tuple[int, ...] | None, budget: int | 
     table.add_row("loss, last step", f"{plain.losses[-1]:.6f}", f"{recomputed.losses[-1]:.6f}", "")
     if largest is not None:
         ratio = f"{largest[1] / largest[0]:.2f}x" if largest[0] else ""
-        table.add_row("largest batch", str(largest[0]), str(largest[1]), ratio)
+        # A plus says that the search ended there, and not the memory.
+        batches = [f"{one}+" if one >= LARGEST_TRIED else str(one) for one in largest]
+        table.add_row("largest batch", *batches, ratio)
     console.print(table)
     if console.is_terminal:
         _bars(console, "peak memory", plain.peak_bytes, recomputed.peak_bytes)

@@ -32,6 +32,8 @@ XLA_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 # dropout mask is thousands of times farther.
 _FARTHER = 4
 
+LARGEST_TRIED = 4096  # samples in a batch, where the search for the largest one ends
+
 
 class DemoError(Exception):
     """A run of the demo failed; the message says how."""
@@ -207,7 +209,7 @@ def max_batch_size(
     recompute: bool,
     budget: Optional[int],
     progress: Optional[Callable[[str], object]] = None,
-    limit: int = 4096,
+    limit: int = LARGEST_TRIED,
     known_peak: Optional[int] = None,
 ) -> int:
     """Find the largest batch with which a model can be trained.
