@@ -43,8 +43,8 @@ class Executions:
         # The zeros are part of the data, so that they are computed whenever ``x`` is. What is
         # called stateful would be kept, as random numbers are.
         zeros = tf.stop_gradient(tf.compat.v1.py_func(bump, [x], x.dtype, stateful=False))
-        zeros.set_shape(x.shape)
-        return x + zeros
+        # An operation, because TensorFlow 2.0 forgets what set_shape has said in a branch.
+        return x + tf.ensure_shape(zeros, x.shape)
 
 
 class Counted(layers.Layer):
