@@ -402,6 +402,8 @@ def bench_claims(session: nox.Session) -> None:
     """List the claims with what was measured; ``-- --write docs`` fills the pages."""
     install(session, "bench")
     found = sorted(str(path) for path in Path("build").glob("bench*.json"))
+    if not found:
+        session.error("nothing has been measured here yet: run nox -s bench first")
     session.run("python", "-m", "bench.claims", *found, *session.posargs)
 
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from bench import plots
 from bench.markdown import fill, table
 from bench.recompute import figures
-from bench.results import Result, Results, place, read
+from bench.results import Results, normalization, place, read
 
 ROOT = Path(__file__).parent.parent
 RECOMPUTE = "[7367](https://kexue.fm/archives/7367)"
@@ -97,17 +97,13 @@ def _time_per_sample(results: Results) -> Finding:
     if not found:
         return _unmeasured("bench_blocks was not run")
     times = [
-        f"{place(one)}, {_norm(one)}: "
+        f"{place(one)}, blocks {normalization(one)}: "
         f"{_times(one.info['time_ratio'])} "
         f"(peak memory {_times(one.info['peak_ratio'])} less)"
         for one in found
     ]
     within = [one.info["time_ratio"] <= 1.25 * (1 + _ROUNDING) for one in found]
     return Finding(_verdict(within), "; ".join(times))
-
-
-def _norm(result: Result) -> str:
-    return "blocks normalize " + ("first" if result.info["case"].get("norm_first") else "last")
 
 
 def _factor_against_depth(results: Results) -> Finding:

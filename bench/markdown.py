@@ -19,11 +19,11 @@ def fill(page: str, name: str, content: str) -> str:
     """Return a page with what stands between two markers replaced.
 
     Raises:
-        ValueError: If the markers are not there.
+        ValueError: If the markers are not there, or are there twice.
     """
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
     before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"expected the lines {begin.strip()!r} and {end!r} in the page")
+    if not (found and closed) or page.count(begin) > 1 or page.count(end) > 1:
+        raise ValueError(f"expected the lines {begin.strip()!r} and {end!r} in the page, once")
     return f"{before}{begin}{content}\n{end}{after}"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.results import Results, place
+from bench.results import Results, normalization, place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,9 +67,7 @@ def _time_and_memory(results: Results, axes: Axes) -> bool:
     """Time of a step against peak memory, both as shares of the plain run's."""
     drawn = False
     for result in results.all("bench_blocks"):
-        case = result.info["case"]
-        norm = "normalize first" if case["norm_first"] else "normalize last"
-        label = f"{place(result)}, {norm}"
+        label = f"{place(result)}, {normalization(result)}"
         axes.plot(1 / result.info["peak_ratio"], result.info["time_ratio"], "o", label=label)
         drawn = True
     axes.plot(1, 1, "*", color="#59636e", markersize=12, label="plain")

@@ -84,6 +84,11 @@ def place(result: Result) -> str:
     return f"{case['backend']} {case['device']}"
 
 
+def normalization(result: Result) -> str:
+    """Return when the blocks of a transformer normalize."""
+    return "normalize " + ("first" if result.info["case"].get("norm_first") else "last")
+
+
 def read(paths: list[Path]) -> Results:
     """Read files that ``pytest --benchmark-json`` wrote.
 

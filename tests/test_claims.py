@@ -143,7 +143,7 @@ def test_figures(results):
         ("bench_blocks[jax]", 2.5, {**blocks, "versions": {"keras": "3.15", "jax": "0.10"}}),
         ("bench_framework[jax]", 4.0, rival),
         ("bench_keras2[a-plain]", 0.5, keras2),
-        ("bench_keras2[a-other]", 0.0, {"tool": "other", "error": "no | such thing"}),
+        ("bench_keras2[a-other]", 0.0, {"tool": "other", "error": "raises: no | such thing"}),
         depth("plain", 6, 2**30),
         depth("apply", 24, 2**29),
         ("bench_largest_batch_of_bert[x]", 1.0, largest),

@@ -105,7 +105,7 @@ def _keras2(results: Results) -> list[Row]:
     for result in results.all("bench_keras2"):
         info = result.info
         if "error" in info:
-            rows.append((result.group, info["tool"], f"raises: {info['error']}", *[""] * 4))
+            rows.append((result.group, info["tool"], info["error"], *[""] * 4))
             continue
         counted = info["allocated_bytes"] is not None
         row = (

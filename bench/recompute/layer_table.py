@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bench.markdown import fill
+from bench.markdown import fill, table
 from bench.recompute.trainer import BACKENDS, missing
 
 MARKER = "layer table"
@@ -45,8 +45,8 @@ def main() -> None:
             file = options.results / f"{backend}.jsonl"
             train(backend, file, options.resume)
             results[backend] = read(file)
-    table = render(results, datetime.date.today().isoformat(), _machine())
-    options.page.write_text(fill(page, MARKER, table), encoding="utf-8")
+    tables = render(results, datetime.date.today().isoformat(), _machine())
+    options.page.write_text(fill(page, MARKER, tables), encoding="utf-8")
 
 
 def train(backend: str, file: Path, resume: bool) -> None:
@@ -87,14 +87,14 @@ def render(results: dict[str, list[Record]], date: str, machine: str) -> str:
         date: When they were trained.
         machine: On what.
     """
-    lines = [f"Trained on {date}; {machine}.", "", f"| of all layers | {' | '.join(TOOLS)} |"]
-    lines.append("| --- " * (1 + len(TOOLS)) + "|")
+    rows = []
     for backend in BACKENDS:
         if backend in results:
             counts = [_count(results[backend][1:], tool) for tool in TOOLS]
         else:
             counts = ["not measured: not installed"] * len(TOOLS)
-        lines.append(f"| {NAMES[backend]} | {' | '.join(counts)} |")
+        rows.append((NAMES[backend], *counts))
+    lines = [f"Trained on {date}; {machine}.", "", table(("of all layers", *TOOLS), rows)]
     for backend, (head, *records) in results.items():
         versions = ", ".join(f"{name} {version}" for name, version in head["versions"].items())
         lines += ["", f"## {NAMES[backend]}", "", f"{versions}.", ""]
@@ -110,7 +110,7 @@ def _count(records: list[Record], tool: str) -> str:
 def _table(records: list[Record]) -> list[str]:
     """Return a table, and below it each error that was raised, once."""
     notes: dict[str, int] = {}
-    lines = [f"| layer | {' | '.join(TOOLS)} |", "| --- " * (1 + len(TOOLS)) + "|"]
+    rows = []
     for record in records:
         cells = []
         for tool in TOOLS:
@@ -120,8 +120,8 @@ def _table(records: list[Record]) -> list[str]:
             elif verdict.startswith("wrong"):
                 verdict = f"**{verdict}**"
             cells.append(verdict)
-        lines.append(f"| {record['layer']} | {' | '.join(cells)} |")
-    lines += [""] * bool(notes)
+        rows.append((record["layer"], *cells))
+    lines = [table(("layer", *TOOLS), rows)] + [""] * bool(notes)
     lines += [f"{number}. `{error}`" for error, number in notes.items()]
     return lines
 

@@ -14,9 +14,10 @@ import contextlib
 import functools
 from collections import deque
 from types import CodeType, FunctionType
-from typing import Any, Dict, Iterable, Iterator, List, Tuple
+from typing import Any, Dict, Iterable, List, Set, Tuple
 
 _MOST = 1000  # what a larger container holds is data
+_CONTAINERS = (list, tuple, dict, set, frozenset)
 _FRAMEWORKS = {"jax", "keras", "numpy", "perftricks", "tensorflow", "torch"}
 
 
@@ -55,16 +56,21 @@ def held_by(layer: Any) -> List[Any]:
     ]
 
 
-def _spread(value: Any) -> Iterator[Any]:
-    """Go through what is in a container, however deep, or through the one thing that is none."""
-    waiting, seen = [value], set()
+def _spread(value: Any) -> List[Any]:
+    """List what is in a container, however deep, or the one thing that is none."""
+    if not isinstance(value, _CONTAINERS):  # nearly always
+        return [value]
+    found: List[Any] = []
+    waiting: List[Any] = [value]
+    seen: Set[int] = set()
     while waiting:
         x = waiting.pop()
-        if not isinstance(x, (list, tuple, dict, set, frozenset)):
-            yield x
+        if not isinstance(x, _CONTAINERS):
+            found.append(x)
         elif id(x) not in seen and len(x) <= _MOST:
             seen.add(id(x))
             waiting.extend(reversed([*(x.values() if isinstance(x, dict) else x)]))
+    return found
 
 
 def _plain(x: Any) -> Any:
