@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from perftricks.recompute.engines import compat
 from perftricks.recompute.engines.operations import DRAWS, WRITES
-from perftricks.recompute.engines.tensorflow_shapes import borrow_shapes, count, operations_since
+from perftricks.recompute.engines.tensorflow_reuse import count, operations_since, reuse
 
 if TYPE_CHECKING:
     from perftricks.recompute.engines.keras3 import PureCall
@@ -122,7 +122,7 @@ def checkpoint(pure: PureCall) -> List[Any]:
             second = operations_since(graph, start)
             gradients = tape.gradient([again[i] for i in attached], sources, upstream)
             backward = operations_since(graph, start + len(second))
-            borrow_shapes(operations.created, second, backward, gradients)
+            reuse(operations.created, second, backward, gradients, pure.tensors)
         found = iter(gradients)
         return [next(found) if _differentiable(x) else None for x in [*copies, *captured, *raw]]
 

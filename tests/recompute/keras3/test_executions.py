@@ -239,10 +239,8 @@ def test_xla_recomputes():
     assert counts == [(2, 0), (4, 2)]
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="shapes are known elsewhere")
-def test_nothing_is_computed_again_for_its_shape():
-    """Of a block that ends in a sum, the last matrix product is not needed again."""
-    import tensorflow as tf
+def _block(inner):
+    """Return a built block with dropout that ends in a sum, of an inner part given its inputs."""
 
     class Block(keras.layers.Layer):
         def build(self, shape):
@@ -253,31 +251,99 @@ def test_nothing_is_computed_again_for_its_shape():
             self.outer.build((None, 32))
 
         def call(self, x):
-            return x + self.dropout(self.outer(self.inner(x)), training=True)
+            return inner(self, x)
 
     block = recomputed(Block)()
     block.build((None, 16))
+    return block
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 16])])
+
+def _types_needed(block):
+    """Return the operations that a gradient needs, plainly and recomputed; compare its values."""
+    import tensorflow as tf
+
     def gradients(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = keras.ops.sum(keras.ops.square(block(x)))
         return tape.gradient(y, [x, *(v.value for v in block.trainable_variables)])
 
-    with recompute_scope(False):
-        plain = gradients.get_concrete_function()
-        expected = plain(tf.ones((4, 16)))
-    block.dropout.seed_generator.state.assign([3, 0])
-    fresh = tf.function(gradients.python_function, input_signature=gradients.input_signature)
-    with recompute_scope(True):
-        recomputing = fresh.get_concrete_function()
-        found = recomputing(tf.ones((4, 16)))
+    state = block.dropout.seed_generator.state
+    start = state.numpy()
+    types, values = [], []
+    for on in (False, True):
+        state.assign(start)
+        with recompute_scope(on):
+            function = tf.function(gradients, input_signature=[tf.TensorSpec([None, 16])])
+            concrete = function.get_concrete_function()
+            values.append(concrete(tf.ones((4, 16))))
+            types.append(_needed(concrete.graph))
+    for plain, again in zip(*values):
+        np.testing.assert_array_equal(plain, again)
+    return types
+
+
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="looks into a graph of TensorFlow"
+)
+
+
+@on_tensorflow
+def test_nothing_is_computed_again_for_its_shape():
+    """Of a block that ends in a sum, the last matrix product is not needed again."""
+
+    def inner(self, x):
+        return x + self.dropout(self.outer(self.inner(x)), training=True)
+
+    plain, again = _types_needed(_block(inner))
     # Forward 2, backward 4; again 1 and not 2.
-    assert _needed(plain.graph).count("MatMul") == 6
-    assert _needed(recomputing.graph).count("MatMul") == 7
-    for a, b in zip(expected, found):
-        np.testing.assert_array_equal(a, b)
+    assert plain.count("MatMul") == 6
+    assert again.count("MatMul") == 7
+
+
+@on_tensorflow
+def test_masks_that_are_small_are_not_drawn_again():
+    """Masks are kept while they take no more than the input: four of 16 bytes for 16 floats."""
+
+    def drop(times):
+        def inner(self, x):
+            y = self.outer(self.inner(x))
+            for _ in range(times):
+                y = self.dropout(y, training=True)
+            return x + y
+
+        return inner
+
+    for times, drawn_again in ((1, 0), (4, 0), (6, 2)):
+        plain, again = _types_needed(_block(drop(times)))
+        assert plain.count("StatelessRandomUniformV2") == times
+        assert again.count("StatelessRandomUniformV2") == times + drawn_again
+
+
+@on_tensorflow
+def test_a_mask_that_is_larger_than_the_input_is_drawn_again():
+    def inner(self, x):
+        wide = keras.ops.tile(self.inner(x), (1, 3))  # 96 bytes of mask for 16 floats
+        return x + self.outer(self.dropout(wide, training=True)[:, :32])
+
+    plain, again = _types_needed(_block(inner))
+    assert plain.count("StatelessRandomUniformV2") == 1
+    assert again.count("StatelessRandomUniformV2") == 2
+
+
+@on_tensorflow
+def test_random_numbers_that_are_no_mask_are_drawn_again():
+    """A comparison with what was computed is no mask of random numbers alone."""
+    import tensorflow as tf
+
+    def inner(self, x):
+        y = self.outer(self.inner(x))
+        noise = tf.random.stateless_uniform(tf.shape(y), (1, 2))
+        return x + self.dropout(tf.where(noise > y, y * noise, y), training=True)
+
+    plain, again = _types_needed(_block(inner))
+    assert plain.count("StatelessRandomUniformV2") == 2
+    assert again.count("StatelessRandomUniformV2") == 3
 
 
 def _needed(graph):

@@ -1,0 +1,132 @@
+"""In a graph, what the second run of a call takes from the first instead of computing it again.
+
+Shapes. Where the size of a batch is not known before, gradients ask for the shapes of tensors that
+they need nothing else of: of what a block adds up last, say. In the plain run such a tensor is
+there anyway. In the backward pass of a recomputed call it would be computed for its shape alone,
+which costs the last matrix product of many a block. The first run made a tensor of the same shape.
+What is needed for its numbers, too, keeps its shape: TensorFlow fuses operations by who else needs
+what is between them, and the second run shall be fused, and rounded, as the plain one.
+
+Masks. To draw random numbers again costs a twentieth of a step on the CPU; the mask that dropout
+makes of them takes a byte where they took four. Masks are kept from the first run, the smallest
+first, while all of them take no more memory than what the call was given, which is kept as well.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, List, Optional, Sequence, Set, Tuple
+
+import tensorflow as tf
+
+from perftricks.recompute.engines import compat
+from perftricks.recompute.engines.operations import STATELESS
+
+# Weights are read, and captured from outside, by the first run only; later ones are given values.
+_READS = ("ReadVariableOp", "Placeholder")
+
+
+def count(graph: Any) -> int:
+    """Return how many operations a graph has; None, which is eager execution, has none."""
+    return 0 if graph is None else len(graph.get_operations())
+
+
+def operations_since(graph: Any, start: int) -> List[Any]:
+    """List the operations of a graph from a number on."""
+    return [] if graph is None else list(graph.get_operations()[start:])
+
+
+def reuse(
+    first: Sequence[Any],
+    again: Sequence[Any],
+    backward: Sequence[Any],
+    gradients: Sequence[Any],
+    inputs: Sequence[Any],
+) -> None:
+    """Let the second run of a call, and its gradients, take masks and shapes from the first.
+
+    Nothing is changed where the two runs did not create the same operations in one graph.
+
+    Args:
+        first: The operations of the first run.
+        again: Those of the second run.
+        backward: Those of the gradients.
+        gradients: What they compute; None for a gradient that there is not.
+        inputs: The tensors that the call was given.
+    """
+    first = [op for op in first if op.type not in _READS]
+    later = [op for op in again if op.type not in _READS]
+    alike = [op.type for op in first] == [op.type for op in later]
+    if not alike or not first or first[0].graph is not later[0].graph:
+        return
+    twins = {op.name: twin for op, twin in zip(later, first)}
+    for mask in _masks_that_fit(later, inputs):
+        compat.tensorflow_replace(mask, twins[mask.op.name].outputs[mask.value_index])
+    inside = {op.name for op in [*again, *backward]}
+    needed = _needed_for_numbers(gradients, inside)
+    for op in [*later, *backward]:
+        if op.type != "Shape":
+            continue
+        source = op.inputs[0]
+        if source.op.name not in twins or source.op.name in needed:
+            continue
+        with tf.control_dependencies(None):  # now, and not after the gradient that comes in
+            twin = twins[source.op.name].outputs[source.value_index]
+            shape = tf.shape(twin, out_type=op.outputs[0].dtype)
+        compat.tensorflow_replace(op.outputs[0], shape)
+
+
+def _masks_that_fit(operations: Sequence[Any], inputs: Sequence[Any]) -> List[Any]:
+    """Return masks made of random numbers that take no more memory together than the inputs."""
+    masks = [(_size(mask), mask) for mask in _random_masks(operations)]
+    room = [_size(x) for x in inputs]
+    fitting = []
+    # Sizes are compared where both are of as many unknown dimensions: of a batch's size, say.
+    for unknown in {size[0] for size in room if size is not None}:
+        left = sum(size[1] for size in room if size is not None and size[0] == unknown)
+        alike = [(size[1], mask) for size, mask in masks if size is not None and size[0] == unknown]
+        for size, mask in sorted(alike, key=lambda pair: pair[0]):
+            left -= size
+            if left >= 0:
+                fitting.append(mask)
+    return fitting
+
+
+def _random_masks(operations: Sequence[Any]) -> List[Any]:
+    """Return the boolean tensors that are computed from random numbers and constants only."""
+    masks: List[Any] = []
+    constant: Set[str] = set()
+    drawn: Set[str] = set()
+    for op in operations:
+        sources = {x.op.name for x in op.inputs}
+        if op.type == "Const" or (sources and sources <= constant):
+            constant.add(op.name)
+        elif op.type in STATELESS or (sources and sources <= constant | drawn):
+            found = [y for y in op.outputs if y.dtype == tf.bool]
+            masks.extend(found)
+            if not found:
+                drawn.add(op.name)
+    return masks
+
+
+def _size(x: Any) -> Optional[Tuple[int, int]]:
+    """Return how many dimensions of a tensor are unknown, and the bytes that the others make."""
+    if x.shape.rank is None:
+        return None
+    known = [length for length in x.shape if length is not None]
+    return x.shape.rank - len(known), math.prod(known) * x.dtype.size
+
+
+def _needed_for_numbers(gradients: Sequence[Any], inside: Set[str]) -> Set[str]:
+    """Return the names of the operations whose numbers, and not only shapes, gradients need."""
+    tensors = tf.nest.flatten([x for x in gradients if x is not None], expand_composites=True)
+    waiting = [x.op for x in tensors]
+    needed: Set[str] = set()
+    while waiting:
+        op = waiting.pop()
+        if op.name in inside and op.name not in needed:
+            needed.add(op.name)
+            if op.type != "Shape":
+                waiting.extend(x.op for x in op.inputs)
+            waiting.extend(op.control_inputs)
+    return needed
