@@ -37,7 +37,8 @@ CASES = {
     "redrawing": "a custom gradient that calls the layer again, which draws other dropout masks",
     "tf.recompute_grad": "TensorFlow's own, around each layer's call",
 }
-SIZES = {"blocks": 12, "width": 256, "heads": 4, "length": 64, "batch": 32, "steps": 5}
+# As in bench.recompute.trainer.
+SIZES = {"blocks": 12, "width": 256, "heads": 4, "length": 128, "batch": 32, "steps": 5}
 QUICK = {"blocks": 4, "width": 64, "heads": 2, "length": 32, "batch": 8, "steps": 3}
 SAME_LOSS = 1e-5  # a share: Grappler may fuse operations of the two graphs differently
 PATIENCE = 300  # seconds; a case takes a tenth of it

@@ -201,3 +201,15 @@ def tensorflow_replace(tensor: Any, other: Any) -> None:
         for index, given in enumerate(consumer.inputs):
             if given is tensor:
                 consumer._update_input(index, other)
+
+
+def tensorflow_devices_of_other_replicas() -> Set[str]:
+    """Return the devices of the replicas that are built beside the one that is being built now."""
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    mirrored = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
+    if context is None or not isinstance(context.strategy, mirrored):
+        return set()
+    here = set(tf.nest.flatten(context.devices))
+    return set(context.strategy.extended.worker_devices) - here

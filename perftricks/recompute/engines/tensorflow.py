@@ -119,9 +119,10 @@ def checkpoint(pure: PureCall) -> List[Any]:
                 tape.watch(sources)
                 tensors, values = copies[: len(pure.tensors)], copies[len(pure.tensors) :]
                 again = pure.replay(tensors, values)
-            second = operations_since(graph, start)
+            middle = count(graph)
             gradients = tape.gradient([again[i] for i in attached], sources, upstream)
-            backward = operations_since(graph, start + len(second))
+            second = _of_this_replica(operations_since(graph, start, middle))
+            backward = _of_this_replica(operations_since(graph, middle))
             reuse(operations.created, second, backward, gradients, pure.tensors)
         found = iter(gradients)
         return [next(found) if _differentiable(x) else None for x in [*copies, *captured, *raw]]
@@ -208,6 +209,16 @@ def _held_by(x: Any) -> List[Any]:
     return [*held, *getattr(x, "__dict__", {}).values()]
 
 
+def _of_this_replica(operations: Sequence[Any]) -> List[Any]:
+    """Leave out what another replica has created, where a strategy builds several in one graph.
+
+    Each is built by a thread of its own, and they take turns where they exchange something, as a
+    synchronized batch normalization does.
+    """
+    others = compat.tensorflow_devices_of_other_replicas()
+    return [op for op in operations if op.device not in others]
+
+
 def _text(name: Any) -> str:
     return name if isinstance(name, str) else str(name.decode())
 
@@ -239,11 +250,14 @@ class _Operations:
             graph = tf.compat.v1.get_default_graph()
             start = count(graph)
             yield operations
-            operations.created = operations_since(graph, operations._begin)
-            for op in operations_since(graph, start):
+            operations.created = _of_this_replica(operations_since(graph, operations._begin))
+            since = operations_since(graph, start)
+            for op in since:
                 # A placeholder stands for a tensor from outside of the graph.
                 outside = op.type == "Placeholder"
-                operations._note(op.type, op.inputs, () if outside else op.outputs)
+                operations._note(op.inputs, () if outside else op.outputs)
+            for op in _of_this_replica(since):
+                operations._types.add(op.type)
                 functions = compat.tensorflow_functions_of(op.node_def)
                 operations._types |= compat.tensorflow_function_operations(functions, graph)
 
@@ -257,13 +271,13 @@ class _Operations:
         graph: Any = None,
     ) -> None:
         if graph is None:
-            self._note(op_type, inputs, outputs)
+            self._note(inputs, outputs)
+            self._types.add(_text(op_type))
             if op_type not in self._functions:  # a function runs under its own name
                 self._functions.add(op_type)
                 self._types |= compat.tensorflow_function_operations([_text(op_type)])
 
-    def _note(self, op_type: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        self._types.add(_text(op_type))
+    def _note(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         for x in inputs:
             if compat.tensor_id(x) not in self._made and _differentiable(x):
                 self._taken[compat.tensor_id(x)] = x

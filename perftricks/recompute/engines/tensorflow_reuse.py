@@ -31,9 +31,9 @@ def count(graph: Any) -> int:
     return 0 if graph is None else len(graph.get_operations())
 
 
-def operations_since(graph: Any, start: int) -> List[Any]:
-    """List the operations of a graph from a number on."""
-    return [] if graph is None else list(graph.get_operations()[start:])
+def operations_since(graph: Any, start: int, end: Optional[int] = None) -> List[Any]:
+    """List the operations of a graph from a number on, before another number."""
+    return [] if graph is None else list(graph.get_operations()[start:end])
 
 
 def reuse(

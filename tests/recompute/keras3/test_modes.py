@@ -350,25 +350,33 @@ def test_autograph():
     np.testing.assert_array_equal(results[0], results[1])
 
 
-@only_tensorflow
-def test_mirrored_strategy(way):
-    """Two replicas on two virtual devices."""
+@pytest.fixture(scope="module")
+def strategy():
+    """Two replicas; a second strategy in a process would number its exchanges differently."""
     import tensorflow as tf
 
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@only_tensorflow
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_mirrored_strategy(way, strategy, synchronized):
+    """Two replicas on two virtual devices; what is synchronized is built in turns."""
 
     def distributed():
-        dense, norm, batch_norm, lstm = (
+        dense, norm, batch_norm, dropout, lstm = (
             way.layer(kind)
             for kind in (
                 layers.Dense,
                 layers.LayerNormalization,
                 layers.BatchNormalization,
+                layers.Dropout,
                 layers.LSTM,
             )
         )
         inputs = keras.Input((4, WIDTH))
-        x = batch_norm()(norm()(dense(WIDTH, "gelu")(inputs)))
+        x = norm()(dense(WIDTH, "gelu")(inputs))
+        x = dropout(0.5, seed=3)(batch_norm(synchronized=synchronized)(x))
         return way.model(inputs, lstm(WIDTH, return_sequences=True)(x))
 
     results = []
