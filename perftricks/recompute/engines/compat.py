@@ -213,3 +213,10 @@ def tensorflow_devices_of_other_replicas() -> Set[str]:
         return set()
     here = set(tf.nest.flatten(context.devices))
     return set(context.strategy.extended.worker_devices) - here
+
+
+def torch_end_of_recomputation() -> Any:
+    """Return the errors by which torch ends a recomputation as soon as it has all it needs."""
+    from torch.utils import checkpoint
+
+    return getattr(checkpoint, "_StopRecomputationError", ())

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, List, Sequence
+import sys
+import traceback
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, List, Optional, Sequence
 
 import keras
 import torch
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
-from perftricks.recompute.engines import captures
+from perftricks.recompute.engines import captures, compat
 
 if TYPE_CHECKING:
     from perftricks.recompute.engines.keras3 import PureCall
@@ -152,9 +155,30 @@ def checkpoint(pure: PureCall) -> List[Any]:
                     "the variable %s was updated between the forward and the backward pass of a "
                     "call that is to be recomputed; run backward before the update" % variable.path
                 )
-        with buffers.replayed():
-            return pure.run(*tensors)
+        try:
+            with buffers.replayed():
+                return pure.run(*tensors)
+        except compat.torch_end_of_recomputation() as end:
+            _forget_frames(end)
+            raise
 
     # The random numbers of Keras need no saved state, those of a wrapped torch module do.
     outputs: List[Any] = torch_checkpoint(run, *pure.tensors, use_reentrant=False)
     return outputs
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Drop what the frames hold that an error came through, up to the caller's.
+
+    Keras keeps the error that it is about to raise in a variable: a cycle, in which all that was
+    recomputed would stay until the next collection. The frame of that variable is no longer in the
+    traceback, which Keras filters, but frames that are lead back to it.
+    """
+    here, seen = sys._getframe(1), set()
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        back: Optional[FrameType] = frame
+        while back is not None and back is not here and back not in seen:
+            seen.add(back)
+            with contextlib.suppress(RuntimeError):  # a frame that still runs
+                back.clear()
+            back = back.f_back

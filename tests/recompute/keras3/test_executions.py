@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 
 import keras
@@ -237,6 +238,36 @@ def test_xla_recomputes():
             counts.append((program.count(" tanh("), program.count(" opt-barrier(")))
     assert counts == [(2, 0), (4, 2)]
     assert counts == [(2, 0), (4, 2)]
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="only torch ends a recomputation by an error")
+def test_nothing_that_was_recomputed_waits_for_the_garbage_collector():
+    """Torch ends a recomputation by an error, which Keras catches and keeps in a cycle."""
+    seen = []
+
+    class Block(layers.Layer):
+        def build(self, shape):
+            self.inner, self.norm = layers.Dense(32, "gelu"), layers.LayerNormalization()
+            self.inner.build(shape)
+            self.norm.build((None, 32))
+
+        def call(self, x):
+            y = self.inner(x)
+            seen.append(weakref.ref(y))
+            return self.norm(y)
+
+    block = recomputed(Block)()
+    block.build((None, 16))
+    x = ops.ones((4, 16))
+    gc.collect()
+    gc.disable()
+    try:
+        with recompute_scope(True):
+            y = ops.sum(ops.square(block(x)))
+            y.backward()
+        assert [value() for value in seen] == [None, None]
+    finally:
+        gc.enable()
 
 
 def _block(inner):
