@@ -21,9 +21,9 @@ import sys
 import threading
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from perftricks.recompute import model_compat, switch
+from perftricks.recompute import switch
 from perftricks.recompute.engines import engine_for, generation_of
-from perftricks.recompute.families import family_of
+from perftricks.recompute.families import family_of, keras3
 from perftricks.recompute.graph import Graph, leaves
 from perftricks.recompute.plans import Plan, Segment
 from perftricks.recompute.segments import Chain, Part
@@ -467,7 +467,7 @@ def _unknown(model: Any, name: str, names: Sequence[str]) -> str:
 
 
 def _wanted() -> bool:
-    return switch.enabled(default=True) and not model_compat.is_only_inference()
+    return switch.enabled(default=True) and not keras3.is_only_inference()
 
 
 def _call_hook(layer: Any) -> Callable[..., Any]:
@@ -515,14 +515,14 @@ def _graph_hook(
         values = {id(symbol): x for symbol, x in zip(functional.inputs, flat)}
         for i, part in enumerate(parts):
             if not recomputed[i]:
-                model_compat.run_nodes(functional, nodes[i], values, operation)
+                keras3.run_nodes(functional, nodes[i], values, operation)
                 continue
             segment = _segment(functional, nodes[i], part, operation)
             tensors = [values[key] for key in part.takes]
             given = engine.checkpointed_call(segment, (tensors,), {}, layers=layers[i])
             values.update(zip(part.gives, given))
         outputs = [values[id(symbol)] for symbol in functional.outputs]
-        return keras.tree.pack_sequence_as(model_compat.outputs_struct(functional), outputs)
+        return keras.tree.pack_sequence_as(keras3.outputs_struct(functional), outputs)
 
     run.autograph_info__ = {}  # type: ignore[attr-defined]
     return functional, "_run_through_graph", run
@@ -535,7 +535,7 @@ def _segment(
 
     def segment(tensors: Sequence[Any]) -> List[Any]:
         values = dict(zip(part.takes, tensors))
-        model_compat.run_nodes(functional, nodes, values, operation)
+        keras3.run_nodes(functional, nodes, values, operation)
         return [values[key] for key in part.gives]
 
     segment.autograph_info__ = {}  # type: ignore[attr-defined]

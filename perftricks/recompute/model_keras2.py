@@ -10,10 +10,10 @@ from __future__ import annotations
 import functools
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
-from perftricks.recompute import model_compat_keras2 as compat
 from perftricks.recompute import switch
 from perftricks.recompute.engines import keep_autograph_out, keras2
 from perftricks.recompute.engines.compat_keras2 import is_symbol
+from perftricks.recompute.families import keras2 as compat
 from perftricks.recompute.graph import Graph
 from perftricks.recompute.segments import Part
 

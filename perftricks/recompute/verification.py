@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from perftricks.recompute import model as models
-from perftricks.recompute import model_compat, switch
+from perftricks.recompute import switch
 from perftricks.recompute.engines import generation_of
-from perftricks.recompute.families import family_of
+from perftricks.recompute.families import family_of, keras3
 from perftricks.recompute.plans import readable_size
 
 _ULPS = 64
@@ -165,7 +165,7 @@ def verify(
         )
     if generation_of(model) == 2:
         return _verify_keras2(model, x, y, loss, sample_weight, steps, tolerance)
-    from perftricks.recompute import trials
+    from perftricks.recompute.trials import keras3 as trials
 
     x, y, sample_weight = _tensors(x), _tensors(y), _tensors(sample_weight)
     compute_loss = _loss(model, loss, x, y, sample_weight)
@@ -225,17 +225,17 @@ def _verify_keras2(
     steps: int,
     tolerance: Optional[float],
 ) -> Verification:
-    from perftricks.recompute import trials_keras2
+    from perftricks.recompute.trials import keras2 as trials
 
     ours = not models.is_applied(model) and not _is_decorated(model)
     try:
         if ours:
             models.apply(model)
-        trial = trials_keras2.run(model, x, y, loss, sample_weight, steps)
+        trial = trials.run(model, x, y, loss, sample_weight, steps)
     finally:
         if ours:
             models.remove(model)
-    allowed = _tolerance(trials_keras2.precision_of(model)) if tolerance is None else tolerance
+    allowed = _tolerance(trials.precision_of(model)) if tolerance is None else tolerance
     return Verification(
         model.name,
         tuple(compare(trial.plain, trial.recomputed)),
@@ -332,20 +332,20 @@ def _suspects(model: Any, x: Any) -> Tuple[str, ...]:
     import keras
 
     from perftricks.recompute.engines.python_state import Attributes
-    from perftricks.recompute.trials import TorchState, to_array, torch_modules
+    from perftricks.recompute.trials.keras3 import TorchState, to_array, torch_modules
 
     flagged: List[Any] = []
     probing: List[Any] = []
     owners = [
         layer
-        for layer in model_compat.everything_in(model)
+        for layer in keras3.everything_in(model)
         if layer is not model and not isinstance(layer, keras.layers.InputLayer)
     ]
 
     def probe(layer: Any) -> Callable[..., Any]:
         plain = layer.call
         modules = torch_modules(layer)
-        attributes = Attributes([*model_compat.everything_in(layer), *modules])
+        attributes = Attributes([*keras3.everything_in(layer), *modules])
 
         def twice(*args: Any, **kwargs: Any) -> Any:
             if probing:
@@ -389,7 +389,7 @@ def _suspects(model: Any, x: Any) -> Tuple[str, ...]:
 
 
 def _below(layer: Any) -> List[Any]:
-    return model_compat.everything_in(layer)
+    return keras3.everything_in(layer)
 
 
 def _in(x: Any, things: List[Any]) -> bool:

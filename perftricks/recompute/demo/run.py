@@ -98,7 +98,8 @@ def _by_operation(model: Any, inputs: Any, classes: Any, folder: str) -> "dict[s
     """Return the largest difference of each kind."""
     import keras
 
-    from perftricks.recompute import recompute_scope, trials
+    from perftricks.recompute import recompute_scope
+    from perftricks.recompute.trials import keras3 as trials
     from perftricks.recompute.verification import compare
 
     x, y = keras.ops.convert_to_tensor(inputs), keras.ops.convert_to_tensor(classes)

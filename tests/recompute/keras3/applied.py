@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from perftricks import recompute
-from perftricks.recompute import model_compat
+from perftricks.recompute.families import keras3
 from perftricks.recompute.model import is_applied
 from tests.recompute.keras3.training import array, fresh_model
 
@@ -29,7 +29,7 @@ def applied(build, **options):
 def assert_removed_without_trace(build, **options):
     """Apply twice, then remove twice: no attribute of any layer is another than before."""
     model = fresh_model(build)
-    everything = model_compat.everything_in(model)
+    everything = keras3.everything_in(model)
     before = [{k: id(v) for k, v in vars(layer).items()} for layer in everything]
     names = [v.path for v in model.weights]
     config = keras.saving.serialize_keras_object(model)

@@ -8,7 +8,8 @@ import pytest
 from keras import layers, ops
 
 from perftricks import recompute
-from perftricks.recompute import model_compat, recompute_grad
+from perftricks.recompute import recompute_grad
+from perftricks.recompute.families import keras3
 from perftricks.recompute.model import is_applied
 from tests.recompute.keras3.training import BACKEND, array, fresh_model
 
@@ -66,7 +67,7 @@ def test_left_as_found():
     model.compile("adam", "mse", metrics=["mae"])
     model.fit(*data(), verbose=0)
     function = model.train_function
-    everything = model_compat.everything_in(model)
+    everything = keras3.everything_in(model)
     attributes = [{k: id(v) for k, v in vars(layer).items()} for layer in everything]
     values = [array(v) for v in (*model.variables, *model.optimizer.variables)]
     np.random.seed(3)

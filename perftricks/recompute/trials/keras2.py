@@ -13,11 +13,11 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 import tensorflow as tf
 
-from perftricks.recompute import model_compat_keras2 as compat
 from perftricks.recompute import switch
 from perftricks.recompute.engines import compat_keras2
 from perftricks.recompute.engines.operations import DRAWS
 from perftricks.recompute.engines.python_state import Attributes
+from perftricks.recompute.families import keras2 as compat
 from perftricks.recompute.memory import allocated_peak
 
 Arrays = Dict[Tuple[str, str], Any]  # by kind (loss, gradient, state) and name
@@ -25,7 +25,7 @@ _NOT_MEASURED = "not measured: TensorFlow counts memory on GPUs and in sessions 
 
 
 class Trial(NamedTuple):
-    """What the passes have produced, as in ``trials.Result``, and the peaks of memory.
+    """What the passes have produced, as in ``keras3.Result``, and the peaks of memory.
 
     Attributes:
         plain: What a plain run gives.

@@ -1,6 +1,6 @@
 """Private parts of Keras 2 that ``apply`` and ``verify`` need: keras 2.3.1, tf.keras, tf_keras.
 
-The same functions as in ``model_compat``, for Keras 3. Each says what it stands for.
+The same functions as in ``keras3``. Each says what it stands for.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import keras
 import numpy as np
 
-from perftricks.recompute import model_compat
 from perftricks.recompute.engines import compat
 from perftricks.recompute.engines.python_state import Attributes
+from perftricks.recompute.families import keras3
 from perftricks.recompute.verification import same_bits
 
 Arrays = Dict[Tuple[str, str], Any]  # by kind (loss, gradient, state) and name
@@ -42,10 +42,10 @@ class Snapshot:
 
     def __init__(self, model: Any) -> None:
         variables = [*model.variables, *model.metrics_variables]
-        variables += model_compat.global_random_state()
+        variables += keras3.global_random_state()
         self._values = [(v, to_array(v)) for v in variables]
         modules = torch_modules(model)
-        self._attributes = Attributes([*model_compat.everything_in(model), *modules])
+        self._attributes = Attributes([*keras3.everything_in(model), *modules])
         self._random = random.getstate(), np.random.get_state()
         self._torch = TorchState(modules)
 
@@ -137,7 +137,7 @@ def torch_modules(model: Any) -> List[Any]:
     """List the modules of torch in a model or layer that are no layers."""
     if compat.keras_backend() != "torch":
         return []
-    modules: List[Any] = _engine().modules(model_compat.everything_in(model), ())
+    modules: List[Any] = _engine().modules(keras3.everything_in(model), ())
     return modules
 
 

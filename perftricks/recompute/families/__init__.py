@@ -12,11 +12,11 @@ from perftricks.recompute.engines import generation_of
 
 
 def family_of(layer: Any) -> ModuleType:
-    """Return ``model_compat`` or ``model_compat_keras2``, for a layer or a model."""
+    """Return the module for a layer or a model."""
     if generation_of(layer) == 2:
-        from perftricks.recompute import model_compat_keras2
+        from perftricks.recompute.families import keras2
 
-        return model_compat_keras2
-    from perftricks.recompute import model_compat
+        return keras2
+    from perftricks.recompute.families import keras3
 
-    return model_compat
+    return keras3
