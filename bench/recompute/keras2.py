@@ -6,10 +6,11 @@ table; in such an environment, with the row's variables::
     PERFTRICKS_KERAS=keras python -m bench.recompute.keras2 --json results.json
     PERFTRICKS_KERAS=tf_keras PERFTRICKS_GRAPH=1 python -m bench.recompute.keras2 --quick
 
-Each case trains the same transformer in a process of its own. Shown are the peak of what TensorFlow
-allocates during one step (allocation records of a session's full trace; without sessions there are
-none), the rise of the resident set while training, and the median time of a step. It runs on
-Python 3.7, without pytest, and writes what pytest-benchmark would.
+Each case trains the same transformer in a process of its own, with dropout and without: other tools
+may be wrong or hang where there is some. Shown are the peak of what TensorFlow allocates during one
+step (allocation records of a session's full trace; without sessions there are none), the rise of
+the resident set while training, and the median time of a step. It runs on Python 3.7, without
+pytest, and writes what pytest-benchmark would.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ CASES = {
 # As in bench.recompute.trainer.
 SIZES = {"blocks": 12, "width": 256, "heads": 4, "length": 128, "batch": 32, "steps": 5}
 QUICK = {"blocks": 4, "width": 64, "heads": 2, "length": 32, "batch": 8, "steps": 3}
+RATES = (0.1, 0.0)  # of dropout
 SAME_LOSS = 1e-5  # a share: Grappler may fuse operations of the two graphs differently
 PATIENCE = 180  # seconds; a case takes a fifth of it
 MIB = 2**20
@@ -111,7 +113,7 @@ def decorator(case: str, tf: Any) -> Callable[..., Any]:
     return lambda call: call
 
 
-def build(case: str, sizes: dict[str, int], tf: Any, keras: Any) -> Any:
+def build(case: str, rate: float, sizes: dict[str, int], tf: Any, keras: Any) -> Any:
     """Return a transformer whose blocks are decorated."""
     layers, width, heads, length = keras.layers, sizes["width"], sizes["heads"], sizes["length"]
 
@@ -124,7 +126,7 @@ def build(case: str, sizes: dict[str, int], tf: Any, keras: Any) -> Any:
             self.query, self.key, self.value, self.merge = self.parts
             self.inner = layers.Dense(4 * width)
             self.outer = layers.Dense(width)
-            self.dropout, self.attention_dropout = layers.Dropout(0.1), layers.Dropout(0.1)
+            self.dropout, self.attention_dropout = layers.Dropout(rate), layers.Dropout(rate)
 
         def build(self, shape: Any) -> None:
             for layer in [*self.parts, self.inner]:
@@ -146,7 +148,7 @@ def build(case: str, sizes: dict[str, int], tf: Any, keras: Any) -> Any:
             h = self.inner(x)
             h = 0.5 * h * (1 + tf.math.erf(h * 0.5**0.5))
             x = self.normalized(x + self.dropout(self.outer(h)))
-            x._uses_learning_phase = True  # operations lose it; keras 2.3.1 would drop nothing
+            x._uses_learning_phase = rate > 0  # operations lose it; keras 2.3.1 would drop nothing
             return x
 
         def normalized(self, x: Any) -> Any:
@@ -186,7 +188,7 @@ def resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measure(case: str, sizes: dict[str, int]) -> dict[str, Any]:
+def measure(case: str, rate: float, sizes: dict[str, int]) -> dict[str, Any]:
     """Train in one way; return peaks in bytes, and seconds for a step."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -200,8 +202,8 @@ def measure(case: str, sizes: dict[str, int]) -> dict[str, Any]:
     tf.compat.v1.set_random_seed(0)
     if hasattr(keras.utils, "set_random_seed"):
         keras.utils.set_random_seed(0)
-    model = build(case, sizes, tf, keras)
-    model.compile("sgd", "mse")
+    model = build(case, rate, sizes, tf, keras)
+    model.compile(keras.optimizers.SGD(1e-3), "mse")  # a larger rate runs away
     model.train_on_batch(x[:1], y[:1])  # what is loaded, traced and allocated once
     before = resident()
     seconds, losses = [], []
@@ -212,6 +214,7 @@ def measure(case: str, sizes: dict[str, int]) -> dict[str, Any]:
     rise = resident() - before
     return {
         "case": case,
+        "dropout": rate,
         "resident_bytes": rise,
         "allocated_bytes": allocated(model, x, tf, keras),
         "seconds": statistics.median(seconds),
@@ -221,10 +224,10 @@ def measure(case: str, sizes: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def run(case: str, quick: bool) -> dict[str, Any]:
+def run(case: str, rate: float, quick: bool) -> dict[str, Any]:
     """Measure a case in a process of its own; what fails is a result too."""
     command = [sys.executable, "-W", "ignore", "-m", "bench.recompute.keras2"]
-    command += ["--case", case] + (["--quick"] if quick else [])
+    command += ["--case", case, "--dropout", str(rate)] + (["--quick"] if quick else [])
     try:
         done = subprocess.run(
             command,
@@ -234,31 +237,34 @@ def run(case: str, quick: bool) -> dict[str, Any]:
             timeout=PATIENCE,
         )
     except subprocess.TimeoutExpired:
-        return {"case": case, "error": f"hangs, was stopped after {PATIENCE} s"}
+        return {"case": case, "dropout": rate, "error": f"hangs, was stopped after {PATIENCE} s"}
     if done.returncode:
         return {
             "case": case,
+            "dropout": rate,
             "error": "raises " + (done.stderr.strip().splitlines() or ["no output"])[-1][:200],
         }
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def described(results: list[dict[str, Any]], row: str, quick: bool) -> dict[str, Any]:
-    """Return the results as pytest-benchmark writes its own."""
+def described(rates: dict[float, list[dict[str, Any]]], row: str, quick: bool) -> dict[str, Any]:
+    """Return the results, by rate of dropout, as pytest-benchmark writes its own."""
     sizes = QUICK if quick else SIZES
     group = f"{row}: {sizes['blocks']} blocks, width {sizes['width']}, batch {sizes['batch']}, "
-    group += f"{sizes['length']} tokens"
+    group += f"{sizes['length']} tokens, dropout "
     benchmarks = []
-    for result in results:
+    for result in [result for results in rates.values() for result in results]:
+        rate = result["dropout"]
+        plain = rates[rate][0]
         info = dict(result, tool=result["case"])
         if "error" not in result:
-            info["time_ratio"] = result["seconds"] / results[0]["seconds"]
+            info["time_ratio"] = result["seconds"] / plain["seconds"]
         if result.get("allocated_bytes"):
-            info["allocated_ratio"] = result["allocated_bytes"] / results[0]["allocated_bytes"]
+            info["allocated_ratio"] = result["allocated_bytes"] / plain["allocated_bytes"]
         benchmarks.append(
             {
-                "name": f"bench_keras2[{row}-{result['case']}]",
-                "group": group,
+                "name": f"bench_keras2[{row}-{rate}-{result['case']}]",
+                "group": group + str(rate),
                 "stats": {"median": result.get("seconds", 0.0)},
                 "extra_info": info,
             }
@@ -302,21 +308,31 @@ def main() -> None:
     """Measure all cases, or, with ``--case``, one in this process."""
     parser = argparse.ArgumentParser(description="Memory and time of recompute on Keras 2.")
     parser.add_argument("--case", choices=list(CASES), help="measure one case in this process")
+    parser.add_argument("--dropout", type=float, help="the rate in that case", default=RATES[0])
     parser.add_argument("--quick", action="store_true", help="a small model")
     parser.add_argument("--rounds", type=int, default=3, help="repeat the cases in turn")
     parser.add_argument("--row", default="here", help="what the results are called")
     parser.add_argument("--json", help="write the results to this file")
     options = parser.parse_args()
+    sizes = QUICK if options.quick else SIZES
     if options.case:
-        print(json.dumps(measure(options.case, QUICK if options.quick else SIZES)))
+        print(json.dumps(measure(options.case, options.dropout, sizes)))
         return
-    results = [middle(found) for found in in_turn(options.quick, options.rounds)]
-    show(results)
+    rates = {}
+    for rate in RATES:
+        rates[rate] = [middle(found) for found in in_turn(rate, options.quick, options.rounds)]
+        print(f"dropout {rate}:")
+        show(rates[rate])
     if options.json:
         with open(options.json, "w") as file:
-            json.dump(described(results, options.row, options.quick), file, indent=2)
+            json.dump(described(rates, options.row, options.quick), file, indent=2)
             file.write("\n")
-    plain, ours = results[:2]
+    for results in rates.values():
+        check(*results[:2])
+
+
+def check(plain: dict[str, Any], ours: dict[str, Any]) -> None:
+    """End with an error unless both trained, with the same losses."""
     for result in (plain, ours):
         if "error" in result:
             sys.exit(f"{result['case']} {result['error']}")
@@ -324,13 +340,13 @@ def main() -> None:
         sys.exit(f"the losses must be the same, not {plain['loss']!r} and {ours['loss']!r}")
 
 
-def in_turn(quick: bool, rounds: int) -> list[list[dict[str, Any]]]:
+def in_turn(rate: float, quick: bool, rounds: int) -> list[list[dict[str, Any]]]:
     """Measure each case once, and again; return the results of each. What fails is not repeated."""
     found: list[list[dict[str, Any]]] = [[] for _ in CASES]
     for _ in range(rounds):
         for case, results in zip(CASES, found):  # noqa: B905  # Python 3.7
             if not results or "error" not in results[-1]:
-                results.append(run(case, quick))
+                results.append(run(case, rate, quick))
     return found
 
 
