@@ -18,6 +18,7 @@ from typing import Any, Dict, Iterable, List, Set, Tuple
 
 _MOST = 1000  # what a larger container holds is data
 _CONTAINERS = (list, tuple, dict, set, frozenset)
+_LEAVES = {bool, bytes, float, int, str, type(None)}  # they refer to nothing
 _FRAMEWORKS = {"jax", "keras", "numpy", "perftricks", "tensorflow", "torch"}
 
 
@@ -40,7 +41,10 @@ def reached(things: Iterable[Any]) -> List[Any]:
     found: Dict[int, Any] = {}
     waiting = deque(things)
     while waiting:
-        x = _plain(waiting.popleft())
+        x = waiting.popleft()
+        if id(x) in found:
+            continue
+        x = _plain(x)
         if id(x) not in found:
             found[id(x)] = x
             if isinstance(x, FunctionType):
@@ -51,9 +55,15 @@ def reached(things: Iterable[Any]) -> List[Any]:
 def held_by(layer: Any) -> List[Any]:
     """List the attributes of a layer, of itself and of its classes, methods included."""
     namespaces = [vars(kind) for kind in type(layer).__mro__ if not _is_frameworks(kind.__module__)]
-    return [
-        x for names in (vars(layer), *namespaces) for v in [*names.values()] for x in _spread(v)
-    ]
+    found: List[Any] = []
+    for names in (vars(layer), *namespaces):
+        for value in [*names.values()]:
+            if not isinstance(value, _CONTAINERS):
+                if type(value) not in _LEAVES:
+                    found.append(value)
+            elif value:
+                found.extend(_spread(value))
+    return found
 
 
 def _spread(value: Any) -> List[Any]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import copy
+import operator
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, TypeVar
 
 from perftricks.recompute.engines import compat
 
 T = TypeVar("T")
 MISSING = object()
+_CONTAINERS = (list, dict, set)
 
 
 class Change(NamedTuple):
@@ -40,10 +42,15 @@ class Attributes:
     """The attributes of some layers at one moment."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
-        self._saved = [
-            (vars(layer), {name: (v, _content(v)) for name, v in vars(layer).items()})
-            for layer in layers
-        ]
+        self._saved = []
+        for layer in layers:
+            namespace = vars(layer)
+            contents = {
+                name: _content(value)
+                for name, value in namespace.items()
+                if isinstance(value, _CONTAINERS)
+            }
+            self._saved.append((namespace, dict(namespace), contents))
 
     def changes(self) -> List[Change]:
         """List what has changed since."""
@@ -59,16 +66,16 @@ class Attributes:
 
     def _differences(self) -> List[Any]:
         found = []
-        for namespace, before in self._saved:
-            for name, value in namespace.items():
-                old, content = before.get(name, (MISSING, None))
-                if value is not old or not _same(value, content):
-                    found.append((namespace, name, value, old, content))
-            if len(namespace) != len(before) or not namespace.keys() >= before.keys():
-                found.extend(
-                    (namespace, name, MISSING) + before[name]
-                    for name in before.keys() - namespace.keys()
-                )
+        for namespace, before, contents in self._saved:
+            if not _same(namespace, before):
+                for name in [*namespace, *(before.keys() - namespace.keys())]:
+                    old, value = before.get(name, MISSING), namespace.get(name, MISSING)
+                    if value is not old:
+                        found.append((namespace, name, value, old, contents.get(name)))
+            for name, content in contents.items():
+                value = before[name]
+                if namespace.get(name) is value and not _same(value, content):
+                    found.append((namespace, name, value, value, content))
         return found
 
 
@@ -110,7 +117,7 @@ class ThreadState:
 
 def _content(value: Any) -> Any:
     """Return a copy of a container, or None for anything else."""
-    if not isinstance(value, (list, dict, set)):
+    if not isinstance(value, _CONTAINERS):
         return None
     if isinstance(value, list):
         return list(value)
@@ -119,19 +126,17 @@ def _content(value: Any) -> Any:
 
 def _same(value: Any, content: Any) -> bool:
     """Tell whether a container still has the very objects it had; tensors are not compared."""
-    if content is None:
-        return True
     if len(value) != len(content):
         return False
+    if not content:
+        return True
     if isinstance(value, dict):
+        if all(map(operator.is_, value, content)):  # nearly always
+            return all(map(operator.is_, value.values(), content.values()))
         return all(content.get(key, MISSING) is item for key, item in value.items())
     if isinstance(value, set):
         return bool(value == content)
-    return all(map(_is, value, content))
-
-
-def _is(a: Any, b: Any) -> bool:
-    return a is b
+    return all(map(operator.is_, value, content))
 
 
 def _refill(container: Any, content: Any) -> None:
