@@ -15,7 +15,7 @@ first, while all of them take no more memory than what the call was given, which
 from __future__ import annotations
 
 import math
-from typing import Any, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import tensorflow as tf
 
@@ -60,8 +60,12 @@ def reuse(
     if not alike or not first or first[0].graph is not later[0].graph:
         return
     twins = {op.name: twin for op, twin in zip(later, first)}
-    for mask in _masks_that_fit(later, inputs):
-        compat.tensorflow_replace(mask, twins[mask.op.name].outputs[mask.value_index])
+    for mask, shape in _masks_that_fit(later, inputs):
+        # Where the numbers were drawn of a tensor's shape, that tensor had one more who needs it.
+        # It must stay so, for the sake of what is fused, and in a way that is not simplified away.
+        true = tf.reduce_all(shape >= 0)
+        twin = twins[mask.op.name].outputs[mask.value_index]
+        compat.tensorflow_replace(mask, tf.logical_and(twin, true))
     inside = {op.name for op in [*again, *backward]}
     needed = _needed_for_numbers(gradients, inside)
     for op in [*later, *backward]:
@@ -76,9 +80,9 @@ def reuse(
         compat.tensorflow_replace(op.outputs[0], shape)
 
 
-def _masks_that_fit(operations: Sequence[Any], inputs: Sequence[Any]) -> List[Any]:
-    """Return masks made of random numbers that take no more memory together than the inputs."""
-    masks = [(_size(mask), mask) for mask in _random_masks(operations)]
+def _masks_that_fit(operations: Sequence[Any], inputs: Sequence[Any]) -> List[Tuple[Any, Any]]:
+    """Return masks, as ``_random_masks``, that take no more memory together than the inputs."""
+    masks = [(_size(mask), (mask, shape)) for mask, shape in _random_masks(operations)]
     room = [_size(x) for x in inputs]
     fitting = []
     # Sizes are compared where both are of as many unknown dimensions: of a batch's size, say.
@@ -92,20 +96,25 @@ def _masks_that_fit(operations: Sequence[Any], inputs: Sequence[Any]) -> List[An
     return fitting
 
 
-def _random_masks(operations: Sequence[Any]) -> List[Any]:
-    """Return the boolean tensors that are computed from random numbers and constants only."""
-    masks: List[Any] = []
+def _random_masks(operations: Sequence[Any]) -> List[Tuple[Any, Any]]:
+    """Return the boolean tensors that are made of one draw of random numbers and constants.
+
+    With each comes the shape, a tensor, that the numbers were drawn in.
+    """
+    masks: List[Tuple[Any, Any]] = []
     constant: Set[str] = set()
-    drawn: Set[str] = set()
+    drawn: Dict[str, Any] = {}  # the draw that an operation goes back to
     for op in operations:
         sources = {x.op.name for x in op.inputs}
+        draws = {drawn[name].name: drawn[name] for name in sources if name in drawn}
         if op.type == "Const" or (sources and sources <= constant):
             constant.add(op.name)
-        elif op.type in STATELESS or (sources and sources <= constant | drawn):
-            found = [y for y in op.outputs if y.dtype == tf.bool]
-            masks.extend(found)
-            if not found:
-                drawn.add(op.name)
+        elif op.type in STATELESS:
+            drawn[op.name] = op
+        elif len(draws) == 1 and sources <= constant | set(drawn):
+            (draw,) = draws.values()
+            drawn[op.name] = draw
+            masks += [(y, draw.inputs[0]) for y in op.outputs if y.dtype == tf.bool]
     return masks
 
 
