@@ -217,7 +217,6 @@ def measure(case: str, rate: float, sizes: dict[str, int]) -> dict[str, Any]:
     rise = resident() - before
     return {
         "case": case,
-        "dropout": rate,
         "resident_bytes": rise,
         "allocated_bytes": allocated(model, x, tf, keras),
         "seconds": statistics.median(seconds),
@@ -240,11 +239,10 @@ def run(case: str, rate: float, quick: bool) -> dict[str, Any]:
             timeout=PATIENCE,
         )
     except subprocess.TimeoutExpired:
-        return {"case": case, "dropout": rate, "error": f"hangs, was stopped after {PATIENCE} s"}
+        return {"case": case, "error": f"hangs, was stopped after {PATIENCE} s"}
     if done.returncode:
         return {
             "case": case,
-            "dropout": rate,
             "error": "raises " + (done.stderr.strip().splitlines() or ["no output"])[-1][:200],
         }
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
@@ -256,22 +254,22 @@ def described(rates: dict[float, list[dict[str, Any]]], row: str, quick: bool) -
     group = f"{row}: {sizes['blocks']} blocks, width {sizes['width']}, batch {sizes['batch']}, "
     group += f"{sizes['length']} tokens, dropout "
     benchmarks = []
-    for result in [result for results in rates.values() for result in results]:
-        rate = result["dropout"]
-        plain = rates[rate][0]
-        info = dict(result, tool=result["case"])
-        if "error" not in result:
-            info["time_ratio"] = result["seconds"] / plain["seconds"]
-        if result.get("allocated_bytes"):
-            info["allocated_ratio"] = result["allocated_bytes"] / plain["allocated_bytes"]
-        benchmarks.append(
-            {
-                "name": f"bench_keras2[{row}-{rate}-{result['case']}]",
-                "group": group + str(rate),
-                "stats": {"median": result.get("seconds", 0.0)},
-                "extra_info": info,
-            }
-        )
+    for rate, results in rates.items():
+        plain = results[0]
+        for result in results:
+            info = dict(result, tool=result["case"], dropout=rate)
+            if "error" not in result:
+                info["time_ratio"] = result["seconds"] / plain["seconds"]
+            if result.get("allocated_bytes"):
+                info["allocated_ratio"] = result["allocated_bytes"] / plain["allocated_bytes"]
+            benchmarks.append(
+                {
+                    "name": f"bench_keras2[{row}-{rate}-{result['case']}]",
+                    "group": group + str(rate),
+                    "stats": {"median": result.get("seconds", 0.0)},
+                    "extra_info": info,
+                }
+            )
     return {
         "machine_info": {
             "cpu": {"brand_raw": processor(), "count": os.cpu_count()},

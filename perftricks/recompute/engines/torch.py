@@ -172,7 +172,7 @@ def _forget_frames(error: BaseException) -> None:
 
     Keras keeps the error that it is about to raise in a variable: a cycle, in which all that was
     recomputed would stay until the next collection. The frame of that variable is no longer in the
-    traceback, which Keras filters, but frames that are lead back to it.
+    traceback, which Keras filters, but it is behind one that still is.
     """
     here, seen = sys._getframe(1), set()
     for frame, _ in traceback.walk_tb(error.__traceback__):

@@ -270,8 +270,8 @@ def test_nothing_that_was_recomputed_waits_for_the_garbage_collector():
         gc.enable()
 
 
-def _block(inner):
-    """Return a built block with dropout that ends in a sum, of an inner part given its inputs."""
+def _block(call):
+    """Return a built block of two dense layers and dropout; ``call`` is what it computes."""
 
     class Block(keras.layers.Layer):
         def build(self, shape):
@@ -282,7 +282,7 @@ def _block(inner):
             self.outer.build((None, 32))
 
         def call(self, x):
-            return inner(self, x)
+            return call(self, x)
 
     block = recomputed(Block)()
     block.build((None, 16))
@@ -323,10 +323,10 @@ on_tensorflow = pytest.mark.skipif(
 def test_nothing_is_computed_again_for_its_shape():
     """Of a block that ends in a sum, the last matrix product is not needed again."""
 
-    def inner(self, x):
+    def call(self, x):
         return x + self.dropout(self.outer(self.inner(x)), training=True)
 
-    plain, again = _types_needed(_block(inner))
+    plain, again = _types_needed(_block(call))
     # Forward 2, backward 4; again 1 and not 2.
     assert plain.count("MatMul") == 6
     assert again.count("MatMul") == 7
@@ -337,13 +337,13 @@ def test_masks_that_are_small_are_not_drawn_again():
     """Masks are kept while they take no more than the input: four of 16 bytes for 16 floats."""
 
     def drop(times):
-        def inner(self, x):
+        def call(self, x):
             y = self.outer(self.inner(x))
             for _ in range(times):
                 y = self.dropout(y, training=True)
             return x + y
 
-        return inner
+        return call
 
     for times, drawn_again in ((1, 0), (4, 0), (6, 2)):
         plain, again = _types_needed(_block(drop(times)))
@@ -353,11 +353,11 @@ def test_masks_that_are_small_are_not_drawn_again():
 
 @on_tensorflow
 def test_a_mask_that_is_larger_than_the_input_is_drawn_again():
-    def inner(self, x):
+    def call(self, x):
         wide = keras.ops.tile(self.inner(x), (1, 3))  # 96 bytes of mask for 16 floats
         return x + self.outer(self.dropout(wide, training=True)[:, :32])
 
-    plain, again = _types_needed(_block(inner))
+    plain, again = _types_needed(_block(call))
     assert plain.count("StatelessRandomUniformV2") == 1
     assert again.count("StatelessRandomUniformV2") == 2
 
@@ -367,12 +367,12 @@ def test_random_numbers_that_are_no_mask_are_drawn_again():
     """A comparison with what was computed is no mask of random numbers alone."""
     import tensorflow as tf
 
-    def inner(self, x):
+    def call(self, x):
         y = self.outer(self.inner(x))
         noise = tf.random.stateless_uniform(tf.shape(y), (1, 2))
         return x + self.dropout(tf.where(noise > y, y * noise, y), training=True)
 
-    plain, again = _types_needed(_block(inner))
+    plain, again = _types_needed(_block(call))
     assert plain.count("StatelessRandomUniformV2") == 2
     assert again.count("StatelessRandomUniformV2") == 3
 
