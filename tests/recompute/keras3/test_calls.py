@@ -19,13 +19,13 @@ from tests.recompute.keras3.training import (
     array,
     assert_exact,
     fresh_model,
+    only_tensorflow,
+    only_torch,
     step,
     steps,
 )
 
 WIDTH = 6
-only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's own API")
-only_torch = pytest.mark.skipif(BACKEND != "torch", reason="about torch's own API")
 
 
 def data(*shape):

@@ -12,7 +12,7 @@ from keras import layers, ops
 
 from perftricks.recompute import recompute_grad, recompute_scope
 from tests.recompute.comparison import recomputed
-from tests.recompute.keras3.training import BACKEND, fresh_model
+from tests.recompute.keras3.training import BACKEND, fresh_model, only_tensorflow, only_torch
 
 WIDTH = 8
 
@@ -188,7 +188,7 @@ def test_less_is_kept():
     assert recomputing <= plain / 3
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's graphs")
+@only_tensorflow
 def test_the_graph_recomputes_after_the_incoming_gradient():
     """In a graph each recomputed operation waits for the gradient that needs it."""
     import tensorflow as tf
@@ -212,7 +212,7 @@ def test_the_graph_recomputes_after_the_incoming_gradient():
     assert source.control_inputs
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow with XLA")
+@only_tensorflow
 def test_xla_recomputes():
     """Under ``jit_compile`` a barrier keeps the recomputed operations apart from the first ones.
 
@@ -240,7 +240,7 @@ def test_xla_recomputes():
     assert counts == [(2, 0), (4, 2)]
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="only torch ends a recomputation by an error")
+@only_torch
 def test_nothing_that_was_recomputed_waits_for_the_garbage_collector():
     """Torch ends a recomputation by an error, which Keras catches and keeps in a cycle."""
     seen = []
@@ -314,12 +314,7 @@ def _types_needed(block):
     return types
 
 
-on_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="looks into a graph of TensorFlow"
-)
-
-
-@on_tensorflow
+@only_tensorflow
 def test_nothing_is_computed_again_for_its_shape():
     """Of a block that ends in a sum, the last matrix product is not needed again."""
 
@@ -332,7 +327,7 @@ def test_nothing_is_computed_again_for_its_shape():
     assert again.count("MatMul") == 7
 
 
-@on_tensorflow
+@only_tensorflow
 def test_masks_that_are_small_are_not_drawn_again():
     """Masks are kept while they take no more than the input: four of 16 bytes for 16 floats."""
 
@@ -351,7 +346,7 @@ def test_masks_that_are_small_are_not_drawn_again():
         assert again.count("StatelessRandomUniformV2") == times + drawn_again
 
 
-@on_tensorflow
+@only_tensorflow
 def test_a_mask_that_is_larger_than_the_input_is_drawn_again():
     def call(self, x):
         wide = keras.ops.tile(self.inner(x), (1, 3))  # 96 bytes of mask for 16 floats
@@ -362,7 +357,7 @@ def test_a_mask_that_is_larger_than_the_input_is_drawn_again():
     assert again.count("StatelessRandomUniformV2") == 2
 
 
-@on_tensorflow
+@only_tensorflow
 def test_random_numbers_that_are_no_mask_are_drawn_again():
     """A comparison with what was computed is no mask of random numbers alone."""
     import tensorflow as tf

@@ -23,6 +23,7 @@ from tests.recompute.keras3.training import (
     assert_exact,
     fit,
     fresh_model,
+    only_tensorflow,
     step,
     steps,
     steps_in_threads,
@@ -30,7 +31,6 @@ from tests.recompute.keras3.training import (
 
 WIDTH = 6
 not_torch = pytest.mark.skipif(BACKEND == "torch", reason="Keras has it on TensorFlow and JAX only")
-only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's own API")
 
 
 class Way(NamedTuple):

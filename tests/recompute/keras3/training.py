@@ -8,11 +8,14 @@ import threading
 
 import keras
 import numpy as np
+import pytest
 
 from perftricks.recompute import recompute_scope
 from tests.recompute.comparison import Run
 
 BACKEND = os.environ["KERAS_BACKEND"]
+only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's own API")
+only_torch = pytest.mark.skipif(BACKEND != "torch", reason="about torch's own API")
 
 
 def array(x):
