@@ -213,14 +213,19 @@ class _ManagedProcess:
 
 def _start_fork_server() -> None:
     """Start the fork server with SIGTERM let through: all its children inherit what is blocked."""
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
+    # The server would start its tracker first, and that lets signals through when it is done.
+    resource_tracker.ensure_running()
     if hasattr(signal, "pthread_sigmask"):
         # Not SIGINT: the server ignores it, but dies of one that comes before it could say so.
-        blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.HELD_BACK - {signal.SIGINT})
-    forkserver.ensure_running()
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.pthread_sigmask(signal.SIG_BLOCK, worker.HELD_BACK)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.HELD_BACK - {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, worker.HELD_BACK)
 
 
 class _ExecProcess:

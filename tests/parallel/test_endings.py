@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -186,6 +187,23 @@ if __name__ == "__main__":
     done = start(tmp_path, "", script=program)
     stdout, stderr = done.communicate(timeout=100)
     assert (stdout.split(), stderr) == (["0", "0", "1"], "")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
+def test_the_fork_server_starts_with_ctrl_c_held_back(tmp_path):
+    """One that comes before the server could ignore it would end it, with a traceback."""
+    program = start(
+        tmp_path,
+        """
+        from multiprocessing import forkserver
+        parallel_apply(nap, [1], 1, 1, start_method="forkserver")
+        print(open(f"/proc/{forkserver._forkserver._forkserver_pid}/status").read())
+        """,
+    )
+    stdout, stderr = program.communicate(timeout=60)
+    (blocked,) = re.findall(r"SigBlk:\s*(\w+)", stdout)
+    held = [s for s in (signal.SIGINT, signal.SIGTERM) if int(blocked, 16) >> (s - 1) & 1]
+    assert (held, stderr) == ([signal.SIGINT], "")
 
 
 @pytest.mark.parametrize("start_method", START_METHODS)
