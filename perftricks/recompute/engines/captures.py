@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import deque
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
 from typing import Any, Dict, Iterable, List, Set, Tuple
 
 _MOST = 1000  # what a larger container holds is data
+_METHODS = (MethodType, classmethod, staticmethod)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _LEAVES = {bool, bytes, float, int, str, type(None)}  # they refer to nothing
-_FRAMEWORKS = {"jax", "keras", "numpy", "perftricks", "tensorflow", "torch"}
+_FRAMEWORKS = {"builtins", "jax", "keras", "numpy", "perftricks", "tensorflow", "torch"}
 
 
 def referred(function: Any) -> List[Any]:
@@ -87,7 +88,7 @@ def _plain(x: Any) -> Any:
     """Return the function behind a method, a static or class method, or a property."""
     if isinstance(x, property):
         return x.fget
-    return getattr(x, "__func__", x)
+    return x.__func__ if isinstance(x, _METHODS) else x
 
 
 @functools.lru_cache(maxsize=None)

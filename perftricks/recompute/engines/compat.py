@@ -215,6 +215,11 @@ def tensorflow_devices_of_other_replicas() -> Set[str]:
     return set(context.strategy.extended.worker_devices) - here
 
 
+def torch_list_of_values(layer: Any) -> Any:
+    """Return the module of torch in which a layer of Keras lists its variables' values, or None."""
+    return layer._modules.get("_torch_params")
+
+
 def torch_end_of_recomputation() -> Any:
     """Return the errors by which torch ends a recomputation as soon as it has all it needs."""
     from torch.utils import checkpoint

@@ -61,8 +61,7 @@ class _Call:
         self._call = call
         self._structure = (args, kwargs)
         self._leaves = tf.nest.flatten(self._structure)
-        self._modules = modules
-        self._attributes = Attributes(self._modules)
+        self._attributes = Attributes(modules)
         self._scopes = compat_keras2.Scopes()
         self._drawn: List[Any] = []
         self._before: Dict[int, Tuple[Any, Any]] = {}  # handles and values of what is assigned
@@ -147,21 +146,18 @@ class _Call:
         def answer(run: Callable[[], Any], name: str, inputs: Sequence[Any]) -> Any:
             return next(drawn) if name in DRAWS else run()
 
-        now = Attributes(self._modules)
-        self._attributes.restore()
         assigned = list(self._before.values())
         values = [(handle, compat_keras2.read_handle(handle)) for handle, _ in assigned]
-        try:
-            for handle, old in assigned:
-                compat_keras2.assign_handle(handle, old)
-            with self._scopes.entered(), compat_keras2.operations_through(answer):
-                outputs = self._call(*args, **kwargs)
-            tensors = self._tensors(outputs)
-        finally:
-            for handle, value in values:
-                compat_keras2.assign_handle(handle, value)
-            now.restore()
-        return tensors
+        with self._attributes.replayed():
+            try:
+                for handle, old in assigned:
+                    compat_keras2.assign_handle(handle, old)
+                with self._scopes.entered(), compat_keras2.operations_through(answer):
+                    outputs = self._call(*args, **kwargs)
+                return self._tensors(outputs)
+            finally:
+                for handle, value in values:
+                    compat_keras2.assign_handle(handle, value)
 
 
 def _check_function(name: str) -> None:

@@ -114,8 +114,7 @@ class PureCall:
         self.reads: Dict[int, Tuple[Any, Any]] = {}
         self._outer = compat.stateless_scope()
         self._home = framework.home()
-        self._layers = [*layers, *modules]
-        self._attributes = Attributes(self._layers)
+        self._attributes = Attributes([*layers, *modules])
         self._thread_state = ThreadState()
         self._effects: Optional[_Effects] = None
 
@@ -130,10 +129,8 @@ class PureCall:
         The first run finds out which variables are read. Each later one sees what the first saw.
         """
         if self._effects is None:
-            effects = self._run(tensors, _Scope(self, self._read))
-            self._attributes.restore()
-            self._effects = effects
-            return effects.structure.tensors
+            self._effects = self._run(tensors, _Scope(self, self._read))
+            return self._effects.structure.tensors
         return self.replay(tensors, [value for _, value in self.reads.values()])
 
     def replay(self, tensors: Sequence[Any], values: Sequence[Any]) -> List[Any]:
@@ -149,12 +146,8 @@ class PureCall:
                 )
             return given[id(variable)]
 
-        now = Attributes(self._layers)
-        self._attributes.restore()
-        try:
+        with self._attributes.replayed():
             effects = self._thread_state.run(self._run, tensors, _Scope(None, read))
-        finally:
-            now.restore()
         assert self._effects is not None
         if len(effects.structure.tensors) != len(self._effects.structure.tensors):
             raise RuntimeError(
@@ -225,7 +218,7 @@ class PureCall:
             ],
             losses=losses,
             written=scope.written,
-            changes=self._attributes.changes(),
+            changes=self._attributes.restore(),
         )
 
 

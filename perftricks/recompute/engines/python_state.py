@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import copy
 import operator
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple, TypeVar
 
 from perftricks.recompute.engines import compat
 
@@ -26,7 +26,7 @@ class Change(NamedTuple):
     namespace: Dict[str, Any]
     name: str
     value: Any  # the object, or MISSING where it was deleted
-    content: Any  # what it contains if it is a list, set or dict; else None
+    content: Any  # what a list, set or dict contains; None for anything else
 
     def apply(self) -> None:
         """Make the change, again or for the first time. A layer's own bookkeeping is bypassed."""
@@ -42,41 +42,81 @@ class Attributes:
     """The attributes of some layers at one moment."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
-        self._saved = []
-        for layer in layers:
-            namespace = vars(layer)
-            contents = {
-                name: _content(value)
-                for name, value in namespace.items()
-                if isinstance(value, _CONTAINERS)
-            }
-            self._saved.append((namespace, dict(namespace), contents))
+        self._namespaces = [(vars(layer), dict(vars(layer))) for layer in layers]
+        # A layer has many containers, nearly all empty. So lengths are compared first, all at once.
+        self._containers = [
+            (namespace, name, value)
+            for namespace, before in self._namespaces
+            for name, value in before.items()
+            if isinstance(value, _CONTAINERS)
+        ]
+        self._lengths = self._lengths_now()
+        self._filled = [
+            (namespace, name, value, _content(value))
+            for namespace, name, value in self._containers
+            if value
+        ]
 
     def changes(self) -> List[Change]:
         """List what has changed since."""
-        return [
-            Change(namespace, name, value, _content(value))
-            for namespace, name, value, _, _ in self._differences()
-        ]
+        return [now for now, _ in self._differences()]
 
-    def restore(self) -> None:
-        """Undo what has changed since."""
-        for namespace, name, _, old, content in self._differences():
-            Change(namespace, name, old, content).apply()
+    def restore(self) -> List[Change]:
+        """Undo what has changed since, and list it."""
+        return [now for now, _ in self._undone()]
 
-    def _differences(self) -> List[Any]:
+    @contextlib.contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Have the attributes as they were then for a while; what is changed meanwhile is lost."""
+        undone = self._undone()
+        try:
+            yield
+        finally:
+            self._undone()
+            for now, _ in undone:
+                now.apply()
+
+    def _undone(self) -> List[Tuple[Change, Change]]:
+        differences = self._differences()
+        for _, then in differences:
+            then.apply()
+        return differences
+
+    def _differences(self) -> List[Tuple[Change, Change]]:
+        """List what differs now from then, as changes that make it so: as now, and as then."""
         found = []
-        for namespace, before, contents in self._saved:
+        for namespace, before in self._namespaces:
             if not _same(namespace, before):
                 for name in [*namespace, *(before.keys() - namespace.keys())]:
                     old, value = before.get(name, MISSING), namespace.get(name, MISSING)
                     if value is not old:
-                        found.append((namespace, name, value, old, contents.get(name)))
-            for name, content in contents.items():
-                value = before[name]
-                if namespace.get(name) is value and not _same(value, content):
-                    found.append((namespace, name, value, value, content))
-        return found
+                        found.append((namespace, name, value, old, self._content_then(old)))
+        for namespace, name, value, content in self._refilled():
+            if namespace.get(name) is value:
+                found.append((namespace, name, value, value, content))
+        return [
+            (Change(namespace, name, value, _content(value)), Change(namespace, name, old, content))
+            for namespace, name, value, old, content in found
+        ]
+
+    def _refilled(self) -> Iterator[Tuple[Dict[str, Any], str, Any, Any]]:
+        """Yield the containers that hold other things than they did, with what that was."""
+        for namespace, name, value, content in self._filled:
+            if not _same(value, content):
+                yield namespace, name, value, content
+        if self._lengths_now() != self._lengths:
+            for (namespace, name, value), length in zip(self._containers, self._lengths):
+                if value and not length:
+                    yield namespace, name, value, ()
+
+    def _lengths_now(self) -> List[int]:
+        return [len(value) for _, _, value in self._containers]
+
+    def _content_then(self, value: Any) -> Any:
+        """Return what a container held then, or None for anything else."""
+        if not isinstance(value, _CONTAINERS):
+            return None
+        return next((content for _, _, filled, content in self._filled if filled is value), ())
 
 
 class ThreadState:
@@ -128,8 +168,6 @@ def _same(value: Any, content: Any) -> bool:
     """Tell whether a container still has the very objects it had; tensors are not compared."""
     if len(value) != len(content):
         return False
-    if not content:
-        return True
     if isinstance(value, dict):
         if all(map(operator.is_, value, content)):  # nearly always
             return all(map(operator.is_, value.values(), content.values()))

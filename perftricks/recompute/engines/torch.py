@@ -41,13 +41,15 @@ def modules(layers: Sequence[Any], others: Iterable[Any]) -> List[Any]:
     """List the modules of torch in layers of Keras and among other things, each once.
 
     Those that a method of a layer or any function refers to by name are among them. A layer of
-    Keras is itself a module, but keeps its state in variables; these are left out.
+    Keras is itself a module, but keeps its state in variables; it is left out, and so is the module
+    in which it lists the values of these.
     """
     held = [x for layer in layers for x in captures.held_by(layer)]
+    lists = {id(compat.torch_list_of_values(layer)) for layer in layers}
     found = {
         id(below): below
         for x in captures.reached([*others, *held])
-        if _is_module(x)
+        if _is_module(x) and id(x) not in lists
         for below in x.modules()
         if _is_module(below)
     }
