@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from bench.recompute.measure import measure
-from bench.recompute.trainer import Case, Trainer, TrainingError
+from bench.recompute.steps import TrainingError
+from bench.recompute.trainer import Case, Trainer
 
 OWN_TOOL = {
     "tensorflow": "tf.recompute_grad",
@@ -29,7 +30,8 @@ def _measure(benchmark, tool, place, full):
         pytest.skip(f"not measured: {tool} raises: {RAISES[place.backend, tool]}")
     mode = ", run eagerly" if eager else ""
     benchmark.group = f"{rival.model}{mode}, other tools: {rival.backend}, {rival.device}"
-    measure(benchmark, rival, replace(rival, tool="recompute_grad"), rounds=10 if full else 3)
+    amount = {"rounds": 10, "processes": 3} if full else {"rounds": 3}
+    measure(benchmark, rival, replace(rival, tool="recompute_grad"), **amount)
 
 
 def bench_framework(benchmark, place, full):

@@ -6,16 +6,17 @@ table; in such an environment, with the row's variables::
     PERFTRICKS_KERAS=keras python -m bench.recompute.keras2 --json results.json
     PERFTRICKS_KERAS=tf_keras PERFTRICKS_GRAPH=1 python -m bench.recompute.keras2 --quick
 
-Each case trains the same transformer in a process of its own, with dropout and without: other tools
-may be wrong or hang where there is some. Shown are the peak of what TensorFlow allocates during one
-step (allocation records of a session's full trace; without sessions there are none), the rise of
-the resident set while training, and the median time of a step. It runs on Python 3.7, without
-pytest, and writes what pytest-benchmark would.
+Each case trains the same transformer in a process of its own, a step of each in turn, with dropout
+and without: other tools may be wrong or hang where there is some. Shown are the peak of what
+TensorFlow allocates during one step (allocation records of a session's full trace; without sessions
+there are none), the rise of the resident set while training, and the median time of a step. It runs
+on Python 3.7, without pytest, and writes what pytest-benchmark would.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import functools
 import json
@@ -23,13 +24,12 @@ import os
 import platform
 import resource
 import statistics
-import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+from bench.recompute.steps import StepProcess, TrainingError
 from perftricks.recompute.memory import allocated_peak
 
 CASES = {
@@ -39,11 +39,11 @@ CASES = {
     "tf.recompute_grad": "TensorFlow's own, around each layer's call",
 }
 # As in bench.recompute.trainer.
-SIZES = {"blocks": 12, "width": 256, "heads": 4, "length": 128, "batch": 32, "steps": 5}
-QUICK = {"blocks": 4, "width": 64, "heads": 2, "length": 32, "batch": 8, "steps": 3}
+SIZES = {"blocks": 12, "width": 256, "heads": 4, "length": 128, "batch": 32}
+QUICK = {"blocks": 4, "width": 64, "heads": 2, "length": 32, "batch": 8}
 RATES = (0.1, 0.0)  # of dropout
 SAME_LOSS = 1e-5  # a share: Grappler may fuse operations of the two graphs differently
-PATIENCE = 180  # seconds; a case takes a fifth of it
+PATIENCE = 180  # seconds for an answer; a first step takes a tenth of it
 MIB = 2**20
 
 
@@ -190,8 +190,8 @@ def resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measure(case: str, rate: float, sizes: dict[str, int]) -> dict[str, Any]:
-    """Train in one way; return peaks in bytes, and seconds for a step."""
+def serve(case: str, rate: float, sizes: dict[str, int]) -> None:
+    """Train in one way, a step for each line "step" of stdin; answer in JSON."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tf, keras = frameworks()
@@ -209,43 +209,65 @@ def measure(case: str, rate: float, sizes: dict[str, int]) -> dict[str, Any]:
     keras.backend.set_value(model.optimizer.learning_rate, 1e-3)  # a larger one runs away
     model.train_on_batch(x[:1], y[:1])  # what is loaded, traced and allocated once
     before = resident()
-    seconds, losses = [], []
-    for _ in range(sizes["steps"]):
-        start = time.perf_counter()
-        losses.append(float(model.train_on_batch(x, y)))
-        seconds.append(time.perf_counter() - start)
-    rise = resident() - before
-    return {
-        "case": case,
-        "resident_bytes": rise,
-        "allocated_bytes": allocated(model, x, tf, keras),
-        "seconds": statistics.median(seconds),
-        "loss": losses[-1],
-        "versions": {"tensorflow": tf.__version__, name_of(keras): keras.__version__},
-        "sessions": not tf.executing_eagerly(),
-    }
+    model.train_on_batch(x, y)
+    answer(ready=True)
+    for line in sys.stdin:
+        if line.strip() == "step":
+            answer(loss=float(model.train_on_batch(x, y)))
+        else:
+            answer(
+                resident_bytes=resident() - before,
+                allocated_bytes=allocated(model, x, tf, keras),
+                versions={"tensorflow": tf.__version__, name_of(keras): keras.__version__},
+                sessions=not tf.executing_eagerly(),
+            )
 
 
-def run(case: str, rate: float, quick: bool) -> dict[str, Any]:
-    """Measure a case in a process of its own; what fails is a result too."""
+def answer(**values: Any) -> None:
+    """Write a line of JSON."""
+    print(json.dumps(values), flush=True)
+
+
+def process(case: str, rate: float, quick: bool) -> StepProcess:
+    """Return the process of a case, to be started."""
     command = [sys.executable, "-W", "ignore", "-m", "bench.recompute.keras2"]
     command += ["--case", case, "--dropout", str(rate)] + (["--quick"] if quick else [])
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "RECOMPUTE": "1"},
-            timeout=PATIENCE,
-        )
-    except subprocess.TimeoutExpired:
-        return {"case": case, "error": f"hangs, was stopped after {PATIENCE} s"}
-    if done.returncode:
-        return {
-            "case": case,
-            "error": "raises " + (done.stderr.strip().splitlines() or ["no output"])[-1][:200],
-        }
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    return StepProcess(command, dict(os.environ, RECOMPUTE="1"), PATIENCE)
+
+
+def in_turn(rate: float, quick: bool, rounds: int) -> list[dict[str, Any]]:
+    """Train all cases, a step of each in turn; return the results. What fails is a result too."""
+    results: dict[str, dict[str, Any]] = {case: {"case": case} for case in CASES}
+    with contextlib.ExitStack() as started:
+        running: dict[str, StepProcess] = {}
+
+        def attempt(case: str, what: Callable[[], Any]) -> Any:
+            try:
+                return what()
+            except TrainingError as error:
+                running.pop(case, None)
+                last = (str(error).strip().splitlines() or ["no output"])[-1][:200]
+                results[case]["error"] = last if last.startswith("hangs") else "raises " + last
+                return None
+
+        for case in CASES:
+            one = process(case, rate, quick)
+            if attempt(case, functools.partial(started.enter_context, one)):
+                running[case] = one
+        for _ in range(rounds):
+            for case, one in [*running.items()]:
+                attempt(case, one.step)
+        plain = running.get("plain")
+        for case, one in [*running.items()]:
+            figures = attempt(case, one.figures)
+            if figures is None:
+                continue
+            results[case].update(figures, seconds=figures["median_step_seconds"])
+            results[case]["loss"] = one.losses[-1]
+            if plain is not None:
+                ratios = [own / its for own, its in zip(one.seconds, plain.seconds)]  # noqa: B905
+                results[case]["time_ratio"] = statistics.median(ratios)
+    return [*results.values()]
 
 
 def described(rates: dict[float, list[dict[str, Any]]], row: str, quick: bool) -> dict[str, Any]:
@@ -258,9 +280,7 @@ def described(rates: dict[float, list[dict[str, Any]]], row: str, quick: bool) -
         plain = results[0]
         for result in results:
             info = dict(result, tool=result["case"], dropout=rate)
-            if "error" not in result:
-                info["time_ratio"] = result["seconds"] / plain["seconds"]
-            if result.get("allocated_bytes"):
+            if result.get("allocated_bytes") and plain.get("allocated_bytes"):
                 info["allocated_ratio"] = result["allocated_bytes"] / plain["allocated_bytes"]
             benchmarks.append(
                 {
@@ -302,7 +322,8 @@ def show(results: list[dict[str, Any]]) -> None:
         counted = result["allocated_bytes"]
         print(f"    allocated {counted / MIB:,.1f} MiB" if counted else "    no sessions")
         print(f"    resident {result['resident_bytes'] / MIB:,.0f} MiB")
-        print(f"    a step {result['seconds']:.3f} s, loss {result['loss']:.6f}")
+        ratio = f" ({result['time_ratio']:.2f}x)" if "time_ratio" in result else ""
+        print(f"    a step {result['seconds']:.3f} s{ratio}, loss {result['loss']:.6f}")
 
 
 def main() -> None:
@@ -311,17 +332,18 @@ def main() -> None:
     parser.add_argument("--case", choices=list(CASES), help="measure one case in this process")
     parser.add_argument("--dropout", type=float, help="the rate in that case", default=RATES[0])
     parser.add_argument("--quick", action="store_true", help="a small model")
-    parser.add_argument("--rounds", type=int, default=3, help="repeat the cases in turn")
+    parser.add_argument("--rounds", type=int, help="steps of each case (default: 10, quick: 3)")
     parser.add_argument("--row", default="here", help="what the results are called")
     parser.add_argument("--json", help="write the results to this file")
     options = parser.parse_args()
     sizes = QUICK if options.quick else SIZES
     if options.case:
-        print(json.dumps(measure(options.case, options.dropout, sizes)))
+        serve(options.case, options.dropout, sizes)
         return
+    rounds = options.rounds or (3 if options.quick else 10)
     rates = {}
     for rate in RATES:
-        rates[rate] = [middle(found) for found in in_turn(rate, options.quick, options.rounds)]
+        rates[rate] = in_turn(rate, options.quick, rounds)
         print(f"dropout {rate}:")
         show(rates[rate])
     if options.json:
@@ -339,28 +361,6 @@ def check(plain: dict[str, Any], ours: dict[str, Any]) -> None:
             sys.exit(f"{result['case']} {result['error']}")
     if abs(ours["loss"] - plain["loss"]) > SAME_LOSS * abs(plain["loss"]):
         sys.exit(f"the losses must be the same, not {plain['loss']!r} and {ours['loss']!r}")
-
-
-def in_turn(rate: float, quick: bool, rounds: int) -> list[list[dict[str, Any]]]:
-    """Measure each case once, and again; return the results of each. What fails is not repeated."""
-    found: list[list[dict[str, Any]]] = [[] for _ in CASES]
-    for _ in range(rounds):
-        for case, results in zip(CASES, found):  # noqa: B905  # Python 3.7
-            if not results or "error" not in results[-1]:
-                results.append(run(case, rate, quick))
-    return found
-
-
-def middle(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the result of a case with the medians of its figures."""
-    good = [result for result in found if "error" not in result]
-    if not good:
-        return found[0]
-    result = dict(good[0])
-    for key in ("allocated_bytes", "resident_bytes", "seconds"):
-        if result[key] is not None:
-            result[key] = statistics.median(r[key] for r in good)
-    return result
 
 
 if __name__ == "__main__":

@@ -6,13 +6,11 @@ import importlib.util
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass
-from types import TracebackType
-from typing import Any
+
+from bench.recompute.steps import StepProcess
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
@@ -60,11 +58,7 @@ class Case:
         )
 
 
-class TrainingError(Exception):
-    """The process of a case failed; the message is the end of what it wrote."""
-
-
-class Trainer:
+class Trainer(StepProcess):
     """Trains a case; ``with Trainer(case) as trainer`` starts its process and ends it.
 
     The process is ready when the first full step is done, so that what ``step`` does is a step and
@@ -72,69 +66,12 @@ class Trainer:
 
     Attributes:
         case: What is trained.
-        losses: Of each step so far.
-        seconds: That each step took, from outside.
     """
 
     def __init__(self, case: Case) -> None:
+        command = [sys.executable, "-m", "bench.recompute.child", json.dumps(asdict(case))]
+        super().__init__(command, _environment(case))
         self.case = case
-        self.losses: list[float] = []
-        self.seconds: list[float] = []
-
-    def __enter__(self) -> Trainer:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.recompute.child", json.dumps(asdict(self.case))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=_environment(self.case),
-        )
-        self._answer()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-    def step(self) -> None:
-        """Train a step."""
-        began = time.perf_counter()
-        self._ask("step")
-        self.losses.append(self._answer()["loss"])
-        self.seconds.append(time.perf_counter() - began)
-
-    def figures(self) -> dict[str, Any]:
-        """Return the peak in bytes and how it was measured, the median step, versions and so on."""
-        self._ask("figures")
-        return {**self._answer(), "median_step_seconds": statistics.median(self.seconds)}
-
-    def _ask(self, what: str) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(what + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            self._fail()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._fail()
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def _fail(self) -> None:
-        assert self._process.stderr is not None
-        text = self._process.stderr.read()
-        status = self._process.wait()
-        raise TrainingError(f"exit status {status}: {text[-2000:]}")
 
 
 def _environment(case: Case) -> dict[str, str]:

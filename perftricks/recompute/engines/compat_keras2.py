@@ -417,6 +417,7 @@ class Recipe:
         starts: The names of the tensors that stand for what is not copied.
         outputs: The names of the tensors that are wanted.
         waits: The names of operations that start from nothing, and have to wait all the same.
+        kept: The names of tensors that the first run gives in the place of the copy.
 
     Args:
         versions: The versions of the graph.
@@ -426,6 +427,7 @@ class Recipe:
         self.starts: List[str] = []
         self.outputs: List[str] = []
         self.waits: List[str] = []
+        self.kept: List[str] = []
         self.graph_def = v1.GraphDef()
         self.graph_def.versions.CopyFrom(versions)
         self.contexts: List[bytes] = []
@@ -512,6 +514,7 @@ class Recipe:
         )
         collections["contexts"].bytes_list.value.extend(self.contexts)
         collections["waits"].node_list.value.extend(self.waits)
+        collections["kept"].node_list.value.extend(self.kept)
         return bytes(message.SerializeToString())
 
 
@@ -527,6 +530,7 @@ def parse_recipe(data: bytes) -> Recipe:
     recipe.outputs.extend(collections["outputs"].node_list.value)
     recipe.contexts.extend(collections["contexts"].bytes_list.value)
     recipe.waits.extend(collections["waits"].node_list.value)
+    recipe.kept.extend(collections["kept"].node_list.value)
     shapes = [
         tf.TensorShape(tensor_shape_pb2.TensorShapeProto.FromString(data))
         for data in collections["shapes"].bytes_list.value
@@ -536,14 +540,15 @@ def parse_recipe(data: bytes) -> Recipe:
 
 
 def import_recipe(graph: Any, recipe: Recipe, starts: Sequence[Any]) -> List[Any]:
-    """Copy operations into a graph; return the outputs.
+    """Copy operations into a graph; return the outputs, and the copies of what is kept.
 
     Args:
         graph: The graph.
         recipe: The recipe.
         starts: What they start from.
     """
-    names = [*recipe.outputs, *recipe.shapes]
+    wanted = [*recipe.outputs, *recipe.kept]
+    names = [*wanted, *recipe.shapes]
     inputs = dict(zip(recipe.starts, starts))
     # TensorFlow 1 tells the gradients of TensorArrays apart by the last "gradients" in their names,
     # so there must be none in the names of what is differentiated.
@@ -551,7 +556,7 @@ def import_recipe(graph: Any, recipe: Recipe, starts: Sequence[Any]) -> List[Any
         tensors = tf.import_graph_def(
             recipe.graph_def, input_map=inputs, return_elements=names, name="recompute"
         )
-    for tensor, shape in zip(tensors[len(recipe.outputs) :], recipe.shapes.values()):
+    for tensor, shape in zip(tensors[len(wanted) :], recipe.shapes.values()):
         tensor.set_shape(shape)
     prefix = tensors[0].name[: -len(names[0]) - 1]
     for name in recipe.waits:
@@ -561,7 +566,15 @@ def import_recipe(graph: Any, recipe: Recipe, starts: Sequence[Any]) -> List[Any
 
         proto = control_flow_pb2.ControlFlowContextDef.FromString(data)
         control_flow_ops.from_control_flow_context_def(proto, import_scope=prefix)
-    return list(tensors[: len(recipe.outputs)])
+    return list(tensors[: len(wanted)])
+
+
+def replace(tensor: Any, other: Any) -> None:
+    """Give another tensor of a graph to all that has been made to take this one."""
+    for consumer in tensor.consumers():
+        for index, given in enumerate(consumer.inputs):
+            if given.name == tensor.name:
+                consumer._update_input(index, other)
 
 
 def is_read(tensor: Any) -> bool:

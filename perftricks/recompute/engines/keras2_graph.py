@@ -68,7 +68,7 @@ def attach(
         gradient: The name of the gradient.
     """
     attributes = {_RECIPE: compat_keras2.bytes_attribute(found.recipe.SerializeToString())}
-    inputs = [*found.outputs, *(found.starts if starts is None else starts)]
+    inputs = [*found.outputs, *(found.starts if starts is None else starts), *found.kept]
     override = graph.gradient_override_map({"IdentityN": gradient})
     with compat_keras2.stop_recording(), compat_keras2.attributes(graph, attributes), override:
         attached = tf.identity_n(inputs, name="recompute")
@@ -111,7 +111,7 @@ def _switched_gradient(operation: Any, *upstream: Any) -> List[Any]:
 def _gradient(operation: Any, *upstream: Any) -> List[Any]:
     """Copy the operations of a call, and differentiate the copy."""
     recipe = compat_keras2.parse_recipe(operation.get_attr(_RECIPE))
-    count = len(operation.inputs) - len(recipe.starts)
+    count = len(recipe.outputs)
     wanted = [i for i in range(count) if not _is_missing(operation, i, upstream[i])]
     gradients: List[Optional[Any]] = [None] * len(operation.inputs)
     if getattr(_pass_by, "on", False):
@@ -121,10 +121,13 @@ def _gradient(operation: Any, *upstream: Any) -> List[Any]:
     if not wanted:
         return gradients
     incoming = [tf.convert_to_tensor(upstream[i]) for i in wanted]
-    incoming, starts = _after(incoming, operation.inputs[count:])
+    incoming, given = _after(incoming, operation.inputs[count:])
+    starts, kept = given[: len(recipe.starts)], given[len(recipe.starts) :]
     again = replay(recipe, starts)
     sources = [i for i, x in enumerate(starts) if is_differentiable(x)]
     found = tf.gradients([again[i] for i in wanted], [starts[i] for i in sources], incoming)
+    for copy, tensor in zip(again[count:], kept):
+        compat_keras2.replace(copy, tensor)
     for i, gradient in zip(sources, found):
         gradients[count + i] = gradient
     return _weights_first(operation.inputs, gradients)

@@ -27,6 +27,7 @@ from perftricks.recompute.engines import compat_keras2
 from perftricks.recompute.engines.compat_keras2 import Recipe
 from perftricks.recompute.engines.keras2_branches import Branch, Division
 from perftricks.recompute.engines.operations import RANDOM
+from perftricks.recompute.engines.products import worth_keeping
 
 _READS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"}
 # They have state, which lives and dies with the loop that they belong to.
@@ -41,11 +42,13 @@ class Slice(NamedTuple):
     Attributes:
         outputs: The tensors that the copy will compute again.
         starts: The tensors it is computed from.
+        kept: Tensors between that what the copy computes is replaced by.
         recipe: How to make the copy.
     """
 
     outputs: List[Any]
     starts: List[Any]
+    kept: List[Any]
     recipe: Recipe
 
     @classmethod
@@ -125,7 +128,16 @@ class _Search:
         recipe = Recipe(compat_keras2.graph_versions(self._graph))
         starts = self._starts(outputs, recipe)
         recipe.outputs.extend(map(self._name, outputs))
-        return Slice(outputs, starts, recipe)
+        kept = [] if self._is_branch else self._worth_keeping(outputs)
+        recipe.kept.extend(t.name for t in kept)
+        return Slice(outputs, starts, kept, recipe)
+
+    def _worth_keeping(self, outputs: Sequence[Any]) -> List[Any]:
+        copied = self._copied_for(outputs)
+        at_home = {op: None for op in self._order if op in copied and not self._contexts[op]}
+        taken = self._taken(copied).values()
+        given = [t for t in taken if t.op not in self._contexts and not compat_keras2.is_read(t)]
+        return worth_keeping(at_home, given, outputs)
 
     def is_whole(self) -> bool:
         """Tell whether a branch only computes, from its inputs and what it draws and reads."""

@@ -14,13 +14,13 @@ first, while all of them take no more memory than what the call was given, which
 
 from __future__ import annotations
 
-import math
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import tensorflow as tf
 
 from perftricks.recompute.engines import compat
 from perftricks.recompute.engines.operations import STATELESS
+from perftricks.recompute.engines.shapes import size_of
 
 # Weights are read, and captured from outside, by the first run only; later ones are given values.
 _READS = ("ReadVariableOp", "Placeholder")
@@ -82,15 +82,15 @@ def reuse(
 
 def _masks_that_fit(operations: Sequence[Any], inputs: Sequence[Any]) -> List[Tuple[Any, Any]]:
     """Return masks, as ``_random_masks``, that take no more memory together than the inputs."""
-    masks = [(_size(mask), (mask, shape)) for mask, shape in _random_masks(operations)]
-    room = [_size(x) for x in inputs]
+    masks = [(size_of(mask), (mask, shape)) for mask, shape in _random_masks(operations)]
+    room = [size for size in map(size_of, inputs) if size is not None]
     fitting = []
     # Sizes are compared where both are of as many unknown dimensions: of a batch's size, say.
-    for unknown in {size[0] for size in room if size is not None}:
-        left = sum(size[1] for size in room if size is not None and size[0] == unknown)
-        alike = [(size[1], mask) for size, mask in masks if size is not None and size[0] == unknown]
-        for size, mask in sorted(alike, key=lambda pair: pair[0]):
-            left -= size
+    for unknown in {size.unknown for size in room}:
+        left = sum(size.nbytes for size in room if size.unknown == unknown)
+        alike = [(s.nbytes, mask) for s, mask in masks if s is not None and s.unknown == unknown]
+        for nbytes, mask in sorted(alike, key=lambda pair: pair[0]):
+            left -= nbytes
             if left >= 0:
                 fitting.append(mask)
     return fitting
@@ -116,14 +116,6 @@ def _random_masks(operations: Sequence[Any]) -> List[Tuple[Any, Any]]:
             drawn[op.name] = draw
             masks += [(y, draw.inputs[0]) for y in op.outputs if y.dtype == tf.bool]
     return masks
-
-
-def _size(x: Any) -> Optional[Tuple[int, int]]:
-    """Return how many dimensions of a tensor are unknown, and the bytes that the others make."""
-    if x.shape.rank is None:
-        return None
-    known = [length for length in x.shape if length is not None]
-    return x.shape.rank - len(known), math.prod(known) * x.dtype.size
 
 
 def _needed_for_numbers(gradients: Sequence[Any], inside: Set[str]) -> Set[str]:

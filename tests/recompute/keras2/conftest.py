@@ -14,6 +14,7 @@ import pytest
 if "PERFTRICKS_KERAS" not in os.environ:
     collect_ignore_glob = ["*"]
 else:
+    from perftricks.recompute.engines import products
     from tests.recompute.keras2.binding import K, clear_session
 
 
@@ -30,6 +31,8 @@ def pytest_collection_modifyitems(items):
 def fresh(monkeypatch):
     """Each test starts with a fresh Keras and with nothing switched."""
     monkeypatch.delenv("RECOMPUTE", raising=False)
+    # So that products are kept in the tests' small layers, too.
+    monkeypatch.setattr(products, "_SHORT", 1)
     clear_session()
     yield
     K.set_floatx("float32")
