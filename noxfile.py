@@ -281,10 +281,30 @@ def verdict(row: Row) -> str:
 @nox.session
 def minimums(session: nox.Session) -> None:
     """Run the tests with the oldest versions of the dependencies that are allowed."""
+    install_lowest(session, ".", *group("test"))
+    session.run("pytest", "-n", "auto", *session.posargs)
+
+
+def install_lowest(session: nox.Session, package: str, *requirements: str) -> None:
+    """Install the package and requirements, each in the oldest version that it is allowed in."""
     if shutil.which("uv") is None:
         session.error("this session needs uv to resolve the lowest versions: pip install uv")
-    session.install("-e", ".", *group("test"), "--resolution", "lowest-direct")
-    session.run("pytest", "-n", "auto", *session.posargs)
+    session.install("-e", package, *requirements, "--resolution", "lowest-direct")
+
+
+def keras3_minimums_session(row: Row, backend: str) -> None:
+    """Make the session that runs a row of Keras 3 with the oldest versions that are allowed."""
+
+    @nox.session(name=f"minimums_keras3({backend})", default=False)
+    def run(session: nox.Session) -> None:
+        install_lowest(session, f".[{backend}]", *group("test"))
+        session.run("pytest", "-n", "auto", row.tests, *session.posargs, env=row.env)
+
+    run.__doc__ = f"Run the contract of recompute with the oldest Keras 3 and {backend} allowed."
+
+
+for row, backend in zip(KERAS3, ("tensorflow", "jax", "torch"), strict=True):
+    keras3_minimums_session(row, backend)
 
 
 @nox.session

@@ -418,6 +418,7 @@ class Recipe:
         outputs: The names of the tensors that are wanted.
         waits: The names of operations that start from nothing, and have to wait all the same.
         kept: The names of tensors that the first run gives in the place of the copy.
+        measured: Likewise of tensors whose shapes it gives.
 
     Args:
         versions: The versions of the graph.
@@ -428,6 +429,7 @@ class Recipe:
         self.outputs: List[str] = []
         self.waits: List[str] = []
         self.kept: List[str] = []
+        self.measured: List[str] = []
         self.graph_def = v1.GraphDef()
         self.graph_def.versions.CopyFrom(versions)
         self.contexts: List[bytes] = []
@@ -515,6 +517,7 @@ class Recipe:
         collections["contexts"].bytes_list.value.extend(self.contexts)
         collections["waits"].node_list.value.extend(self.waits)
         collections["kept"].node_list.value.extend(self.kept)
+        collections["measured"].node_list.value.extend(self.measured)
         return bytes(message.SerializeToString())
 
 
@@ -531,6 +534,7 @@ def parse_recipe(data: bytes) -> Recipe:
     recipe.contexts.extend(collections["contexts"].bytes_list.value)
     recipe.waits.extend(collections["waits"].node_list.value)
     recipe.kept.extend(collections["kept"].node_list.value)
+    recipe.measured.extend(collections["measured"].node_list.value)
     shapes = [
         tf.TensorShape(tensor_shape_pb2.TensorShapeProto.FromString(data))
         for data in collections["shapes"].bytes_list.value
@@ -540,14 +544,14 @@ def parse_recipe(data: bytes) -> Recipe:
 
 
 def import_recipe(graph: Any, recipe: Recipe, starts: Sequence[Any]) -> List[Any]:
-    """Copy operations into a graph; return the outputs, and the copies of what is kept.
+    """Copy operations into a graph; return the outputs, and copies of what is kept or measured.
 
     Args:
         graph: The graph.
         recipe: The recipe.
         starts: What they start from.
     """
-    wanted = [*recipe.outputs, *recipe.kept]
+    wanted = [*recipe.outputs, *recipe.kept, *recipe.measured]
     names = [*wanted, *recipe.shapes]
     inputs = dict(zip(recipe.starts, starts))
     # TensorFlow 1 tells the gradients of TensorArrays apart by the last "gradients" in their names,
@@ -575,6 +579,13 @@ def replace(tensor: Any, other: Any) -> None:
         for index, given in enumerate(consumer.inputs):
             if given.name == tensor.name:
                 consumer._update_input(index, other)
+
+
+def replace_shape(tensor: Any, shape: Any) -> None:
+    """Give a shape to all that has been made to take the shape of a tensor of a graph."""
+    for consumer in tensor.consumers():
+        if consumer.type == "Shape":
+            replace(consumer.outputs[0], tf.cast(shape, consumer.outputs[0].dtype))
 
 
 def is_read(tensor: Any) -> bool:

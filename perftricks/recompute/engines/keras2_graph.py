@@ -126,7 +126,11 @@ def _gradient(operation: Any, *upstream: Any) -> List[Any]:
     again = replay(recipe, starts)
     sources = [i for i, x in enumerate(starts) if is_differentiable(x)]
     found = tf.gradients([again[i] for i in wanted], [starts[i] for i in sources], incoming)
-    for copy, tensor in zip(again[count:], kept):
+    # Measured first: what is replaced has no consumers any more.
+    copies = list(zip(again[count:], kept))
+    for copy, shape in copies[len(recipe.kept) :]:
+        compat_keras2.replace_shape(copy, shape)
+    for copy, tensor in copies[: len(recipe.kept)]:
         compat_keras2.replace(copy, tensor)
     for i, gradient in zip(sources, found):
         gradients[count + i] = gradient

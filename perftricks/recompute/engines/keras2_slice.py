@@ -42,7 +42,7 @@ class Slice(NamedTuple):
     Attributes:
         outputs: The tensors that the copy will compute again.
         starts: The tensors it is computed from.
-        kept: Tensors between that what the copy computes is replaced by.
+        kept: Tensors that the copy takes in the place of its own, and shapes of such.
         recipe: How to make the copy.
     """
 
@@ -128,16 +128,19 @@ class _Search:
         recipe = Recipe(compat_keras2.graph_versions(self._graph))
         starts = self._starts(outputs, recipe)
         recipe.outputs.extend(map(self._name, outputs))
-        kept = [] if self._is_branch else self._worth_keeping(outputs)
-        recipe.kept.extend(t.name for t in kept)
+        kept = [] if self._is_branch else self._keep_products(outputs, recipe)
         return Slice(outputs, starts, kept, recipe)
 
-    def _worth_keeping(self, outputs: Sequence[Any]) -> List[Any]:
+    def _keep_products(self, outputs: Sequence[Any], recipe: Recipe) -> List[Any]:
         copied = self._copied_for(outputs)
         at_home = {op: None for op in self._order if op in copied and not self._contexts[op]}
         taken = self._taken(copied).values()
         given = [t for t in taken if t.op not in self._contexts and not compat_keras2.is_read(t)]
-        return worth_keeping(at_home, given, outputs)
+        kept = worth_keeping(at_home, given, outputs)
+        measured = [t for each in kept for t in each.between]
+        recipe.kept.extend(each.tensor.name for each in kept)
+        recipe.measured.extend(t.name for t in measured)
+        return [*(each.tensor for each in kept), *map(tf.shape, measured)]
 
     def is_whole(self) -> bool:
         """Tell whether a branch only computes, from its inputs and what it draws and reads."""

@@ -6,57 +6,88 @@ sums over four times the width), keeping it saves a third of the recomputation. 
 the longest products first, while they take no more memory together than what the call was given.
 
 What is kept is not the product itself but what it is added to, as far as that is all that is done
-with it: nothing between needs numbers in the backward pass, and what TensorFlow fuses stays fused,
-and rounded, as in the plain run. To keep what is small and takes long is known as selective
-activation recomputation (Korthikanti et al., arXiv 2205.05198).
+with it: of what is between, the backward pass needs no numbers, but may need shapes. What is
+fused in the plain run, whose backward pass needs the same, is fused here, and rounded alike.
+
+To keep what is small and takes long is known as selective activation recomputation (Korthikanti et
+al., arXiv 2205.05198).
 """
 
 from __future__ import annotations
 
-from typing import Any, Collection, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+import functools
+import operator
+from collections import Counter
+from typing import (
+    Any,
+    Collection,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from perftricks.recompute.engines.shapes import size_of
 
 _SHORT = 64  # products of fewer numbers are not worth their memory
 _FILTERED = {"Conv2D", "Conv3D"}
 _MULTIPLIED = {
-    "MatMul": "transpose_a",
-    "BatchMatMul": "adj_x",
-    "BatchMatMulV2": "adj_x",
-    "BatchMatMulV3": "adj_x",
+    "MatMul": ("transpose_a", "transpose_b"),
+    "BatchMatMul": ("adj_x", "adj_y"),
+    "BatchMatMulV2": ("adj_x", "adj_y"),
+    "BatchMatMulV3": ("adj_x", "adj_y"),
 }
 # Their gradients need no numbers of what they take.
 _MOVES = {"Identity", "Reshape", "Transpose"}
 _SUMS = {"Add", "AddV2", "BiasAdd"}
+# Their gradients need the shapes of what they take.
+_SHAPED = {"Add", "AddV2", "Reshape"}
 # Nothing that is added and goes into one of these alone is fused with it.
 _UNFUSED = {"If", "Mul", "SelectV2", "StatelessIf", "Switch"}
 
 
+class Kept(NamedTuple):
+    """Something that is kept.
+
+    Attributes:
+        tensor: What a product is added to.
+        between: Of the product and the tensors after it, those whose shapes gradients ask for.
+    """
+
+    tensor: Any
+    between: List[Any]
+
+
 def worth_keeping(
     operations: Collection[Any], given: Sequence[Any], outputs: Sequence[Any]
-) -> List[Any]:
-    """Return the tensors to keep, of what some operations compute.
+) -> List[Kept]:
+    """Return what to keep of what some operations compute.
 
     Args:
         operations: What would be computed again.
         given: What the call was given; together they are as large as what is kept may be.
-        outputs: What the call returns, which is there anyway.
+        outputs: What the call returns. If it is no larger than what the call was given, it is
+            taken for something that is there anyway: given to the next call.
     """
     there = {t.name for t in outputs}
-    room: Dict[int, int] = {}  # by the number of unknown dimensions
-    for size in (size_of(t) for t in given):
-        if size is not None:
-            room[size.unknown] = room.get(size.unknown, 0) + size.nbytes
-    kept: Dict[str, Any] = {}
+    room: Counter[int] = Counter()  # bytes, by the number of unknown dimensions
+    for size in filter(None, map(size_of, given)):
+        room[size.unknown] += size.nbytes
+    left = Counter(room)
+    kept: Dict[str, Kept] = {}
     for _, product in sorted(_products(operations), key=lambda found: -found[0]):
-        end = _end(product, operations, there)
-        size = None if end is None else size_of(end)
-        if end is None or size is None or end.name in kept:
+        found = _followed(product, operations, there)
+        size = None if found is None else size_of(found.tensor)
+        if found is None or size is None or found.tensor.name in kept:
             continue
-        needed = 0 if end.name in there else size.nbytes
-        if needed <= room.get(size.unknown, 0):
-            room[size.unknown] = room.get(size.unknown, 0) - needed
-            kept[end.name] = end
+        is_output = found.tensor.name in there
+        if size.nbytes <= (room if is_output else left)[size.unknown]:
+            kept[found.tensor.name] = found
+            left[size.unknown] -= 0 if is_output else size.nbytes
     return list(kept.values())
 
 
@@ -64,27 +95,37 @@ def _products(operations: Iterable[Any]) -> Iterator[Tuple[int, Any]]:
     """Yield products, and how many numbers are added up for each of their elements."""
     for op in operations:
         length = None
-        if op.type in _MULTIPLIED and op.inputs[0].shape.rank is not None:
-            length = op.inputs[0].shape[-2 if op.get_attr(_MULTIPLIED[op.type]) else -1]
+        if op.type in _MULTIPLIED:
+            first, second = op.inputs
+            is_turned, other_is_turned = map(op.get_attr, _MULTIPLIED[op.type])
+            length = _length(first, -2 if is_turned else -1)
+            if length is None:
+                length = _length(second, -1 if other_is_turned else -2)
         elif op.type in _FILTERED and op.inputs[1].shape.is_fully_defined():
-            shape = op.inputs[1].shape
-            length = shape.num_elements() // int(shape[-1])
-        length = getattr(length, "value", length)  # a Dimension, in TensorFlow 1
+            shape = op.inputs[1].shape.as_list()
+            length = functools.reduce(operator.mul, shape[:-1], 1)  # math.prod is Python 3.8's
         if length is not None and length >= _SHORT:
             yield length, op.outputs[0]
 
 
-def _end(product: Any, operations: Collection[Any], there: Collection[str]) -> Optional[Any]:
+def _length(x: Any, dimension: int) -> Optional[int]:
+    """Return the length of a dimension if it is known."""
+    return None if x.shape.rank is None else x.shape.as_list()[dimension]
+
+
+def _followed(product: Any, operations: Collection[Any], there: Collection[str]) -> Optional[Kept]:
     """Follow a product to what it is added to; None if keeping that would change what is fused."""
-    end = product
+    end, between = product, []
     while True:
         users = end.consumers()
         if end.name in there or len(users) > 1:
-            return end
+            return Kept(end, between)
         if not users or users[0] not in operations:
             return None
         (user,) = users
         alike = user.type in _SUMS and size_of(user.outputs[0]) == size_of(end)
         if not (alike or user.type in _MOVES):
-            return end if user.type in _UNFUSED else None
+            return Kept(end, between) if user.type in _UNFUSED else None
+        if user.type in _SHAPED and not end.shape.is_fully_defined():
+            between.append(end)
         end = user.outputs[0]

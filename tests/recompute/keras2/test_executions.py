@@ -155,7 +155,7 @@ class Wide(layers.Layer):
 
     def build(self, shape):
         self.up.build(shape)
-        self.down.build((None, WIDE))
+        self.down.build((*shape[:-1], WIDE))
         super().build(shape)
 
     def call(self, x):
@@ -175,8 +175,8 @@ def deep():
     return keras.models.Model(inputs, x)
 
 
-def trace_of_a_step(how, build, rows):
-    """Return what TensorFlow says of each operation that ran in a training step."""
+def trace_of_a_step(how, build, shape):
+    """Return what TensorFlow says of each operation that ran in a step on an input of a shape."""
     with way(how):
         model = fresh_model(build, grappler=True)
         session = session_backend().get_session()
@@ -184,7 +184,7 @@ def trace_of_a_step(how, build, rows):
         gradients = K.gradients(loss, model.trainable_weights)
         session.run(tf.compat.v1.global_variables_initializer())
         metadata = tf.compat.v1.RunMetadata()
-        feed = {model.inputs[0]: np.ones((rows, 64), "float32")}
+        feed = {model.inputs[0]: np.ones(shape, "float32")}
         if not isinstance(K.learning_phase(), int):
             feed[K.learning_phase()] = 1
         session.run(
@@ -199,7 +199,9 @@ def trace_of_a_step(how, build, rows):
 @pytest.mark.skipif(TF_EAGER, reason="about sessions")
 def test_the_peak_of_a_session_is_lower():
     """A step with recomputation needs a third of the memory, or less, with Grappler as it is."""
-    plain, recomputing = (allocated_peak(trace_of_a_step(how, deep, ROWS)) for how in (OFF, ON))
+    plain, recomputing = (
+        allocated_peak(trace_of_a_step(how, deep, (ROWS, 64))) for how in (OFF, ON)
+    )
     assert plain > DEPTH * 4 * ROWS * WIDE * 4
     assert recomputing < plain / 3
 
@@ -207,9 +209,10 @@ def test_the_peak_of_a_session_is_lower():
 class FeedForward(Wide):
     """A block whose last product is the longest, and added to what was given."""
 
-    def __init__(self, last, **kwargs):
+    def __init__(self, last, rate, **kwargs):
         super().__init__(**kwargs)
         self.last = last
+        self.dropout = layers.Dropout(rate)
 
     def call(self, x):
         y = x + self.dropout(self.down(tf.tanh(self.up(x))))
@@ -217,19 +220,21 @@ class FeedForward(Wide):
 
 
 @pytest.mark.skipif(TF_EAGER, reason="about sessions")
+@pytest.mark.parametrize("shape", [(8, 64), (8, 4, 64)])
+@pytest.mark.parametrize("rate", [0.1, 0.0])
 @pytest.mark.parametrize("last", [lambda y: y, lambda y: y / (1 + tf.square(y))])
-def test_the_longest_product_is_kept(last):
+def test_the_longest_product_is_kept(last, rate, shape):
     """It is as large as what the block was given, and takes the longest to compute again."""
 
     def build():
-        inputs = x = layers.Input((64,))
+        inputs = x = layers.Input(shape[1:])
         for _ in range(3):
-            x = recomputed(FeedForward)(last)(x)
+            x = recomputed(FeedForward)(last, rate)(x)
         return keras.models.Model(inputs, x)
 
     products = {}
     for how in (OFF, ON):
-        stats = trace_of_a_step(how, build, 8)
+        stats = trace_of_a_step(how, build, shape)
         ran = [node.timeline_label for device in stats.dev_stats for node in device.node_stats]
         products[how] = sum("MatMul(" in label for label in ran)
     # Forward 2, backward 4 (not through the model's input: 3); the shorter one again.
