@@ -75,8 +75,8 @@ def worth_keeping(
     """
     there = {t.name for t in outputs}
     room: Counter[int] = Counter()  # bytes, by the number of unknown dimensions
-    for size in filter(None, map(size_of, given)):
-        room[size.unknown] += size.nbytes
+    for size_given in filter(None, map(size_of, given)):
+        room[size_given.unknown] += size_given.nbytes
     left = Counter(room)
     kept: Dict[str, Kept] = {}
     for _, product in sorted(_products(operations), key=lambda found: -found[0]):
@@ -115,7 +115,8 @@ def _length(x: Any, dimension: int) -> Optional[int]:
 
 def _followed(product: Any, operations: Collection[Any], there: Collection[str]) -> Optional[Kept]:
     """Follow a product to what it is added to; None if keeping that would change what is fused."""
-    end, between = product, []
+    end = product
+    between: List[Any] = []
     while True:
         users = end.consumers()
         if end.name in there or len(users) > 1:
