@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import json
 import os
+import platform
 import shutil
 import xml.etree.ElementTree
 from collections.abc import Iterator
@@ -175,7 +176,8 @@ def recorded(session: nox.Session, name: str, packages: tuple[str, ...] = ()) ->
             "versions": versions(session, packages),
             "tests": counts(junit),
         }
-        if not session.posargs:
+        # Where environments are only installed, nothing is run, and so nothing counted.
+        if not session.posargs and (found["tests"] or result == "failed"):
             record.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
@@ -213,7 +215,8 @@ def counts(junit: Path) -> dict[str, int]:
 def tests(session: nox.Session) -> None:
     """Run the tests on the Python that runs nox."""
     install(session, "test")
-    session.run("pytest", "-n", "auto", *session.posargs)
+    with recorded(session, f"pythons-{'.'.join(platform.python_version_tuple()[:2])}") as counted:
+        session.run("pytest", "-n", "auto", counted, *session.posargs)
 
 
 @nox.session(python=PYTHONS)
@@ -251,31 +254,39 @@ for row in [*KERAS3, *KERAS2]:
 
 @nox.session(default=False, venv_backend="none")
 def table(session: nox.Session) -> None:
-    """Print README's compatibility table, from what the rows found when they last ran here."""
-    lines = ["| row | what runs there | checked by | last run |", "| --- | --- | --- | --- |"]
-    lines += [
-        f'| {row.name} | {row.what} | `nox -s "{row.session}"` | {verdict(row)} |' for row in ROWS
+    """Print the compatibility table, as rows last ran here; ``-- --write`` puts it into README."""
+    lines = [
+        "| row | what runs there | checked by | with | last run |",
+        "| --- | --- | --- | --- | --- |",
+        *(f'| {row.name} | {row.what} | `nox -s "{row.session}"` | {found(row)} |' for row in ROWS),
     ]
     print("\n".join(lines))
+    if "--write" in session.posargs:
+        readme = Path("README.md")
+        before, begin, rest = readme.read_text(encoding="utf-8").partition("<!-- rows: begin -->\n")
+        _, end, after = rest.partition("<!-- rows: end -->")
+        if not (begin and end):
+            session.error(f"expected the markers of the rows in {readme}")
+        page = "\n".join([before + begin + lines[0], *lines[1:], end + after])
+        readme.write_text(page, encoding="utf-8")
 
 
-def verdict(row: Row) -> str:
-    """Return what a row's record says, or why there is none."""
+def found(row: Row) -> str:
+    """Return two cells of the table: versions, and how a row ended, or why it was not run."""
     record = RESULTS / f"{row.session}.json"
     if not record.exists():
         if row.python and shutil.which(f"python{row.python}") is None:
-            return f"not run: no Python {row.python} here"
-        return "not run"
+            return f"| not run: no Python {row.python} here"
+        return "| not run"
     found = json.loads(record.read_text(encoding="utf-8"))
-    tests = found["tests"]
     text = found["result"]
-    if tests:
+    if tests := found["tests"]:
         failed = tests["failures"] + tests["errors"]
-        passed = tests["tests"] - failed - tests["skipped"]
-        text += f": {passed} tests" + (f", {failed} failed" if failed else "")
+        text += f": {tests['tests'] - failed - tests['skipped']} tests"
+        text += f", {failed} failed" if failed else ""
         text += f", {tests['skipped']} skipped" if tests["skipped"] else ""
     packages = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    return f"{text}; {found['date']}; {packages}"
+    return f"{packages} | {text}; {found['date']}"
 
 
 @nox.session
