@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 import traceback
 from types import FrameType
@@ -150,6 +151,7 @@ def checkpoint(pure: PureCall) -> List[Any]:
             outputs = pure.run(*tensors)
             versions.extend(value._version for _, value in pure.reads.values())
             buffers.forget_unchanged()
+            _free_cycles()
             return outputs
         for version, (variable, value) in zip(versions, pure.reads.values()):
             if value._version != version:
@@ -162,11 +164,23 @@ def checkpoint(pure: PureCall) -> List[Any]:
                 return pure.run(*tensors)
         except compat.torch_end_of_recomputation() as end:
             _forget_frames(end)
+            _free_cycles()
             raise
 
     # The random numbers of Keras need no saved state, those of a wrapped torch module do.
     outputs: List[Any] = torch_checkpoint(run, *pure.tensors, use_reentrant=False)
     return outputs
+
+
+def _free_cycles() -> None:
+    """Free the activations that a run has left in cycles, unless the collector is switched off.
+
+    On torch Keras flattens structures with ``torch.utils._pytree``, whose recursive helper function
+    refers to itself and to what it flattens: the arguments of each layer. What recomputing saves
+    would come back, piece by piece, until the next collection of its own accord.
+    """
+    if gc.isenabled():
+        gc.collect(1)  # what is young; it is quick
 
 
 def _forget_frames(error: BaseException) -> None:

@@ -270,6 +270,37 @@ def test_nothing_that_was_recomputed_waits_for_the_garbage_collector():
         gc.enable()
 
 
+@only_torch
+def test_nothing_that_was_computed_waits_in_cycles():
+    """Keras flattens what layers are given; on torch that leaves cycles, which are freed."""
+    seen = []
+
+    class Block(layers.Layer):
+        def build(self, shape):
+            self.norm, self.attention = layers.LayerNormalization(), layers.MultiHeadAttention(2, 8)
+            self.norm.build(shape)
+            self.attention.build(shape, shape)
+
+        def call(self, x):
+            y = self.norm(x)
+            seen.append(weakref.ref(y))
+            return x + self.attention(y, y)
+
+    block = recomputed(Block)()
+    block.build((None, 4, 16))
+    threshold = gc.get_threshold()
+    gc.set_threshold(10**9)  # no collection of its own accord
+    try:
+        with recompute_scope(True):
+            y = block(ops.ones((2, 4, 16)))
+            after_forward = seen[0]()
+            ops.sum(ops.square(y)).backward()
+        assert after_forward is None
+        assert [value() for value in seen] == [None, None]
+    finally:
+        gc.set_threshold(*threshold)
+
+
 def _block(call):
     """Return a built block of two dense layers and dropout; ``call`` is what it computes."""
 
