@@ -256,9 +256,9 @@ for row in [*KERAS3, *KERAS2]:
 def table(session: nox.Session) -> None:
     """Print the compatibility table, as rows last ran here; ``-- --write`` puts it into README."""
     lines = [
-        "| row | what runs there | checked by | with | last run |",
+        "| row | what runs there | last run | with | checked by |",
         "| --- | --- | --- | --- | --- |",
-        *(f'| {row.name} | {row.what} | `nox -s "{row.session}"` | {found(row)} |' for row in ROWS),
+        *(f'| {row.name} | {row.what} | {found(row)} | `nox -s "{row.session}"` |' for row in ROWS),
     ]
     print("\n".join(lines))
     if "--write" in session.posargs:
@@ -272,12 +272,12 @@ def table(session: nox.Session) -> None:
 
 
 def found(row: Row) -> str:
-    """Return two cells of the table: versions, and how a row ended, or why it was not run."""
+    """Return two cells of the table: how a row ended, or why it was not run; and with what."""
     record = RESULTS / f"{row.session}.json"
     if not record.exists():
         if row.python and shutil.which(f"python{row.python}") is None:
-            return f"| not run: no Python {row.python} here"
-        return "| not run"
+            return f"not run: no Python {row.python} here |"
+        return "not run |"
     found = json.loads(record.read_text(encoding="utf-8"))
     text = found["result"]
     if tests := found["tests"]:
@@ -286,7 +286,7 @@ def found(row: Row) -> str:
         text += f", {failed} failed" if failed else ""
         text += f", {tests['skipped']} skipped" if tests["skipped"] else ""
     packages = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    return f"{packages} | {text}; {found['date']}"
+    return f"{text}; {found['date']} | {packages}"
 
 
 @nox.session
