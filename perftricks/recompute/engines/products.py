@@ -3,7 +3,8 @@
 What a product of n numbers each takes 4 bytes to keep takes 2n floating point operations to compute
 again. Where what comes last in a block is such a product (the second layer of a feed-forward net
 sums over four times the width), keeping it saves a third of the recomputation. Results are kept,
-the longest products first, while they take no more memory together than what the call was given.
+the longest products first, while they take no more memory together than what the call was given,
+and no more than half of what the plain run would keep.
 
 What is kept is not the product itself but what it is added to, as far as that is all that is done
 with it: of what is between, the backward pass needs no numbers, but may need shapes. What is
@@ -31,7 +32,7 @@ from typing import (
     Tuple,
 )
 
-from perftricks.recompute.engines.shapes import size_of
+from perftricks.recompute.engines.shapes import Sizes, size_of
 
 _SHORT = 64  # products of fewer numbers are not worth their memory
 _FILTERED = {"Conv2D", "Conv3D"}
@@ -41,11 +42,30 @@ _MULTIPLIED = {
     "BatchMatMulV2": ("adj_x", "adj_y"),
     "BatchMatMulV3": ("adj_x", "adj_y"),
 }
-# Their gradients need no numbers of what they take.
+# Their gradients need no numbers of what they take or give.
 _MOVES = {"Identity", "Reshape", "Transpose"}
 _SUMS = {"Add", "AddV2", "BiasAdd"}
 # Their gradients need the shapes of what they take.
 _SHAPED = {"Add", "AddV2", "Reshape"}
+# Their gradients need the numbers of what they give, or of what they take. These are not all such
+# operations, but those that layers are made of.
+_GIVING = {"Elu", "Exp", "Relu", "Rsqrt", "Selu", "Sigmoid", "Softmax", "Sqrt", "Tanh"}
+_TAKING = {
+    "Erf",
+    "Erfc",
+    "FusedBatchNorm",
+    "FusedBatchNormV2",
+    "FusedBatchNormV3",
+    "LogSoftmax",
+    "Mul",
+    "Pow",
+    "RealDiv",
+    "Softplus",
+    "Square",
+    "SquaredDifference",
+    *_FILTERED,
+    *_MULTIPLIED,
+}
 # Nothing that is added and goes into one of these alone is fused with it.
 _UNFUSED = {"If", "Mul", "SelectV2", "StatelessIf", "Switch"}
 
@@ -74,21 +94,47 @@ def worth_keeping(
             taken for something that is there anyway: given to the next call.
     """
     there = {t.name for t in outputs}
-    room: Counter[int] = Counter()  # bytes, by the number of unknown dimensions
-    for size_given in filter(None, map(size_of, given)):
-        room[size_given.unknown] += size_given.nbytes
+    sizes = Sizes(operations)
+    room = _sum(sizes, given)
+    spare = _sum(sizes, _kept_plainly(operations))
     left = Counter(room)
     kept: Dict[str, Kept] = {}
     for _, product in sorted(_products(operations), key=lambda found: -found[0]):
         found = _followed(product, operations, there)
-        size = None if found is None else size_of(found.tensor)
+        size = None if found is None else sizes.of(found.tensor)
         if found is None or size is None or found.tensor.name in kept:
             continue
         is_output = found.tensor.name in there
-        if size.nbytes <= (room if is_output else left)[size.unknown]:
+        available = (room if is_output else left)[size.unknown]
+        if size.nbytes <= min(available, spare[size.unknown] // 2):
             kept[found.tensor.name] = found
             left[size.unknown] -= 0 if is_output else size.nbytes
+            spare[size.unknown] -= 2 * size.nbytes
     return list(kept.values())
+
+
+def _sum(sizes: Sizes, tensors: Iterable[Any]) -> Counter[int]:
+    """Add up the bytes of tensors, by how many of their dimensions are unknown."""
+    total: Counter[int] = Counter()
+    for size in filter(None, map(sizes.of, tensors)):
+        total[size.unknown] += size.nbytes
+    return total
+
+
+def _kept_plainly(operations: Collection[Any]) -> List[Any]:
+    """List the tensors made by operations whose numbers the plain backward pass needs."""
+    found = {}
+    for op in operations:
+        if op.type in _GIVING:
+            found[op.outputs[0].name] = op.outputs[0]
+        if op.type in _TAKING and not _is_scaled(op):
+            found.update((x.name, x) for x in op.inputs if x.op in operations)
+    return list(found.values())
+
+
+def _is_scaled(op: Any) -> bool:
+    """Tell whether an operation multiplies or divides by a single number."""
+    return op.type in ("Mul", "RealDiv") and any(x.shape.num_elements() == 1 for x in op.inputs)
 
 
 def _products(operations: Iterable[Any]) -> Iterator[Tuple[int, Any]]:

@@ -188,7 +188,7 @@ def trace_of_a_step(how, build, shape):
         if not isinstance(K.learning_phase(), int):
             feed[K.learning_phase()] = 1
         session.run(
-            [g.op for g in gradients],
+            [g.op for g in gradients if g is not None],
             feed,
             options=tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE),
             run_metadata=metadata,
@@ -232,13 +232,51 @@ def test_the_longest_product_is_kept(last, rate, shape):
             x = recomputed(FeedForward)(last, rate)(x)
         return keras.models.Model(inputs, x)
 
+    # Forward 2, backward 4 (not through the model's input: 3); the shorter one again.
+    assert products_of_a_step(build, shape) == {OFF: 3 * 6 - 1, ON: 3 * 7 - 1}
+
+
+def products_of_a_step(build, shape):
+    """Count the matrix products that run in a step, both ways."""
     products = {}
     for how in (OFF, ON):
         stats = trace_of_a_step(how, build, shape)
         ran = [node.timeline_label for device in stats.dev_stats for node in device.node_stats]
         products[how] = sum("MatMul(" in label for label in ran)
-    # Forward 2, backward 4 (not through the model's input: 3); the shorter one again.
-    assert products == {OFF: 3 * 6 - 1, ON: 3 * 7 - 1}
+    return products
+
+
+class Averaged(Wide):
+    """A block of which the plain run keeps next to nothing: the gradient of a mean needs none."""
+
+    def call(self, x):
+        return tf.tanh(tf.reduce_mean(0.5 * self.down(x), 1))
+
+    def compute_output_shape(self, shape):
+        return shape[0], 64
+
+
+class Tokens(Wide):
+    """A block that makes a batch of tokens of a batch of sequences: fewer dimensions, no less."""
+
+    def call(self, x):
+        y = self.up(tf.reshape(x, (-1, 64)))
+        return tf.reshape(self.down(y * tf.sigmoid(y)), (-1, 16, 64))
+
+
+@pytest.mark.skipif(TF_EAGER, reason="about sessions")
+@pytest.mark.parametrize(
+    ("block", "shape", "products"),
+    [(Averaged, (8, 4, WIDE), {OFF: 2, ON: 3}), (Tokens, (8, 16, 64), {OFF: 5, ON: 6})],
+)
+def test_no_product_is_kept_that_takes_too_much(block, shape, products):
+    """More than half of what the plain run keeps, or more than the block was given."""
+
+    def build():
+        inputs = layers.Input(shape[1:])
+        return keras.models.Model(inputs, recomputed(block)()(inputs))
+
+    assert products_of_a_step(build, shape) == products
 
 
 @pytest.mark.skipif(GRAPH, reason="about tapes")
