@@ -123,13 +123,20 @@ def _sum(sizes: Sizes, tensors: Iterable[Any]) -> Counter[int]:
 
 def _kept_plainly(operations: Collection[Any]) -> List[Any]:
     """List the tensors made by operations whose numbers the plain backward pass needs."""
-    found = {}
+    needed = []
     for op in operations:
         if op.type in _GIVING:
-            found[op.outputs[0].name] = op.outputs[0]
+            needed.append(op.outputs[0])
         if op.type in _TAKING and not _is_scaled(op):
-            found.update((x.name, x) for x in op.inputs if x.op in operations)
-    return list(found.values())
+            needed.extend(map(_origin, op.inputs))
+    return list({x.name: x for x in needed if x.op in operations}.values())
+
+
+def _origin(x: Any) -> Any:
+    """Return the tensor whose numbers another has in another order or shape."""
+    while x.op.type in _MOVES:
+        x = x.op.inputs[0]
+    return x
 
 
 def _is_scaled(op: Any) -> bool:
