@@ -121,20 +121,53 @@ def _gradient(operation: Any, *upstream: Any) -> List[Any]:
     if not wanted:
         return gradients
     incoming = [tf.convert_to_tensor(upstream[i]) for i in wanted]
-    incoming, given = _after(incoming, operation.inputs[count:])
-    starts, kept = given[: len(recipe.starts)], given[len(recipe.starts) :]
-    again = replay(recipe, starts)
-    sources = [i for i, x in enumerate(starts) if is_differentiable(x)]
-    found = tf.gradients([again[i] for i in wanted], [starts[i] for i in sources], incoming)
-    # Measured first: what is replaced has no consumers any more.
-    copies = list(zip(again[count:], kept))
-    for copy, shape in copies[len(recipe.kept) :]:
-        compat_keras2.replace_shape(copy, shape)
-    for copy, tensor in copies[: len(recipe.kept)]:
-        compat_keras2.replace(copy, tensor)
-    for i, gradient in zip(sources, found):
-        gradients[count + i] = gradient
-    return _weights_first(operation.inputs, gradients)
+    ends = count + len(recipe.starts)
+
+    def differentiated() -> List[Optional[Any]]:
+        given, after = _after(incoming, operation.inputs[count:])
+        starts, kept = after[: ends - count], after[ends - count :]
+        again = replay(recipe, starts)
+        sources = [i for i, x in enumerate(starts) if is_differentiable(x)]
+        found = tf.gradients([again[i] for i in wanted], [starts[i] for i in sources], given)
+        # Measured first: what is replaced has no consumers any more.
+        copies = list(zip(again[count:], kept))
+        for copy, shape in copies[len(recipe.kept) :]:
+            compat_keras2.replace_shape(copy, shape)
+        for copy, tensor in copies[: len(recipe.kept)]:
+            compat_keras2.replace(copy, tensor)
+        for i, gradient in zip(sources, found):
+            gradients[count + i] = gradient
+        return _weights_first(operation.inputs, gradients)
+
+    return _as_one(operation.type, [*incoming, *operation.inputs[count:ends]], differentiated)
+
+
+def _as_one(
+    name: str, inputs: Sequence[Any], compute: Callable[[], List[Optional[Any]]]
+) -> List[Optional[Any]]:
+    """Compute something that a tape, if there is one, takes for one operation on these inputs.
+
+    A tape around the backward pass would record parts of it only: it does not see copies.
+    """
+    if not compat_keras2.may_record():
+        return compute()
+    with compat_keras2.stop_recording():
+        outputs = compute()
+    tensors = [getattr(x, "values", x) for x in outputs if x is not None]
+
+    def backward(*upstream: Any) -> List[Optional[Any]]:
+        pairs = [(x, dx) for x, dx in zip(tensors, upstream) if dx is not None]
+        ends, incoming = [x for x, _ in pairs], [dx for _, dx in pairs]
+        starts = list(inputs)  # what these depend on is the tape's affair
+        return _as_one(
+            name,
+            [*incoming, *inputs],
+            lambda: list(tf.gradients(ends, starts, incoming, stop_gradients=starts)),
+        )
+
+    graph = tf.compat.v1.get_default_graph()
+    compat_keras2.record(name, tensors, compat_keras2.outside(graph, inputs), backward)
+    return outputs
 
 
 def _weights_first(inputs: Sequence[Any], gradients: List[Optional[Any]]) -> List[Optional[Any]]:

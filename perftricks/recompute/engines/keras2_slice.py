@@ -32,6 +32,10 @@ from perftricks.recompute.engines.products import worth_keeping
 _READS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"}
 # They have state, which lives and dies with the loop that they belong to.
 _OF_LOOPS = ("TensorArray", "Stack")
+_ENTRIES = {
+    "Enter",
+    "RefEnter",
+}  # what a loop takes from outside; at home, the loop around the call
 _NEVER = {"Placeholder", "PlaceholderV2", "PlaceholderWithDefault"}
 _SMALL = 64  # elements; a larger constant is there anyway, and is not copied
 
@@ -273,7 +277,7 @@ class _Search:
         if op.type in _NEVER or compat_keras2.uses_references(op):
             return False
         at_home = not self._is_branch and not self._contexts[op]
-        if at_home and self._may_be_fed(op):
+        if at_home and (op.type in _ENTRIES or self._may_be_fed(op)):
             return False
         if op.type == "Const":
             return not at_home or op.outputs[0].shape.num_elements() <= _SMALL

@@ -8,7 +8,16 @@ import pytest
 from perftricks.recompute import recompute_grad, recompute_scope
 from tests.recompute.comparison import recomputed
 from tests.recompute.keras2.binding import GRAPH, STANDALONE, K, clear_session, keras, layers, tf
-from tests.recompute.keras2.training import OFF, ON, assert_exact, fresh_model, steps, values, way
+from tests.recompute.keras2.training import (
+    FEW_ULP,
+    OFF,
+    ON,
+    assert_exact,
+    fresh_model,
+    steps,
+    values,
+    way,
+)
 
 WIDTH = 6
 
@@ -593,6 +602,28 @@ def test_control_flow():
             )[1]
 
     assert_exact(around(Outer), *data())
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_calls_inside_of_loops(is_nested):
+    """A decorated call in the body of a loop takes what was made outside of it."""
+    step = recompute_grad(lambda z, y: tf.tanh(z * y) + tf.sin(z + y))
+
+    class Outer(WithDense):
+        def loop(self, x):
+            y = self.dense(x)
+            inner = recompute_grad(lambda z: step(z, y) * y)
+            return tf.while_loop(
+                lambda i, z: i < 3,
+                lambda i, z: [i + 1, inner(z) if is_nested else step(z, y)],
+                [tf.constant(0), y],
+            )[1]
+
+        def call(self, x):
+            return recompute_grad(self.loop)(x) if is_nested else self.loop(x)
+
+    # What is made outside is used by each turn of the loop, and inside of the calls, twice.
+    assert_exact(around(Outer), *data(), tolerance=FEW_ULP)
 
 
 def test_branches_that_draw():

@@ -281,6 +281,49 @@ def test_custom_loops():
             np.testing.assert_allclose(a.numpy(), b.numpy(), tolerance, tolerance, err_msg=kind)
 
 
+_inner = recompute_grad(lambda x, w: tf.tanh(tf.matmul(x, w)))
+_outer = recompute_grad(
+    lambda x, w: _inner(x, w) * tf.sin(x) + tf.matmul(_inner(_inner(x, w), w), w)
+)
+
+
+def derivatives(order, x, w):
+    """Return the derivatives of a nested call; those of an order are of the squares of the last."""
+
+    def value():
+        if order == 1:
+            return tf.reduce_mean(_outer(x, w) ** 3)
+        return tf.add_n([tf.reduce_sum(d**2) for d in derivatives(order - 1, x, w)])
+
+    if not TF_EAGER:
+        return tf.gradients(value(), [x, w])
+    with tf.GradientTape() as tape:
+        tape.watch([x, w])
+        squares = value()
+    return tape.gradient(squares, [x, w])
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("kind", ["plainly", "in a function"] if TF_EAGER else ["in a graph"])
+def test_derivatives_of_derivatives(kind, order):
+    """A gradient penalty, as of a gradient whose norm is held down: right, up to rounding."""
+    x = np.random.RandomState(0).normal(size=(4, WIDTH)).astype("float32")
+    w = np.random.RandomState(1).normal(size=(WIDTH, WIDTH)).astype("float32")
+
+    def run(how):
+        with recompute_scope(how == ON):
+            if kind == "in a graph":
+                with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+                    return session.run(derivatives(order, tf.constant(x), tf.constant(w)))
+            function = derivatives if kind == "plainly" else tf.function(derivatives)
+            return [d.numpy() for d in function(order, tf.constant(x), tf.constant(w))]
+
+    for plain, recomputed_ in zip(run(OFF), run(ON)):
+        scale = np.abs(plain).max()
+        assert scale > 1e-3
+        np.testing.assert_allclose(recomputed_, plain, rtol=1e-4, atol=1e-5 * scale)
+
+
 @only_eager
 @pytest.mark.skipif(TF < (2, 15), reason="compile took no jit_compile then")
 def test_compiled_fit():
