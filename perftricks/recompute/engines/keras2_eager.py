@@ -8,7 +8,6 @@ of layers, the call context of Keras and the seeds are what they were. All are p
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
@@ -110,9 +109,7 @@ class _Call:
         """List what the call returned and what it left in attributes, each tensor once."""
         found = [x for x in tf.nest.flatten(outputs) if _is_tensor(x)]
         for change in self._attributes.changes():
-            value = change.value if change.content is None else change.content
-            with contextlib.suppress(TypeError, ValueError):  # keys that cannot be sorted
-                found.extend(x for x in tf.nest.flatten(value) if _is_tensor(x))
+            found.extend(x for x in change.leaves if _is_tensor(x))
         return list({id(x): x for x in found}.values())
 
     def _gradient(

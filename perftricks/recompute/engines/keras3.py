@@ -165,7 +165,7 @@ class PureCall:
     def objects(self) -> List[Any]:
         """What the first run returned, and what it put into attributes, that is no tensor."""
         assert self._effects is not None
-        return self._effects.structure.objects
+        return self._effects.objects
 
     def finish(self, tensors: Sequence[Any]) -> Any:
         """Do once, outside, what the call did; ``tensors`` are what ``checkpoint`` gave back."""
@@ -268,6 +268,7 @@ class _Effects:
         written: Dict[int, Tuple[Any, Any, Any]],
         changes: List[Change],
     ) -> None:
+        self._is_tensor = framework.is_tensor
         self._masked = [tensor for tensor, _ in masks]
         self._owners = [owner for owner, _ in losses]
         self._variables = [(variable, precision) for variable, _, precision in written.values()]
@@ -283,20 +284,22 @@ class _Effects:
                 [mask for _, mask in masks],
                 [loss for _, loss in losses],
                 [value for _, value, _ in written.values()],
-                [change.value if change.content is None else change.content for change in changes],
+                [leaf for change in changes for leaf in change.leaves if framework.is_tensor(leaf)],
             ),
         )
+        leaves = [leaf for change in changes for leaf in change.leaves]
+        self.objects = [*self.structure.objects, *(x for x in leaves if not framework.is_tensor(x))]
 
     def happen(self, tensors: Sequence[Any]) -> Any:
-        outputs, output_masks, masks, losses, values, attributes = self.structure.fill(tensors)
+        outputs, output_masks, masks, losses, values, in_attributes = self.structure.fill(tensors)
         for (variable, precision), value in zip(self._variables, values):
             with _autocast(precision):
                 variable.assign(value)
-        for change, value in zip(self._changes, attributes):
-            if change.content is None:
-                change._replace(value=value).apply()
-            else:
-                change._replace(content=value).apply()
+        replacements = iter(in_attributes)
+        for change in self._changes:
+            change.replacing(
+                lambda leaf: next(replacements) if self._is_tensor(leaf) else leaf
+            ).apply()
         for owner, loss in zip(self._owners, losses):
             owner.add_loss(loss)
         for tensor, mask in [*zip(self._masked, masks), *zip(tree.flatten(outputs), output_masks)]:

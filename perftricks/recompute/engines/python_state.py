@@ -7,116 +7,135 @@ second time stays.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import contextvars
 import copy
 import operator
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple, TypeVar
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
 
 from perftricks.recompute.engines import compat
 
 T = TypeVar("T")
 MISSING = object()
-_CONTAINERS = (list, dict, set)
+_CONTAINERS = (list, dict, set, collections.deque)
 
 
 class Change(NamedTuple):
-    """An attribute that a call has set, changed in place or deleted."""
+    """An attribute that a call has set or deleted, or a container with other contents.
 
-    namespace: Dict[str, Any]
-    name: str
-    value: Any  # the object, or MISSING where it was deleted
-    content: Any  # what a list, set or dict contains; None for anything else
+    Attributes:
+        holder: The namespace of a layer, or the container.
+        name: The name of the attribute; None for all that a container holds.
+        items: The value of the attribute, none where it was deleted; or what the container holds,
+            a dict's keys and values in pairs.
+    """
+
+    holder: Any
+    name: Optional[str]
+    items: List[Any]
 
     def apply(self) -> None:
         """Make the change, again or for the first time. A layer's own bookkeeping is bypassed."""
-        if self.value is MISSING:
-            self.namespace.pop(self.name, None)
-            return
-        if self.content is not None:
-            _refill(self.value, self.content)
-        self.namespace[self.name] = self.value
+        if self.name is None:
+            _refill(self.holder, self.items)
+        elif self.items:
+            self.holder[self.name] = self.items[0]
+        else:
+            self.holder.pop(self.name, None)
+
+    @property
+    def leaves(self) -> List[Any]:
+        """The items, of tuples what is in them. A container in a container changes by itself."""
+        return [*_leaves(self.items)]
+
+    def replacing(self, replace: Callable[[Any], Any]) -> Change:
+        """Return the change with other leaves; what has none that differ stays the same object."""
+        return self._replace(items=[_replaced(item, replace) for item in self.items])
 
 
 class Attributes:
-    """The attributes of some layers at one moment."""
+    """The attributes of some layers at one moment, and what lists, dicts and sets in them hold.
+
+    Containers in containers are looked into, to any depth. Other objects are not: what changes
+    inside of them, be it an array, stays changed.
+    """
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self._namespaces = [(vars(layer), dict(vars(layer))) for layer in layers]
+        values = [value for _, before in self._namespaces for value in before.values()]
         # A layer has many containers, nearly all empty. So lengths are compared first, all at once.
-        self._containers = [
-            (namespace, name, value)
-            for namespace, before in self._namespaces
-            for name, value in before.items()
-            if isinstance(value, _CONTAINERS)
-        ]
+        self._containers = _containers(values)
         self._lengths = self._lengths_now()
-        self._filled = [
-            (namespace, name, value, _content(value))
-            for namespace, name, value in self._containers
-            if value
-        ]
+        self._filled = [(x, _content(x)) for x in self._containers if x]
 
     def changes(self) -> List[Change]:
         """List what has changed since."""
-        return [now for now, _ in self._differences()]
+        return self._differences()[0]
 
     def restore(self) -> List[Change]:
         """Undo what has changed since, and list it."""
-        return [now for now, _ in self._undone()]
+        now, then = self._differences()
+        for change in then:
+            change.apply()
+        return now
 
     @contextlib.contextmanager
     def replayed(self) -> Iterator[None]:
         """Have the attributes as they were then for a while; what is changed meanwhile is lost."""
-        undone = self._undone()
+        undone = self.restore()
         try:
             yield
         finally:
-            self._undone()
-            for now, _ in undone:
-                now.apply()
+            self.restore()
+            for change in undone:
+                change.apply()
 
-    def _undone(self) -> List[Tuple[Change, Change]]:
-        differences = self._differences()
-        for _, then in differences:
-            then.apply()
-        return differences
-
-    def _differences(self) -> List[Tuple[Change, Change]]:
-        """List what differs now from then, as changes that make it so: as now, and as then."""
-        found = []
+    def _differences(self) -> Tuple[List[Change], List[Change]]:
+        """List what differs now from then: as changes that make it so, and that undo it."""
+        now, then = [], []
         for namespace, before in self._namespaces:
             if not _same(namespace, before):
                 for name in [*namespace, *(before.keys() - namespace.keys())]:
                     old, value = before.get(name, MISSING), namespace.get(name, MISSING)
                     if value is not old:
-                        found.append((namespace, name, value, old, self._content_then(old)))
-        for namespace, name, value, content in self._refilled():
-            if namespace.get(name) is value:
-                found.append((namespace, name, value, value, content))
-        return [
-            (Change(namespace, name, value, _content(value)), Change(namespace, name, old, content))
-            for namespace, name, value, old, content in found
-        ]
+                        now.append(
+                            Change(namespace, name, [x for x in [value] if x is not MISSING])
+                        )
+                        then.append(Change(namespace, name, [x for x in [old] if x is not MISSING]))
+        for container, content in self._refilled():
+            now.append(Change(container, None, _items(container)))
+            then.append(Change(container, None, _items(content)))
+        if now:
+            known = {id(container) for container in self._containers}
+            reached = _containers([x for change in now for x in change.items])
+            now.extend(Change(x, None, _items(x)) for x in reached if id(x) not in known)
+        return now, then
 
-    def _refilled(self) -> Iterator[Tuple[Dict[str, Any], str, Any, Any]]:
+    def _refilled(self) -> Iterator[Tuple[Any, Any]]:
         """Yield the containers that hold other things than they did, with what that was."""
-        for namespace, name, value, content in self._filled:
-            if not _same(value, content):
-                yield namespace, name, value, content
+        for container, content in self._filled:
+            if not _same(container, content):
+                yield container, content
         if self._lengths_now() != self._lengths:
-            for (namespace, name, value), length in zip(self._containers, self._lengths):
-                if value and not length:
-                    yield namespace, name, value, ()
+            for container, length in zip(self._containers, self._lengths):
+                if container and not length:
+                    yield container, ()
 
     def _lengths_now(self) -> List[int]:
-        return [len(value) for _, _, value in self._containers]
-
-    def _content_then(self, value: Any) -> Any:
-        """Return what a container held then, or None for anything else."""
-        if not isinstance(value, _CONTAINERS):
-            return None
-        return next((content for _, _, filled, content in self._filled if filled is value), ())
+        return [*map(len, self._containers)]
 
 
 class ThreadState:
@@ -148,46 +167,93 @@ class ThreadState:
         then = ThreadState.__new__(ThreadState)
         then._keras = dict(self._keras)
         then._freeze()
-        _refill(namespace, then._keras)
+        _refill(namespace, then._keras.items())
         try:
             yield
         finally:
-            _refill(namespace, now)
+            _refill(namespace, now.items())
 
 
-def _content(value: Any) -> Any:
-    """Return a copy of a container, or None for anything else."""
-    if not isinstance(value, _CONTAINERS):
-        return None
-    if isinstance(value, list):
-        return list(value)
-    return dict(value) if isinstance(value, dict) else set(value)
+def _containers(values: Iterable[Any]) -> List[Any]:
+    """List the containers among values, in tuples among them, and in each other; each once."""
+    found: Dict[int, Any] = {}
+    waiting = [values]
+    is_of_interest: Dict[type, bool] = {}  # few types, many values
+    while waiting:
+        for value in waiting.pop():
+            kind = type(value)
+            if kind not in is_of_interest:
+                is_of_interest[kind] = isinstance(value, (tuple, *_CONTAINERS))
+            if not is_of_interest[kind]:
+                continue
+            if isinstance(value, tuple):
+                waiting.append(value)
+            elif id(value) not in found:
+                found[id(value)] = value
+                if value:
+                    waiting.append(value.values() if isinstance(value, dict) else value)
+    return list(found.values())
+
+
+def _content(container: Any) -> Any:
+    """Return a copy of a container, to be compared with it later."""
+    if isinstance(container, dict):
+        return dict(container)
+    return set(container) if isinstance(container, set) else list(container)
+
+
+def _items(content: Any) -> List[Any]:
+    """Return what a container, or its copy, holds; of a dict pairs."""
+    return list(content.items()) if isinstance(content, dict) else list(content)
+
+
+def _leaves(items: Iterable[Any]) -> Iterator[Any]:
+    for item in items:
+        if isinstance(item, tuple):
+            yield from _leaves(item)
+        else:
+            yield item
+
+
+def _replaced(item: Any, replace: Callable[[Any], Any]) -> Any:
+    if not isinstance(item, tuple):
+        return replace(item)
+    parts = [_replaced(part, replace) for part in item]
+    if all(map(operator.is_, parts, item)):
+        return item
+    return type(item)(*parts) if hasattr(item, "_fields") else type(item)(parts)
 
 
 def _same(value: Any, content: Any) -> bool:
     """Tell whether a container still has the very objects it had; tensors are not compared."""
     if len(value) != len(content):
         return False
-    if isinstance(value, dict):
-        if all(map(operator.is_, value, content)):  # nearly always
-            return all(map(operator.is_, value.values(), content.values()))
-        return all(content.get(key, MISSING) is item for key, item in value.items())
     if isinstance(value, set):
         return bool(value == content)
+    if isinstance(value, dict):
+        same_keys = all(map(operator.is_, value, content)) or list(value) == list(content)
+        return same_keys and all(map(operator.is_, value.values(), content.values()))
     return all(map(operator.is_, value, content))
 
 
-def _refill(container: Any, content: Any) -> None:
+def _refill(container: Any, items: Iterable[Any]) -> None:
     """Replace what is in a container, below any tracking that a subclass or a wrapper does."""
     # Of TensorFlow's wrappers, that of a dict is a proxy and that of a list keeps another list.
     inside = getattr(container, "__wrapped__", getattr(container, "_storage", container))
     if isinstance(inside, list):
-        list.__setitem__(inside, slice(None), content)
+        list.__setitem__(inside, slice(None), list(items))
+    elif isinstance(inside, collections.OrderedDict):  # it knows its order by its own methods only
+        collections.OrderedDict.clear(inside)
+        for key, value in items:
+            collections.OrderedDict.__setitem__(inside, key, value)
     elif isinstance(inside, dict):
         dict.clear(inside)
-        dict.update(inside, content)
-    else:
+        dict.update(inside, items)
+    elif isinstance(inside, set):
         set.clear(inside)
-        set.update(inside, content)
+        set.update(inside, items)
+    else:
+        collections.deque.clear(inside)
+        collections.deque.extend(inside, items)
     if inside is not container and hasattr(container, "_update_snapshot"):
         container._update_snapshot()  # else it takes this for a change behind its back

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import subprocess
 import sys
 
@@ -385,6 +386,78 @@ def test_attributes_that_a_call_sets():
     step(model, *data(), True)
     assert inner.calls == 2
     assert list(inner.seen) == [1, 2]
+
+
+def _rotate(held):
+    key = next(iter(held))
+    held[key] = held.pop(key)
+    return held[key]
+
+
+def _turn(held):
+    held[f"key {len(held)}"] = 1.0
+    held.move_to_end(next(iter(held)))
+    return held.popitem()[1] + len(held)
+
+
+def _add_keys(held):
+    held[len(held)] = 1.0
+    held["z"], held["a"] = 2.0, 3.0
+    return float(len(held))
+
+
+def _append(held):
+    held["counts"][0].append(1)
+    return float(len(held["counts"][0]))
+
+
+def _move(held):
+    held["now"].append(len(held["all"]))
+    held["all"].append(held["now"])
+    held["now"] = []
+    return float(len(held["all"]))
+
+
+def _push(held):
+    held.append(1.0)
+    return float(len(held))
+
+
+CONTAINERS = {
+    "a dict's order": (lambda: {"a": 1.0, "b": 2.0, "c": 3.0}, _rotate),
+    "an OrderedDict": (lambda: collections.OrderedDict(a=1.0, b=2.0), _turn),
+    "keys of several types": (dict, _add_keys),
+    "a list in a tuple in a dict": (lambda: {"counts": ([],)}, _append),
+    "a list that goes into another": (lambda: {"now": [], "all": []}, _move),
+    "a deque": (collections.deque, _push),
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_containers_that_a_call_changes(name):
+    """Each run of a step sees what the first saw; afterwards containers hold what they should."""
+    initial, change = CONTAINERS[name]
+
+    class Holding(WithDense):
+        def __init__(self):
+            super().__init__()
+            self.held = initial()
+
+        @recompute_grad
+        def call(self, x):
+            factor = change(self.held)
+            self.shape_seen = x.shape
+            return ops.exp(ops.tanh(self.dense(x) * factor))
+
+    results = []
+    for on in (False, True):
+        model = fresh_model(around(Holding))
+        runs = [step(model, *data(), on) for _ in range(3)]
+        layer = model.layers[2]
+        results.append((runs, repr(layer.held), type(layer.shape_seen)))
+    for plain, recomputing in zip(results[0][0], results[1][0]):
+        plain.assert_same(recomputing)
+    assert results[0][1:] == results[1][1:]
 
 
 def test_masks_are_taken_away_as_in_the_plain_call():
