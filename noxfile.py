@@ -289,11 +289,15 @@ def found(row: Row) -> str:
     return f"{text}; {found['date']} | {packages}"
 
 
+# What is old may call what newer versions of its own dependencies have deprecated.
+OLD = ("-W", "ignore::DeprecationWarning")
+
+
 @nox.session
 def minimums(session: nox.Session) -> None:
     """Run the tests with the oldest versions of the dependencies that are allowed."""
     install_lowest(session, ".", *group("test"))
-    session.run("pytest", "-n", "auto", *session.posargs)
+    session.run("pytest", "-n", "auto", *OLD, *session.posargs)
 
 
 def install_lowest(session: nox.Session, package: str, *requirements: str) -> None:
@@ -309,7 +313,7 @@ def keras3_minimums_session(row: Row, backend: str) -> None:
     @nox.session(name=f"minimums_keras3({backend})", default=False)
     def run(session: nox.Session) -> None:
         install_lowest(session, f".[{backend}]", *group("test"))
-        session.run("pytest", "-n", "auto", row.tests, *session.posargs, env=row.env)
+        session.run("pytest", "-n", "auto", *OLD, row.tests, *session.posargs, env=row.env)
 
     run.__doc__ = f"Run the contract of recompute with the oldest Keras 3 and {backend} allowed."
 
