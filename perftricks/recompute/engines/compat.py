@@ -128,6 +128,49 @@ def tensorflow_compiles_with_xla(graph: Any) -> bool:
     return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
 
 
+def tensorflow_captured(graph: Any, x: Any) -> Any:
+    """Return what stands in a graph for a tensor of another one; anything else as it is."""
+    there = getattr(x, "graph", graph)  # an eager tensor has none
+    return x if there is graph or not hasattr(graph, "capture") else graph.capture(x)
+
+
+@contextlib.contextmanager
+def tensorflow_captured_again(
+    graph: Any, tensors: Sequence[Any], begun_in: Any
+) -> Iterator[List[Any]]:
+    """Let a call that is run again in the graph of a backward pass see what it saw at first.
+
+    The gradients of loops and branches are graphs of their own. TensorFlow's gradients refer there
+    to the placeholders of the forward graph; a function that is run again refers to the tensors
+    these stand for. A graph must not capture both: only one of them would get a value.
+
+    Args:
+        graph: The graph, or None when it is run eagerly.
+        tensors: What the call has captured in the forward graph.
+        begun_in: The forward graph.
+
+    Yields:
+        What stands for the tensors.
+    """
+    if graph is begun_in or not hasattr(graph, "capture"):
+        yield list(tensors)
+        return
+    outer = {id(inner): outer for outer, inner in getattr(begun_in, "captures", ())}
+    known = graph._function_captures._by_val_internal
+    seen, added = [], []
+    try:
+        for x in tensors:
+            made = outer.get(id(x), x)
+            if id(made) not in known and made is not x:
+                known[id(made)] = graph.capture(x)
+                added.append(id(made))
+            seen.append(known[id(made)] if id(made) in known else graph.capture(x))
+        yield seen
+    finally:
+        for key in added:
+            known.pop(key, None)
+
+
 def tensorflow_is_in_function(home: Any) -> bool:
     """Tell whether a tf.function is being traced, below a graph or below eager execution.
 

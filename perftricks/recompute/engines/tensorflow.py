@@ -91,9 +91,11 @@ def checkpoint(pure: PureCall) -> List[Any]:
     """Run a call; the gradient function runs it again."""
     record = compat.tensorflow_record()
     watcher = record.VariableWatcher()
+    # In a loop or a branch, a tape knows what stands there for a tensor from outside.
+    given = [compat.tensorflow_captured(home(), x) for x in pure.tensors]
     with record.stop_recording(), watcher, _Operations.watched() as operations:
         # Copies by name only: a tensor that is also captured must be found as captured.
-        copies = [tf.identity(x) for x in pure.tensors]
+        copies = [tf.identity(x) for x in given]
         operations.begin()
         results = pure.run(*copies)
     operations.check()
@@ -106,14 +108,15 @@ def checkpoint(pure: PureCall) -> List[Any]:
     known = {id(x) for value in owned for x in (value, *getattr(value, "values", ()))}
     raw = [v for v in watcher.watched_variables() if id(v) not in known]
     values = [tf.convert_to_tensor(pure.current(variable)) for variable in variables]
-    inputs = [*pure.tensors, *values]
-    captured = operations.captured
+    inputs = [*given, *values]
+    captured, begun_in = operations.captured, home()
 
     def gradient(*upstream: Any) -> List[Any]:
+        graph = home()
         upstream = tuple(tf.convert_to_tensor(dy) for dy in upstream)
-        with _after(upstream, inputs) as (upstream, copies):
-            sources = [x for x in [*copies, *captured, *raw] if _differentiable(x)]
-            graph = home()
+        seen = compat.tensorflow_captured_again(graph, captured, begun_in)
+        with _after(upstream, inputs) as (upstream, copies), seen as outside:
+            sources = [x for x in [*copies, *outside, *raw] if _differentiable(x)]
             start = count(graph)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(sources)
@@ -123,7 +126,7 @@ def checkpoint(pure: PureCall) -> List[Any]:
             gradients = tape.gradient([again[i] for i in attached], sources, upstream)
             second = _of_this_replica(operations_since(graph, start, middle))
             backward = _of_this_replica(operations_since(graph, middle))
-            reuse(operations.created, second, backward, gradients, pure.tensors)
+            reuse(operations.created, second, backward, gradients, given)
         found = iter(gradients)
         return [next(found) if _differentiable(x) else None for x in [*copies, *captured, *raw]]
 

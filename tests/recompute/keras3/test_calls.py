@@ -388,6 +388,23 @@ def test_attributes_that_a_call_sets():
     assert list(inner.seen) == [1, 2]
 
 
+def test_calls_inside_of_branches_and_loops():
+    """They use what was made outside, given to them or not, also in each other."""
+    step_ = recompute_grad(lambda z, y: ops.tanh(z * y) + ops.sin(z + y))
+
+    class Outer(WithDense):
+        def call(self, x):
+            y = self.dense(x)
+            inner = recompute_grad(lambda z: step_(z, y) * y)
+            z = ops.cond(ops.sum(y) > -1e3, lambda: inner(y) + y * step_(y, y), lambda: y)
+            if BACKEND == "jax":  # whose loops of this kind have no gradient
+                return inner(z)
+            return ops.while_loop(lambda i, _: i < 3, lambda i, z: (i + 1, inner(z)), (0, z))[1]
+
+    # What is made outside is used by each turn of the loop, and inside of the calls, twice.
+    assert_exact(around(Outer), *data(), regrouped=True)
+
+
 def _rotate(held):
     key = next(iter(held))
     held[key] = held.pop(key)
