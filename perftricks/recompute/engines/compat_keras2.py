@@ -329,11 +329,20 @@ def _is_pure_function(
     for node in body.node_def:
         if node.op in reads or node.op.startswith(of_loops):
             continue
-        if node.op == "Placeholder" or not _is_pure(
-            graph, node, _op_def(node.op), reads, of_loops, seen
-        ):
+        if node.op == "Placeholder" or has_custom_gradient(node):
+            return False
+        if not _is_pure(graph, node, _op_def(node.op), reads, of_loops, seen):
             return False
     return True
+
+
+def has_custom_gradient(node: Any) -> bool:
+    """Tell whether an operation's gradient is that of a tf.custom_gradient.
+
+    It may refer to tensors of the graph in which it was made, and to no copies of them.
+    """
+    attribute = "_gradient_op_type"
+    return attribute in node.attr and node.attr[attribute].s.startswith(b"CustomGradient")
 
 
 def _op_def(name: str) -> Any:

@@ -276,6 +276,8 @@ class _Search:
     def _is_pure(self, op: Any) -> bool:
         if op.type in _NEVER or compat_keras2.uses_references(op):
             return False
+        if self._is_branch and compat_keras2.has_custom_gradient(op.node_def):
+            return False
         at_home = not self._is_branch and not self._contexts[op]
         if at_home and (op.type in _ENTRIES or self._may_be_fed(op)):
             return False

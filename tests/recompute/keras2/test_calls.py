@@ -605,22 +605,21 @@ def test_control_flow():
 
 
 @pytest.mark.parametrize("is_nested", [False, True])
-def test_calls_inside_of_loops(is_nested):
-    """A decorated call in the body of a loop takes what was made outside of it."""
+def test_calls_inside_of_loops_and_branches(is_nested):
+    """A decorated call in the body of a loop, or in a branch, takes what was made outside of it."""
     step = recompute_grad(lambda z, y: tf.tanh(z * y) + tf.sin(z + y))
 
     class Outer(WithDense):
-        def loop(self, x):
+        def inner(self, x):
             y = self.dense(x)
-            inner = recompute_grad(lambda z: step(z, y) * y)
-            return tf.while_loop(
-                lambda i, z: i < 3,
-                lambda i, z: [i + 1, inner(z) if is_nested else step(z, y)],
-                [tf.constant(0), y],
-            )[1]
+            turn = recompute_grad(lambda z: step(z, y) * y) if is_nested else lambda z: step(z, y)
+            z = tf.while_loop(
+                lambda i, z: i < 3, lambda i, z: [i + 1, turn(z)], [tf.constant(0), y]
+            )
+            return tf.cond(tf.reduce_sum(y) > -1e3, lambda: turn(z[1]) + turn(y), lambda: y)
 
         def call(self, x):
-            return recompute_grad(self.loop)(x) if is_nested else self.loop(x)
+            return recompute_grad(self.inner)(x) if is_nested else self.inner(x)
 
     # What is made outside is used by each turn of the loop, and inside of the calls, twice.
     assert_exact(around(Outer), *data(), tolerance=FEW_ULP)
