@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Literal, NamedTuple, Protocol
 
 from perftricks.parallel import worker
+from perftricks.parallel.errors import WorkerCrashedError
 from perftricks.parallel.work import Work
 
 StartMethod = Literal["fork", "forkserver", "spawn"]
@@ -177,7 +178,13 @@ class _ManagedProcess:
         with warnings.catch_warnings():
             # Python 3.12 warns of any fork beside threads. Ours hold no lock that a worker needs.
             warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
-            self._process.start()
+            try:
+                self._process.start()
+            except (ConnectionError, EOFError) as error:  # Python 3.14 asks the server to answer
+                raise WorkerCrashedError(
+                    f"the fork server died while starting a worker ({error}); with 'forkserver' a "
+                    "script needs `if __name__ == '__main__':`. What it printed may say why."
+                ) from error
         self.pid = self._process.pid
         self._exitcode: int | None = None
         self._closed = False

@@ -103,7 +103,8 @@ class ProcessBackend:
             with signals_held_back():
                 try:
                     self._staff[slot] = self._hire(slot)
-                except (OSError, RuntimeError):  # no more processes, descriptors or threads
+                except (OSError, RuntimeError, WorkerCrashedError):
+                    # No more processes, descriptors or threads, or no server that forks.
                     if not self._staff:
                         raise
                     return
