@@ -278,15 +278,15 @@ def found(row: Row) -> str:
         if row.python and shutil.which(f"python{row.python}") is None:
             return f"not run: no Python {row.python} here |"
         return "not run |"
-    found = json.loads(record.read_text(encoding="utf-8"))
-    text = found["result"]
-    if tests := found["tests"]:
+    run = json.loads(record.read_text(encoding="utf-8"))
+    text = run["result"]
+    if tests := run["tests"]:
         failed = tests["failures"] + tests["errors"]
         text += f": {tests['tests'] - failed - tests['skipped']} tests"
         text += f", {failed} failed" if failed else ""
         text += f", {tests['skipped']} skipped" if tests["skipped"] else ""
-    packages = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    return f"{text}; {found['date']} | {packages}"
+    packages = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    return f"{text}; {run['date']} | {packages}"
 
 
 # What is old may call what newer versions of its own dependencies have deprecated.

@@ -72,10 +72,10 @@ class Sizes:
     def of(self, x: Any) -> Optional[Size]:
         """Return the size of a tensor that the operations make or take; None if not known."""
         size = size_of(x)
-        scale = self._scales.get(x.name, (size.unknown, 1.0) if size else None)
-        if size is None or size.unknown == 0 or scale is None:
-            return None if size is None or size.unknown else size
-        return Size(scale[0], int(size.nbytes * scale[1]))
+        if size is None or size.unknown == 0:
+            return size
+        scale = self._scales.get(x.name, (size.unknown, 1.0))
+        return None if scale is None else Size(scale[0], int(size.nbytes * scale[1]))
 
     def _scale(self, op: Any, x: Any) -> Optional[Any]:
         size = size_of(x)
