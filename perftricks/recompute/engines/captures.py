@@ -2,8 +2,9 @@
 
 ::
 
-    a layer ──held_by──▶ attributes, methods ──reached──▶ what these functions refer to by name:
-                                                          closures, globals, and so on from there
+    a layer ──held_by──▶ attributes, methods
+    a function ──referred──▶ what it refers to by name: closure, defaults, globals
+    a call ──reached_by──▶ all of this, from its arguments on, again and again
 
 Frameworks' own functions and classes are passed over; what they hold is their affair.
 """
@@ -14,19 +15,32 @@ import contextlib
 import functools
 from collections import deque
 from types import CodeType, FunctionType, MethodType
-from typing import Any, Dict, Iterable, List, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Set, Tuple
 
 _MOST = 1000  # what a larger container holds is data
 _METHODS = (MethodType, classmethod, staticmethod)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _LEAVES = {bool, bytes, float, int, str, type(None)}  # they refer to nothing
-_FRAMEWORKS = {"builtins", "jax", "keras", "numpy", "perftricks", "tensorflow", "torch"}
+_FRAMEWORKS = {
+    "builtins",
+    "jax",
+    "keras",
+    "numpy",
+    "perftricks",
+    "tensorflow",
+    "tensorflow_core",
+    "tf_keras",
+    "torch",
+}
 
 
 def referred(function: Any) -> List[Any]:
-    """List what a function refers to: what its closure holds, and globals of its module."""
+    """List what a function refers to: closure, defaults, globals; of a partial, its arguments."""
     function = _plain(function)
-    found: List[Any] = []
+    if isinstance(function, functools.partial):
+        return [function.func, *_spread((function.args, function.keywords))]
+    defaults = getattr(function, "__defaults__", None), getattr(function, "__kwdefaults__", None)
+    found: List[Any] = _spread(defaults)
     for cell in getattr(function, "__closure__", None) or ():
         with contextlib.suppress(ValueError):  # a cell that is not filled yet
             found.extend(_spread(cell.cell_contents))
@@ -37,19 +51,32 @@ def referred(function: Any) -> List[Any]:
     return found
 
 
-def reached(things: Iterable[Any]) -> List[Any]:
-    """List things and what the functions among them refer to, directly or through functions."""
+def reached_by(
+    call: Any, args: Any, kwargs: Any, layers: Iterable[Any], below: Callable[[Any], Iterable[Any]]
+) -> List[Any]:
+    """List what a call can reach: its owner, its arguments, what these and it refer to, and so on.
+
+    Args:
+        call: The function or method.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        layers: What it is known to run.
+        below: Lists a layer and all layers below it; nothing for what is no layer.
+    """
     found: Dict[int, Any] = {}
-    waiting = deque(things)
+    waiting = deque([getattr(call, "__self__", None), call, *layers, *_spread((args, kwargs))])
     while waiting:
-        x = waiting.popleft()
+        x = _plain(waiting.popleft())
         if id(x) in found:
             continue
-        x = _plain(x)
-        if id(x) not in found:
-            found[id(x)] = x
-            if isinstance(x, FunctionType):
-                waiting.extend(referred(x))
+        found[id(x)] = x
+        if isinstance(x, (FunctionType, functools.partial)):
+            waiting.extend(referred(x))
+            continue
+        for layer in below(x):
+            if layer is x or id(layer) not in found:
+                found[id(layer)] = layer
+                waiting.extend(held_by(layer))
     return list(found.values())
 
 

@@ -65,6 +65,11 @@ def own_value(variable: Any) -> Any:
     return variable._value
 
 
+def autocast(variable: Any, value: Any) -> Any:
+    """Return a value as a variable yields it to the layer that runs now: cast, or as it is."""
+    return variable._maybe_autocast(value)
+
+
 def flat_layers(layer: Any) -> List[Any]:
     """List a layer and all layers below it, each once."""
     layers: List[Any] = layer._flatten_layers()
@@ -121,6 +126,73 @@ def tensorflow_operations_reported(callback: Callable[..., Any]) -> Iterator[Non
                 execute.execute = execute.quick_execute
 
 
+_unrecorded = threading.local()
+
+
+@contextlib.contextmanager
+def tensorflow_unrecorded(record: Any) -> Iterator[None]:
+    """Hide what runs inside from the tapes that record now; those begun inside see it.
+
+    TensorFlow can only stop all tapes of a thread, so that of a tape begun inside switches them on
+    again while it records. The others then record as well, but nothing that leads to a result.
+
+    Args:
+        record: TensorFlow's module with ``stop_recording``.
+    """
+    _watch_tapes(record)
+    before = getattr(_unrecorded, "tapes", None)
+    with record.stop_recording():
+        _unrecorded.tapes = 0
+        try:
+            yield
+        finally:
+            _unrecorded.tapes = before
+
+
+def _watch_tapes(record: Any) -> None:
+    import tensorflow as tf
+
+    if getattr(_watch_tapes, "done", False):
+        return
+    _watch_tapes.done = True  # type: ignore[attr-defined]
+    runtime = record.pywrap_tfe if hasattr(record, "pywrap_tfe") else record.pywrap_tensorflow
+    recorders = [(tf.GradientTape, "_push_tape", "_pop_tape")]
+    if hasattr(tf, "autodiff"):
+        recorders.append((tf.autodiff.ForwardAccumulator, "_push_accumulator", "_pop_accumulator"))
+
+    def wrap(kind: Any, begin: str, end: str) -> None:
+        begin_it, end_it = getattr(kind, begin), getattr(kind, end)
+
+        def begun(recorder: Any) -> None:
+            begin_it(recorder)
+            if getattr(_unrecorded, "tapes", None) is not None:
+                _unrecorded.tapes += 1
+                if _unrecorded.tapes == 1:
+                    runtime.TFE_Py_TapeSetRestartOnThread()
+
+        def ended(recorder: Any) -> None:
+            end_it(recorder)
+            if getattr(_unrecorded, "tapes", None):
+                _unrecorded.tapes -= 1
+                if _unrecorded.tapes == 0:
+                    runtime.TFE_Py_TapeSetStopOnThread()
+
+        setattr(kind, begin, begun)
+        setattr(kind, end, ended)
+
+    for each in recorders:
+        wrap(*each)
+
+
+def tensorflow_has_tangents(tensors: Sequence[Any]) -> bool:
+    """Tell whether a ForwardAccumulator follows any of some tensors or handles of variables."""
+    try:
+        from tensorflow.python.eager import forwardprop_util
+    except ImportError:  # before TensorFlow 2.2
+        return False
+    return bool(forwardprop_util.pack_tangents(list(tensors)).tangents)
+
+
 def tensorflow_compiles_with_xla(graph: Any) -> bool:
     """Tell whether a graph is being built for ``tf.function(jit_compile=True)``."""
     from tensorflow.python.ops import control_flow_util
@@ -136,8 +208,8 @@ def tensorflow_captured(graph: Any, x: Any) -> Any:
 
 @contextlib.contextmanager
 def tensorflow_captured_again(
-    graph: Any, tensors: Sequence[Any], begun_in: Any
-) -> Iterator[List[Any]]:
+    graph: Any, begun_in: Any, tensors: Sequence[Sequence[Any]]
+) -> Iterator[List[List[Any]]]:
     """Let a call that is run again in the graph of a backward pass see what it saw at first.
 
     The gradients of loops and branches are graphs of their own. TensorFlow's gradients refer there
@@ -146,29 +218,54 @@ def tensorflow_captured_again(
 
     Args:
         graph: The graph, or None when it is run eagerly.
-        tensors: What the call has captured in the forward graph.
         begun_in: The forward graph.
+        tensors: What the call has taken there from outside, each with what it stood for then; see
+            ``tensorflow_outside``. TensorFlow may have put other graphs around it since.
 
     Yields:
-        What stands for the tensors.
+        For each of the tensors, all that operations of the second run may refer to it by.
     """
     if graph is begun_in or not hasattr(graph, "capture"):
-        yield list(tensors)
+        yield [[x] for x, *_ in tensors]
         return
-    outer = {id(inner): outer for outer, inner in getattr(begun_in, "captures", ())}
     known = graph._function_captures._by_val_internal
-    seen, added = [], []
+    names: List[List[Any]] = []
+    there: Dict[int, Any] = {}
+    for x, *outside in tensors:
+        others = {id(made): made for made in (*outside, *tensorflow_outside(begun_in, x))}
+        stands_in = next((known[name] for name in others if name in known), None)
+        if stands_in is None:
+            stands_in = graph.capture(x)
+        there.update(dict.fromkeys(others, stands_in))
+        names.append([stands_in, *others.values()])
+    capture = graph.capture
+
+    def capture_again(tensor: Any, name: Any = None, **more: Any) -> Any:
+        return there[id(tensor)] if id(tensor) in there else capture(tensor, name, **more)
+
+    graph.capture = capture_again
     try:
-        for x in tensors:
-            made = outer.get(id(x), x)
-            if id(made) not in known and made is not x:
-                known[id(made)] = graph.capture(x)
-                added.append(id(made))
-            seen.append(known[id(made)] if id(made) in known else graph.capture(x))
-        yield seen
+        yield names
     finally:
-        for key in added:
-            known.pop(key, None)
+        del graph.capture
+
+
+def tensorflow_outside(graph: Any, x: Any) -> List[Any]:
+    """List what a placeholder in a graph stands for: in the graph around it, and so on outwards."""
+    stood_for: List[Any] = []
+    while graph is not None:
+        found = [outer for outer, inner in getattr(graph, "captures", ()) if inner is x]
+        if not found:
+            break
+        x = found[0]
+        stood_for.append(x)
+        graph = getattr(graph, "outer_graph", None)
+    return stood_for
+
+
+def tensorflow_stand_ins(graph: Any) -> Set[int]:
+    """Return the ids of what stands in a graph for tensors from outside, as a placeholder does."""
+    return {tensor_id(inner) for _, inner in getattr(graph, "captures", ())}
 
 
 def tensorflow_is_in_function(home: Any) -> bool:

@@ -119,6 +119,11 @@ def stop_recording() -> Any:
     return tape.stop_recording()
 
 
+def unrecorded() -> Any:
+    """Let no tape record but those that begin inside."""
+    return compat.tensorflow_unrecorded(tape)
+
+
 def record(name: str, outputs: Sequence[Any], inputs: Sequence[Any], backward: Any) -> None:
     """Tell all tapes of an operation."""
     tape.record_operation(name, list(outputs), list(inputs), backward)
@@ -129,6 +134,11 @@ def outside(graph: Any, tensors: Sequence[Any]) -> List[Any]:
     known = zip(getattr(graph, "internal_captures", ()), getattr(graph, "external_captures", ()))
     handles = {id(inner): outer for inner, outer in known if inner.dtype == tf.resource}
     return [handles.get(id(x), x) for x in tensors]
+
+
+def stand_ins(graph: Any) -> Set[Any]:
+    """Return the placeholders and constants that stand in a function for tensors from outside."""
+    return {x.op for x in getattr(graph, "internal_captures", ())}
 
 
 def attributes(graph: Any, values: Dict[str, Any]) -> Any:
@@ -167,11 +177,20 @@ def after_barrier(incoming: Sequence[Any], starts: Sequence[Any]) -> Tuple[List[
     Whole numbers stay outside: XLA wants to know them where they are shapes.
     """
     floats = [i for i, x in enumerate(starts) if x.dtype.is_floating or x.dtype.is_complex]
-    after = _barrier()([*[starts[i] for i in floats], *incoming])
+    with v1.get_default_graph().gradient_override_map({"XlaOptimizationBarrier": _PASSED}):
+        after = _barrier()([*[starts[i] for i in floats], *incoming])
     passed = [x if i in floats else tf.identity(x) for i, x in enumerate(starts)]
     for i, x in zip(floats, after):
         passed[i] = x
     return list(after[len(floats) :]), passed
+
+
+_PASSED = "PerftricksBarrier"
+
+
+@tf.RegisterGradient(_PASSED)  # type: ignore[untyped-decorator]
+def _gradient_of_barrier(operation: Any, *upstream: Any) -> List[Any]:
+    return list(upstream)
 
 
 def _barrier() -> Any:
@@ -579,7 +598,32 @@ def import_recipe(graph: Any, recipe: Recipe, starts: Sequence[Any]) -> List[Any
 
         proto = control_flow_pb2.ControlFlowContextDef.FromString(data)
         control_flow_ops.from_control_flow_context_def(proto, import_scope=prefix)
+    for node in recipe.graph_def.node:
+        if node.op in _BRANCHES:
+            _name_functions(graph.get_operation_by_name("%s/%s" % (prefix, node.name)))
     return list(tensors[: len(wanted)])
+
+
+def _name_functions(op: Any) -> None:
+    """Let the copy of a functional loop or branch have functions with names of their own.
+
+    The gradient gives a function further outputs, and a name that follows from its own: those of
+    two copies, or of a copy and what it was made from, would clash. TensorFlow before 2.1 does not
+    keep them.
+    """
+    from tensorflow.python.ops import cond_v2, control_flow_util_v2, while_v2
+
+    if op.type.endswith("While") and while_v2._get_graph.__code__.co_argcount == 3:
+        names = ["_cond_graph", "_body_graph"]
+        graphs = [while_v2._get_graph(op, *x) for x in zip(("cond", "body"), names)]
+    elif op.type.endswith("If"):
+        names = ["_true_graph", "_false_graph"]
+        graphs = list(cond_v2.get_func_graphs(op))
+    else:
+        return
+    for name, graph in zip(names, graphs):
+        graph.name = control_flow_util_v2.unique_fn_name("", graph.name)
+        setattr(op, name, graph)
 
 
 def replace(tensor: Any, other: Any) -> None:
@@ -640,17 +684,10 @@ def assign_handle(handle: Any, value: Any) -> None:
     tf.raw_ops.AssignVariableOp(resource=handle, value=value)
 
 
-def modules_of(candidates: Sequence[Any]) -> List[Any]:
-    """List the layers among some things, everything below them, and what they keep elsewhere."""
-    found: Dict[int, Any] = {}
-    for candidate in candidates:
-        if isinstance(candidate, tf.Module):
-            for module in _modules_at(candidate):
-                found[id(module)] = module
-                for name in _OWN_STATE:
-                    own = getattr(module, name, None)
-                    if hasattr(own, "__dict__"):
-                        found[id(own)] = own
+def with_own_state(modules: Sequence[Any]) -> List[Any]:
+    """List layers, and the objects in which some of them keep state besides."""
+    held = [getattr(module, name, None) for module in modules for name in _OWN_STATE]
+    found = {id(x): x for x in [*modules, *(x for x in held if hasattr(x, "__dict__"))]}
     return list(found.values())
 
 
@@ -658,7 +695,7 @@ def modules_of(candidates: Sequence[Any]) -> List[Any]:
 _OWN_STATE = ("_thread_local", "_random_generator")
 
 
-def _modules_at(module: Any) -> List[Any]:
+def modules_at(module: Any) -> List[Any]:
     """List a module and all below it; newer layers keep things that tf.Module cannot look into."""
     if hasattr(module, "_flatten_modules"):
         return list(module._flatten_modules())
@@ -666,7 +703,7 @@ def _modules_at(module: Any) -> List[Any]:
         return [module, *module.submodules]
     except TypeError:  # a compiled model of TensorFlow 2.0 or 2.1, in which layers are keys
         below = [x for each in module._layers for x in getattr(each, "layers", [each])]
-        return [module, *(x for layer in below for x in _modules_at(layer))]
+        return [module, *(x for layer in below for x in modules_at(layer))]
 
 
 class Used:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Sequence
+from typing import TYPE_CHECKING, Any, Callable, List, Sequence
 
 import jax
 
@@ -29,7 +29,7 @@ def prepare(call: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def modules(layers: Sequence[Any], others: Iterable[Any]) -> List[Any]:
+def modules(reached: Sequence[Any]) -> List[Any]:
     """Return nothing: this framework has no modules whose state Keras does not know."""
     return []
 
@@ -50,6 +50,11 @@ def read(value: Any, home: None) -> Any:
 def keep(value: Any) -> Any:
     """Return the value as it is: arrays do not change."""
     return value
+
+
+def takes_effect(variable: Any) -> bool:
+    """Say yes: assignments do not depend on the precision that is in force."""
+    return True
 
 
 def written(new: Any, old: Any) -> Any:

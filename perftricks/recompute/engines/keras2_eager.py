@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import tensorflow as tf
 
-from perftricks.recompute.engines import compat_keras2
+from perftricks.recompute.engines import captures, compat, compat_keras2
 from perftricks.recompute.engines.operations import DRAWS, WRITES
 from perftricks.recompute.engines.python_state import Attributes
 
@@ -27,7 +27,9 @@ def checkpointed(
     """Return ``call(*args, **kwargs)``, and record that it is to be called again."""
     if not compat_keras2.may_record():
         return call(*args, **kwargs)
-    modules = compat_keras2.modules_of([getattr(call, "__self__", None), *args, *layers])
+    reached = captures.reached_by(call, args, kwargs, layers, _below)
+    layers = [x for x in reached if isinstance(x, tf.Module)]
+    modules = compat_keras2.with_own_state(layers)
     unbuilt = [module for module in modules if not getattr(module, "built", True)]
     if not all(module in _idle for module in unbuilt):
         # Variables that are created in a call cannot be forgotten, so this one runs plainly.
@@ -42,6 +44,11 @@ def checkpointed(
             "first, by a call with recompute_scope(False)" % ", ".join(late)
         )
     return outputs
+
+
+def _below(x: Any) -> List[Any]:
+    """List a layer and all layers below it, each once; nothing for what is no layer."""
+    return compat_keras2.modules_at(x) if isinstance(x, tf.Module) else []
 
 
 _idle: Any = weakref.WeakSet()  # layers that are there but were not used
@@ -72,7 +79,7 @@ class _Call:
         first = compat_keras2.operations_through(
             lambda run, name, inputs: self._first(run, name, inputs, used)
         )
-        with compat_keras2.stop_recording(), first, compat_keras2.variables_noted(used):
+        with compat_keras2.unrecorded(), first, compat_keras2.variables_noted(used):
             outputs = self._call(*self._structure[0], **self._structure[1])
         made = [
             x for x in self._tensors(outputs) if x._id > start and _differentiable(x)
@@ -86,6 +93,7 @@ class _Call:
             for variable in variables:
                 compat_keras2.variable_accessed(variable)
             handles = [variable.handle for variable in variables]
+            _check_forward_mode([*given, *captured, *handles])
             compat_keras2.record(
                 "PerftricksRecompute",
                 made,
@@ -155,6 +163,15 @@ class _Call:
             finally:
                 for handle, value in values:
                     compat_keras2.assign_handle(handle, value)
+
+
+def _check_forward_mode(inputs: Sequence[Any]) -> None:
+    """Refuse to be followed by a ForwardAccumulator: it would see none of the call."""
+    if compat.tensorflow_has_tangents(inputs):
+        raise RuntimeError(
+            "a tf.autodiff.ForwardAccumulator follows a call that is recomputed eagerly; run the "
+            "call under recompute_scope(False): forward-mode differentiation keeps no activations"
+        )
 
 
 def _check_function(name: str) -> None:

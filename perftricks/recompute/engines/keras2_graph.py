@@ -36,9 +36,10 @@ def checkpointed(call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[s
     leaves = tf.nest.flatten(outputs)
     tensors = {id(leaf): leaf for leaf in leaves if isinstance(leaf, tf.Tensor)}
     with compat_keras2.quiet_ids(graph):
+        from_outside = compat_keras2.stand_ins(graph)
         found = Slice.leading_to(
             [t for t in tensors.values() if t.graph is graph and is_differentiable(t)],
-            graph.get_operations()[start:],
+            [op for op in graph.get_operations()[start:] if op not in from_outside],
             may_add_outputs=not (
                 compat_keras2.may_record() or compat_keras2.compiles_with_xla(graph)
             ),

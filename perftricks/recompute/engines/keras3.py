@@ -15,12 +15,13 @@ A framework module (``tensorflow``, ``jax``, ``torch``) has these functions:
 - ``check_output(x)``: refuse what a call must not return;
 - ``is_recording()``: whether gradients may be asked for at all;
 - ``prepare(call)``: what to run in place of a function that belongs to no layer;
-- ``modules(layers, others)``: what keeps state that is neither a variable nor a layer's attribute,
-  in layers, among other things, and in what the functions among them refer to;
+- ``modules(reached)``: what keeps state that is neither a variable nor a layer's attribute, of what
+  a call can reach;
 - ``home()``: where the call begins, for reads that happen deeper, inside a loop that is traced;
 - ``check_read(variable, home)``: refuse a variable that is read where its value would be frozen;
 - ``read(value, home)``: the value of a variable as a tensor;
 - ``keep(value)``: the same, safe from an update in place;
+- ``takes_effect(variable)``: whether an assignment would change the variable now;
 - ``written(new, old)``: what a variable yields after an assignment during the call;
 - ``checkpoint(pure)``: run ``pure.run(pure.tensors)`` and forget all but its result.
 """
@@ -34,6 +35,7 @@ from types import ModuleType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import keras
+import numpy as np
 from keras import tree
 
 from perftricks.recompute.engines import captures, compat, keep_autograph_out
@@ -56,9 +58,9 @@ def checkpointed_call(
         call: A layer's call, bound or with the layer first in ``args``, or any function.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
-        layers: The layers that ``call`` runs, if they are not found by themselves: the layer it
-            belongs to, layers among the arguments, and those a function refers to by name. They
-            are needed for what layers keep in Python attributes; variables are noticed when read.
+        layers: The layers that ``call`` runs, if they are not found by themselves, as
+            ``captures.reached_by`` does. They are needed for what layers keep in Python attributes;
+            variables are noticed when read.
     """
     framework = _framework()
     leaves = tree.flatten((args, kwargs))
@@ -69,11 +71,11 @@ def checkpointed_call(
         or not framework.is_recording()
     ):
         return call(*args, **kwargs)
-    referred = [*layers, *_referred(call, args)]
-    owners = _flat([x for x in referred if isinstance(x, keras.Layer)])
-    if not owners:
+    reached = captures.reached_by(call, args, kwargs, layers, _below)
+    owners = [x for x in reached if isinstance(x, keras.Layer)]
+    modules = framework.modules(reached)
+    if not any(isinstance(x, keras.Layer) for x in (getattr(call, "__self__", None), *args[:1])):
         call = framework.prepare(call)
-    modules = framework.modules(owners, [call, *referred])
     pure = PureCall(framework, call, args, kwargs, owners, modules)
     try:
         return pure.finish(framework.checkpoint(pure))
@@ -105,10 +107,12 @@ class PureCall:
         self.modules = modules
         self._framework = framework
         self._call = call
-        masks = [
-            compat.get_mask(leaf) if framework.is_tensor(leaf) else None
-            for leaf in tree.flatten((args, kwargs))
-        ]
+        leaves = tree.flatten((args, kwargs))
+        masks = [compat.get_mask(leaf) if framework.is_tensor(leaf) else None for leaf in leaves]
+        if any(_may_be_reused(leaf) for leaf in leaves):
+            args, kwargs = tree.map_structure(
+                lambda leaf: leaf.copy() if _may_be_reused(leaf) else leaf, (args, kwargs)
+            )
         self._arguments = _Structure(framework, (args, kwargs, masks))
         self.tensors = self._arguments.tensors
         self.reads: Dict[int, Tuple[Any, Any]] = {}
@@ -241,14 +245,16 @@ class _Scope(keras.StatelessScope):  # type: ignore[misc]
 
     def add_update(self, update: Tuple[Any, Any]) -> None:
         variable, value = update
+        framework = _framework()
+        assert framework is not None
+        if not framework.takes_effect(variable):
+            return
         old = self.get_current_value(variable)
         if self._first is not None and id(variable) not in self.written:
             self._first.keep(variable)
-        # Whether an assignment takes effect may depend on the precision that is in force.
+        # Whether the assignment takes effect depends on the precision that is in force then, too.
         precision = compat.keras_thread_state().get("autocast_scope")
         self.written[id(variable)] = variable, value, precision
-        framework = _framework()
-        assert framework is not None
         self.state_mapping[id(variable)] = framework.written(value, old)
 
     def add_loss(self, loss: Any) -> None:
@@ -377,19 +383,14 @@ def _framework() -> Optional[ModuleType]:
     return None
 
 
-def _referred(call: Callable[..., Any], args: Tuple[Any, ...]) -> List[Any]:
-    """List the layer that a call belongs to, or else what a function refers to."""
-    owner = getattr(call, "__self__", None)
-    candidates = [owner] if owner is not None else [*args[:1]]
-    if not any(isinstance(x, keras.Layer) for x in candidates):
-        candidates.extend(captures.referred(call))
-    return candidates
+def _may_be_reused(x: Any) -> bool:
+    """Tell whether a program may have filled an argument with other numbers before it is needed."""
+    return isinstance(x, np.ndarray)
 
 
-def _flat(layers: Sequence[Any]) -> List[Any]:
-    """List layers and all layers below them, each once."""
-    found = {id(inner): inner for layer in layers for inner in compat.flat_layers(layer)}
-    return list(found.values())
+def _below(x: Any) -> List[Any]:
+    """List a layer and all layers below it, each once; nothing for what is no layer."""
+    return compat.flat_layers(x) if isinstance(x, keras.Layer) else []
 
 
 def _name(call: Callable[..., Any]) -> str:

@@ -10,7 +10,7 @@ ignores those, so there the inputs pass an optimization barrier together with th
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Sequence, Set
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Sequence, Set
 
 import numpy as np
 import tensorflow as tf
@@ -50,7 +50,7 @@ def prepare(call: Callable[..., Any]) -> Callable[..., Any]:
     return converted
 
 
-def modules(layers: Sequence[Any], others: Iterable[Any]) -> List[Any]:
+def modules(reached: Sequence[Any]) -> List[Any]:
     """Return nothing: this framework has no modules whose state Keras does not know."""
     return []
 
@@ -81,6 +81,11 @@ def keep(value: Any) -> Any:
     return value
 
 
+def takes_effect(variable: Any) -> bool:
+    """Say yes: assignments do not depend on the precision that is in force."""
+    return True
+
+
 @tf.custom_gradient  # type: ignore[untyped-decorator]
 def written(new: Any, old: Any) -> Any:
     """Return the new value as a leaf would be: its gradient is the variable's."""
@@ -93,7 +98,8 @@ def checkpoint(pure: PureCall) -> List[Any]:
     watcher = record.VariableWatcher()
     # In a loop or a branch, a tape knows what stands there for a tensor from outside.
     given = [compat.tensorflow_captured(home(), x) for x in pure.tensors]
-    with record.stop_recording(), watcher, _Operations.watched() as operations:
+    unrecorded = compat.tensorflow_unrecorded(record)
+    with unrecorded, watcher, _Operations.watched() as operations:
         # Copies by name only: a tensor that is also captured must be found as captured.
         copies = [tf.identity(x) for x in given]
         operations.begin()
@@ -110,25 +116,33 @@ def checkpoint(pure: PureCall) -> List[Any]:
     values = [tf.convert_to_tensor(pure.current(variable)) for variable in variables]
     inputs = [*given, *values]
     captured, begun_in = operations.captured, home()
+    taken = [
+        [x, *compat.tensorflow_outside(begun_in, x)] for x in (*captured, *operations.others_taken)
+    ]
+    for outside in [x[1] for x in taken[: len(captured)] if len(x) > 1]:
+        begun_in.capture(outside)  # once more, so that the tapes notice
 
     def gradient(*upstream: Any) -> List[Any]:
         graph = home()
         upstream = tuple(tf.convert_to_tensor(dy) for dy in upstream)
-        seen = compat.tensorflow_captured_again(graph, captured, begun_in)
-        with _after(upstream, inputs) as (upstream, copies), seen as outside:
-            sources = [x for x in [*copies, *outside, *raw] if _differentiable(x)]
+        seen = compat.tensorflow_captured_again(graph, begun_in, taken)
+        with _after(upstream, inputs) as (upstream, copies), seen as names:
+            seen_as = [*([x] for x in copies), *names[: len(captured)], *([v] for v in raw)]
+            sources = [x for group in seen_as for x in group if _differentiable(x)]
             start = count(graph)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(sources)
                 tensors, values = copies[: len(pure.tensors)], copies[len(pure.tensors) :]
                 again = pure.replay(tensors, values)
             middle = count(graph)
-            gradients = tape.gradient([again[i] for i in attached], sources, upstream)
+            found = iter(tape.gradient([again[i] for i in attached], sources, upstream))
+            gradients = [
+                _sum([next(found) for x in group if _differentiable(x)]) for group in seen_as
+            ]
             second = _of_this_replica(operations_since(graph, start, middle))
             backward = _of_this_replica(operations_since(graph, middle))
             reuse(operations.created, second, backward, gradients, given)
-        found = iter(gradients)
-        return [next(found) if _differentiable(x) else None for x in [*copies, *captured, *raw]]
+        return gradients
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def attach(*sources: Any) -> Any:
@@ -136,6 +150,9 @@ def checkpoint(pure: PureCall) -> List[Any]:
 
     outputs = list(results)
     sources = [*inputs, *captured, *[tf.convert_to_tensor(v) for v in raw]]
+    if compat.tensorflow_has_tangents(sources):
+        # Forward-mode differentiation goes along with the call, and needs nothing of it later.
+        return pure.replay(given, values)
     for i, y in zip(attached, attach(*sources)):
         outputs[i] = y
     return outputs
@@ -163,8 +180,15 @@ def _barrier(*tensors: Any) -> Any:
 
 
 def _differentiable(x: Any) -> bool:
+    """Tell whether a tensor may have a gradient; one of type variant may be a list of others."""
     dtype = tf.as_dtype(x.dtype)
-    return bool(dtype.is_floating or dtype.is_complex)
+    return bool(dtype.is_floating or dtype.is_complex or dtype == tf.variant)
+
+
+def _sum(gradients: Sequence[Any]) -> Any:
+    """Add the gradients of one tensor under several names; None if there is none."""
+    found = [dx for dx in gradients if dx is not None]
+    return found[0] if len(found) == 1 else tf.add_n(found) if found else None
 
 
 def _check_objects(objects: Sequence[Any], operations: _Operations) -> None:
@@ -234,6 +258,7 @@ class _Operations:
         self._functions: Set[Any] = set()  # operations that have been looked into
         self._made: Set[int] = set()
         self._taken: Dict[int, Any] = {}
+        self._others: Dict[int, Any] = {}
         self._begin = 0
         self.created: List[Any] = []
 
@@ -255,10 +280,10 @@ class _Operations:
             yield operations
             operations.created = _of_this_replica(operations_since(graph, operations._begin))
             since = operations_since(graph, start)
+            stand_ins = compat.tensorflow_stand_ins(graph)
             for op in since:
-                # A placeholder stands for a tensor from outside of the graph.
-                outside = op.type == "Placeholder"
-                operations._note(op.inputs, () if outside else op.outputs)
+                outputs = [y for y in op.outputs if compat.tensor_id(y) not in stand_ins]
+                operations._note(op.inputs, outputs, others=True)
             for op in _of_this_replica(since):
                 operations._types.add(op.type)
                 functions = compat.tensorflow_functions_of(op.node_def)
@@ -280,16 +305,24 @@ class _Operations:
                 self._functions.add(op_type)
                 self._types |= compat.tensorflow_function_operations([_text(op_type)])
 
-    def _note(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    def _note(self, inputs: Sequence[Any], outputs: Sequence[Any], others: bool = False) -> None:
         for x in inputs:
-            if compat.tensor_id(x) not in self._made and _differentiable(x):
-                self._taken[compat.tensor_id(x)] = x
+            if compat.tensor_id(x) not in self._made:
+                if _differentiable(x):
+                    self._taken[compat.tensor_id(x)] = x
+                elif others:
+                    self._others[compat.tensor_id(x)] = x
         self._made.update(compat.tensor_id(y) for y in outputs)
 
     @property
     def captured(self) -> List[Any]:
-        """The tensors from outside."""
+        """The tensors from outside that may have a gradient."""
         return list(self._taken.values())
+
+    @property
+    def others_taken(self) -> List[Any]:
+        """In a graph, the others from outside: numbers, handles of variables."""
+        return list(self._others.values())
 
     def made(self, tensor: Any) -> bool:
         """Tell whether a tensor was made by these operations."""

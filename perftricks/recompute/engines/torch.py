@@ -7,13 +7,13 @@ import gc
 import sys
 import traceback
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Optional, Sequence
 
 import keras
 import torch
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
-from perftricks.recompute.engines import captures, compat
+from perftricks.recompute.engines import compat
 
 if TYPE_CHECKING:
     from perftricks.recompute.engines.keras3 import PureCall
@@ -38,18 +38,17 @@ def prepare(call: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def modules(layers: Sequence[Any], others: Iterable[Any]) -> List[Any]:
-    """List the modules of torch in layers of Keras and among other things, each once.
+def modules(reached: Sequence[Any]) -> List[Any]:
+    """List the modules of torch among what a call can reach, and those below them, each once.
 
-    Those that a method of a layer or any function refers to by name are among them. A layer of
-    Keras is itself a module, but keeps its state in variables; it is left out, and so is the module
-    in which it lists the values of these.
+    A layer of Keras is itself a module, but keeps its state in variables; it is left out, and so is
+    the module in which it lists the values of these.
     """
-    held = [x for layer in layers for x in captures.held_by(layer)]
+    layers = [x for x in reached if isinstance(x, keras.Layer)]
     lists = {id(compat.torch_list_of_values(layer)) for layer in layers}
     found = {
         id(below): below
-        for x in captures.reached([*others, *held])
+        for x in reached
         if _is_module(x) and id(x) not in lists
         for below in x.modules()
         if _is_module(below)
@@ -126,6 +125,15 @@ def keep(value: Any) -> Any:
     return value.clone()
 
 
+def takes_effect(variable: Any) -> bool:
+    """Tell whether an assignment would change the variable now.
+
+    Where a layer computes in another precision, Keras on torch assigns to the copy that it casts.
+    """
+    value = compat.own_value(variable)
+    return compat.autocast(variable, value) is value
+
+
 class _Written(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, new: Any, old: Any) -> Any:
@@ -141,10 +149,22 @@ def written(new: Any, old: Any) -> Any:
     return _Written.apply(new.detach(), old)
 
 
+_UPDATED = (
+    "the %s %s was updated between the forward and the backward pass of a call that is to be "
+    "recomputed; run backward before the update"
+)
+
+
 def checkpoint(pure: PureCall) -> List[Any]:
     """Run a call; the backward pass runs it again."""
     versions: List[int] = []
     buffers = Buffers(pure.modules)
+    parameters = {
+        id(x): (name, x, x._version)
+        for module in pure.modules
+        for name, x in module._parameters.items()
+        if x is not None
+    }
 
     def run(*tensors: Any) -> List[Any]:
         if not pure.has_run:
@@ -155,10 +175,10 @@ def checkpoint(pure: PureCall) -> List[Any]:
             return outputs
         for version, (variable, value) in zip(versions, pure.reads.values()):
             if value._version != version:
-                raise RuntimeError(
-                    "the variable %s was updated between the forward and the backward pass of a "
-                    "call that is to be recomputed; run backward before the update" % variable.path
-                )
+                raise RuntimeError(_UPDATED % ("variable", variable.path))
+        for name, parameter, version in parameters.values():
+            if parameter._version != version:
+                raise RuntimeError(_UPDATED % ("parameter", name))
         try:
             with buffers.replayed():
                 return pure.run(*tensors)

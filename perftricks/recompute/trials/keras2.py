@@ -94,7 +94,7 @@ def _eagerly(
     model: Any, x: Any, y: Any, loss: Callable[..., Any], sample_weight: Any, steps: int
 ) -> Trial:
     x, y = (tf.nest.map_structure(tf.convert_to_tensor, tensors) for tensors in (x, y))
-    modules = compat_keras2.modules_of([model])
+    modules = compat_keras2.with_own_state(compat_keras2.modules_at(model))
     weights = [(v, v.numpy()) for v in model.weights]
     drawn: List[Any] = []
 

@@ -1,0 +1,50 @@
+"""TensorFlow 2 without sessions: what tapes and accumulators see, of tensors from anywhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.recompute.keras2.binding import TF, TF_EAGER, layers
+
+if not TF_EAGER:
+    pytest.skip("about tapes of TensorFlow", allow_module_level=True)
+
+from perftricks.recompute import recompute_grad, recompute_scope
+from tests.recompute import tapes
+
+# Before TensorFlow 2.2 the gradients of loops and branches fail without recomputation, too.
+CASES = [case for case in tapes.CASES if TF > (2, 1)] or [tapes.constants, tapes.tape_inside]
+
+
+def in_a_layer(function):
+    """Return a layer whose decorated call is a function."""
+
+    class Inner(layers.Layer):
+        @recompute_grad
+        def call(self, x, *more):
+            return function(x, *more)
+
+    return Inner()
+
+
+@pytest.mark.parametrize("in_function", [False, True])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_gradients(case, in_function):
+    """They reach all that a call uses, wherever it is from."""
+    tapes.assert_as_plain(tapes.gradients, case, in_function, in_a_layer)
+
+
+@pytest.mark.parametrize("in_function", [False, True])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_gradients_of_gradients(case, in_function):
+    """And so do theirs."""
+    tapes.assert_as_plain(tapes.gradients_of_gradients, case, in_function, in_a_layer)
+
+
+@pytest.mark.skipif(TF <= (2, 1), reason="TensorFlow has no ForwardAccumulator yet")
+@pytest.mark.parametrize("compute", [tapes.forward_mode, tapes.forward_over_reverse])
+def test_forward_mode(compute):
+    """In a function an accumulator goes along with a call; what runs eagerly refuses."""
+    tapes.assert_as_plain(compute, tapes.constants, True, in_a_layer)
+    with recompute_scope(True), pytest.raises(RuntimeError, match="ForwardAccumulator"):
+        compute(tapes.constants, in_a_layer, *tapes.arrays())
