@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 from perftricks.recompute import recompute_grad
-from perftricks.recompute.engines.captures import held_by, reached, referred
+from perftricks.recompute.engines.captures import held_by, reached_by, referred
 
 GLOBAL = object()
+
+
+def reached(*args, call=None, layers=(), **kwargs):
+    """Return what a call can reach, where a Layer is one that is above nothing."""
+    return reached_by(
+        call, args, kwargs, layers, lambda x: [x] if type(x).__name__ == "Layer" else []
+    )
 
 
 def uses_global():
@@ -31,7 +40,7 @@ def test_through_functions():
     def outer():
         return helper()
 
-    found = reached([outer])
+    found = reached(call=outer)
     assert inside in found
     assert len({id(x) for x in found}) == len(found)
     assert inside not in referred(outer)
@@ -56,8 +65,35 @@ def test_attributes_and_methods():
         def __init__(self):
             self.attribute = {"x": four}
 
-    found = reached(held_by(Layer()))
-    assert all(x in found for x in (one, two, three, four))
+    layer = Layer()
+    assert one in held_by(layer)
+    for found in (
+        reached(layer),
+        reached({"x": [layer]}),
+        reached(x=layer),
+        reached(layers=[layer]),
+        reached(call=layer.static, layers=[layer]),
+        reached(call=functools.partial(print, layer)),
+        reached(call=functools.partial(print, x=[layer])),
+        reached(call=lambda: layer),
+        reached(call=lambda x=layer: x),
+        reached(call=lambda *, x=layer: x),
+    ):
+        assert all(x in found for x in (one, two, three, four))
+
+
+def test_layers_below():
+    """What is below a layer is reached with it, and each once."""
+    one, two = object(), object()
+
+    class Layer:
+        pass
+
+    inner, outer = Layer(), Layer()
+    inner.attribute, outer.attribute = one, two
+    found = reached_by(None, [outer], {}, [], lambda x: [outer, inner] if x is outer else [])
+    assert {id(x) for x in found} >= {id(x) for x in (inner, outer, one, two)}
+    assert len({id(x) for x in found}) == len(found)
 
 
 def test_data_is_no_container():

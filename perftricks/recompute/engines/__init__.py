@@ -30,8 +30,8 @@ def keep_autograph_out(function: F) -> F:
 def engine_for(call: Callable[..., Any], args: Tuple[Any, ...]) -> ModuleType:
     """Return the engine for a call; nothing is imported to find out.
 
-    The layer decides: each Keras has its own. A function that belongs to no layer goes by the
-    layers it refers to, else by what has been imported.
+    The layer decides: each Keras has its own. A function that belongs to no layer goes by those it
+    is given or refers to, else by what has been imported.
 
     Args:
         call: The function that is to run.
@@ -41,7 +41,9 @@ def engine_for(call: Callable[..., Any], args: Tuple[Any, ...]) -> ModuleType:
         RuntimeError: If there is no Keras and no TensorFlow, or one that is too old.
     """
     owner = getattr(call, "__self__", None)
-    candidates = [owner] if owner is not None else [*args[:1], *captures.referred(call)]
+    candidates = (
+        [owner] if owner is not None else [*captures.spread(args), *captures.referred(call)]
+    )
     generations = [generation_of(candidate) for candidate in candidates]
     generation = next((found for found in generations if found), _imported_generation(call))
     if generation == 3:

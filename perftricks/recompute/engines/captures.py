@@ -38,16 +38,17 @@ def referred(function: Any) -> List[Any]:
     """List what a function refers to: closure, defaults, globals; of a partial, its arguments."""
     function = _plain(function)
     if isinstance(function, functools.partial):
-        return [function.func, *_spread((function.args, function.keywords))]
-    defaults = getattr(function, "__defaults__", None), getattr(function, "__kwdefaults__", None)
-    found: List[Any] = _spread(defaults)
+        return [function.func, *spread((function.args, function.keywords))]
+    found: List[Any] = []
+    for defaults in ("__defaults__", "__kwdefaults__"):
+        found.extend(spread(getattr(function, defaults, None) or ()))
     for cell in getattr(function, "__closure__", None) or ():
         with contextlib.suppress(ValueError):  # a cell that is not filled yet
-            found.extend(_spread(cell.cell_contents))
+            found.extend(spread(cell.cell_contents))
     code = getattr(function, "__code__", None)
     if code is not None and not _is_frameworks(function.__globals__.get("__name__")):
         names = function.__globals__
-        found.extend(x for name in _names(code) if name in names for x in _spread(names[name]))
+        found.extend(x for name in _names(code) if name in names for x in spread(names[name]))
     return found
 
 
@@ -64,7 +65,7 @@ def reached_by(
         below: Lists a layer and all layers below it; nothing for what is no layer.
     """
     found: Dict[int, Any] = {}
-    waiting = deque([getattr(call, "__self__", None), call, *layers, *_spread((args, kwargs))])
+    waiting = deque([getattr(call, "__self__", None), call, *layers, *spread((args, kwargs))])
     while waiting:
         x = _plain(waiting.popleft())
         if id(x) in found:
@@ -90,11 +91,11 @@ def held_by(layer: Any) -> List[Any]:
                 if type(value) not in _LEAVES:
                     found.append(value)
             elif value:
-                found.extend(_spread(value))
+                found.extend(spread(value))
     return found
 
 
-def _spread(value: Any) -> List[Any]:
+def spread(value: Any) -> List[Any]:
     """List what is in a container, however deep, or the one thing that is none."""
     if not isinstance(value, _CONTAINERS):  # nearly always
         return [value]

@@ -71,7 +71,7 @@ def checkpointed_call(
         or not framework.is_recording()
     ):
         return call(*args, **kwargs)
-    reached = captures.reached_by(call, args, kwargs, layers, _below)
+    reached = captures.reached_by(call, args, kwargs, layers, below)
     owners = [x for x in reached if isinstance(x, keras.Layer)]
     modules = framework.modules(reached)
     if not any(isinstance(x, keras.Layer) for x in (getattr(call, "__self__", None), *args[:1])):
@@ -388,7 +388,7 @@ def _may_be_reused(x: Any) -> bool:
     return isinstance(x, np.ndarray)
 
 
-def _below(x: Any) -> List[Any]:
+def below(x: Any) -> List[Any]:
     """List a layer and all layers below it, each once; nothing for what is no layer."""
     return compat.flat_layers(x) if isinstance(x, keras.Layer) else []
 

@@ -11,7 +11,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import keras
 import numpy as np
 
-from perftricks.recompute.engines import compat
+from perftricks.recompute.engines import captures, compat
+from perftricks.recompute.engines.keras3 import below
 from perftricks.recompute.engines.python_state import Attributes
 from perftricks.recompute.families import keras3
 from perftricks.recompute.verification import same_bits
@@ -137,7 +138,7 @@ def torch_modules(model: Any) -> List[Any]:
     """List the modules of torch in a model or layer that are no layers."""
     if compat.keras_backend() != "torch":
         return []
-    modules: List[Any] = _engine().modules(keras3.everything_in(model), ())
+    modules: List[Any] = _engine().modules(captures.reached_by(None, (model,), {}, (), below))
     return modules
 
 

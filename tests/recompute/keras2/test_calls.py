@@ -476,6 +476,33 @@ def test_assignments_happen_once():
     assert count == 6
 
 
+@pytest.mark.skipif(GRAPH, reason="in a graph a mask is kept and not drawn again")
+@pytest.mark.parametrize("how", ["function", "method"])
+def test_dropout_that_a_call_refers_to(how):
+    """A layer that counts its masks counts each once, wherever a call has it from."""
+
+    def masks(on):
+        dropout = layers.Dropout(0.5, seed=3)
+
+        class Outer(layers.Layer):
+            @recompute_grad
+            def call(self, x):
+                return dropout(tf.tanh(x), training=True)
+
+        call = Outer() if how == "method" else recompute_grad(lambda x: dropout(x, training=True))
+        x, found = tf.ones([4, WIDTH]), []
+        tf.random.set_seed(5)
+        with recompute_scope(on):
+            for _ in range(4):
+                with tf.GradientTape() as tape:
+                    tape.watch(x)
+                    y = call(x)
+                found.extend([y.numpy(), tape.gradient(y, x).numpy()])
+        return found
+
+    np.testing.assert_array_equal(masks(False), masks(True))
+
+
 def test_as_many_updates():
     """The update operations of BatchNormalization are there once."""
     if not GRAPH:

@@ -304,7 +304,12 @@ def derivatives(order, x, w):
 
 
 @pytest.mark.parametrize("order", [2, 3])
-@pytest.mark.parametrize("kind", ["plainly", "in a function"] if TF_EAGER else ["in a graph"])
+@pytest.mark.parametrize(
+    "kind",
+    ["plainly", "in a function", *(["compiled"] if TF >= (2, 15) else [])]
+    if TF_EAGER
+    else ["in a graph"],
+)
 def test_derivatives_of_derivatives(kind, order):
     """A gradient penalty, as of a gradient whose norm is held down: right, up to rounding."""
     x = np.random.RandomState(0).normal(size=(4, WIDTH)).astype("float32")
@@ -315,7 +320,8 @@ def test_derivatives_of_derivatives(kind, order):
             if kind == "in a graph":
                 with tf.Graph().as_default(), tf.compat.v1.Session() as session:
                     return session.run(derivatives(order, tf.constant(x), tf.constant(w)))
-            function = derivatives if kind == "plainly" else tf.function(derivatives)
+            options = {"jit_compile": True} if kind == "compiled" else {}
+            function = derivatives if kind == "plainly" else tf.function(derivatives, **options)
             return [d.numpy() for d in function(order, tf.constant(x), tf.constant(w))]
 
     for plain, recomputed_ in zip(run(OFF), run(ON)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ from tests.recompute.keras3.training import (
     array,
     assert_exact,
     fresh_model,
+    gradient,
     only_tensorflow,
     only_torch,
     step,
@@ -386,6 +388,89 @@ def test_attributes_that_a_call_sets():
     step(model, *data(), True)
     assert inner.calls == 2
     assert list(inner.seen) == [1, 2]
+
+
+@pytest.mark.parametrize("how", ["second", "list", "keyword", "closure", "partial", "default"])
+def test_layers_that_a_call_is_given_or_refers_to(how):
+    """What they count in attributes is what it was when the call runs again."""
+
+    class Counter(WithDense):
+        calls = 0
+
+        def call(self, x):
+            self.calls += 1
+            return self.dense(x) * self.calls
+
+    counters = []
+
+    class Outer(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            counters.append(Counter())
+            counter = counters[-1]
+            self.weights_of = counter
+
+            class Closure(layers.Layer):
+                @recompute_grad
+                def call(self, x):
+                    return ops.sin(counter(x))
+
+            self.run = {
+                "second": lambda x: recompute_grad(lambda x, y: ops.sin(y(x)))(x, counter),
+                "list": lambda x: recompute_grad(lambda x, y: ops.sin(y[0](x)))(x, [counter]),
+                "keyword": lambda x: recompute_grad(lambda x, y: ops.sin(y(x)))(x, y=counter),
+                "closure": Closure(),
+                "partial": recompute_grad(functools.partial(lambda y, x: ops.sin(y(x)), counter)),
+                "default": recompute_grad(lambda x, y=counter: ops.sin(y(x))),
+            }[how]
+
+        def build(self, shape):
+            self.weights_of.build(shape)
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor(x.shape, x.dtype)
+
+        def call(self, x):
+            return self.run(self.run(x))
+
+    assert_exact(around(Outer), *data())
+    off, on = counters[-2:]
+    assert on.calls == off.calls > 0
+
+
+def test_arrays_of_numpy_that_are_filled_again():
+    """A buffer that is an argument may hold other numbers by the time of the backward pass."""
+    buffer, x = np.ones(5, "float32"), np.linspace(0, 1, 5).astype("float32")
+    function = recompute_grad(lambda x, y: ops.sin(x * ops.convert_to_tensor(y)))
+    found = []
+    for on in (False, True):
+        with recompute_scope(on):
+            buffer[:] = 2.0
+
+            def call(x):
+                y = function(x, buffer)
+                buffer[:] = 0.0
+                return ops.sum(y)
+
+            found.append(gradient(call, x))
+    np.testing.assert_allclose(*found, rtol=1e-6)
+    assert np.abs(found[0]).max() > 0.5
+
+
+def test_assignments_in_mixed_precision():
+    """What a call reads after an assignment is what the plain call reads, be it the old value."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+
+    class Assigning(WithDense):
+        def build(self, shape):
+            super().build(shape)
+            self.total = self.add_weight(shape=(), initializer="ones", trainable=False)
+
+        def call(self, x):
+            self.total.assign_add(1.0)
+            return self.dense(x) * self.total
+
+    assert_exact(around(recomputed(Assigning)), *data())
 
 
 def test_calls_inside_of_branches_and_loops():
@@ -829,7 +914,11 @@ def test_random_numbers_of_torch():
 
 @only_torch
 @pytest.mark.parametrize(
-    "kind", ["wrapped", "attribute", "list", "function", "helper", "method", "applied", "segment"]
+    "kind",
+    [
+        *("wrapped", "attribute", "list", "function", "helper", "method", "applied", "segment"),
+        *("argument", "keyword", "partial", "default"),
+    ],
 )
 def test_buffers_of_torch(kind):
     """Moving averages of a torch module are updated once a step; verify compares and keeps them."""
@@ -886,7 +975,13 @@ def test_buffers_of_torch(kind):
             super().__init__()
             self.one = module if kind == "attribute" else None
             self.some = [module] if kind == "list" else []
-            self.function = recompute_grad(lambda x: module(x)) if kind == "function" else None
+            self.function = {
+                "function": recompute_grad(lambda x: module(x)),
+                "argument": lambda x: recompute_grad(lambda x, run: run(x))(x, module),
+                "keyword": lambda x: recompute_grad(lambda x, run: run(x))(x, run=module),
+                "partial": recompute_grad(functools.partial(lambda run, x: run(x), module)),
+                "default": recompute_grad(lambda x, run=module: run(x)),
+            }.get(kind)
 
         def compute_output_spec(self, x):
             return keras.KerasTensor(x.shape, x.dtype)
@@ -894,7 +989,7 @@ def test_buffers_of_torch(kind):
         def call(self, x):
             if kind == "segment":
                 return self.inner(x)
-            return self.function(x) if kind == "function" else self.recomputed(x)
+            return self.function(x) if self.function else self.recomputed(x)
 
         @recompute_grad
         def recomputed(self, x):
@@ -921,6 +1016,20 @@ def test_buffers_of_torch(kind):
     assert sum("buffer" in d.name for d in found.differences) == 2 * len(before)
     for name, buffer in modules[-1].named_buffers():
         np.testing.assert_array_equal(array(buffer), before[name])
+
+
+@only_torch
+def test_parameters_of_torch_that_change_before_the_backward_pass():
+    """The call cannot be run again with other weights than at first, and says so."""
+    import torch
+
+    module = torch.nn.Linear(WIDTH, WIDTH)
+    with recompute_scope(True):
+        y = recompute_grad(lambda x: torch.tanh(module(x)))(torch.ones(2, WIDTH)).sum()
+    with torch.no_grad():
+        module.bias.add_(1.0)
+    with pytest.raises(RuntimeError, match="the parameter bias was updated between the forward"):
+        y.backward()
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="Keras' numpy backend needs JAX to be installed")

@@ -23,6 +23,7 @@ from tests.recompute.keras3.training import (
     assert_exact,
     fit,
     fresh_model,
+    gradient,
     only_tensorflow,
     step,
     steps,
@@ -223,25 +224,6 @@ def test_backward_outside_of_the_scope():
 
     plain = gradient(lambda x: ops.sum(outer(x)), x)
     np.testing.assert_allclose(gradient(function, x), plain, rtol=1e-6)
-
-
-def gradient(function, x):
-    """Return the gradient of a function of one array, as an array; no scope is entered."""
-    x = ops.convert_to_tensor(x)
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = function(x)
-        return array(tape.gradient(y, x))
-    if BACKEND == "jax":
-        import jax
-
-        return array(jax.grad(function)(x))
-    x.requires_grad_()
-    function(x).backward()
-    return array(x.grad)
 
 
 def second_derivative(function, x):

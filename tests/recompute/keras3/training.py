@@ -179,3 +179,22 @@ def steps_in_threads(models, x, y):
         sys.setswitchinterval(interval)
     assert len(runs) == len(models)
     return list(runs.values())
+
+
+def gradient(function, x):
+    """Return the gradient of a function of one array, as an array; no scope is entered."""
+    x = keras.ops.convert_to_tensor(x)
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+        return array(tape.gradient(y, x))
+    if BACKEND == "jax":
+        import jax
+
+        return array(jax.grad(function)(x))
+    x.requires_grad_()
+    function(x).backward()
+    return array(x.grad)
