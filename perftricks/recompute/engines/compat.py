@@ -238,7 +238,7 @@ def tensorflow_captured_again(
             stands_in = graph.capture(x)
         there.update(dict.fromkeys(others, stands_in))
         names.append([stands_in, *others.values()])
-    capture = graph.capture
+    capture, shadowed = graph.capture, vars(graph).get("capture")
 
     def capture_again(tensor: Any, name: Any = None, **more: Any) -> Any:
         return there[id(tensor)] if id(tensor) in there else capture(tensor, name, **more)
@@ -247,7 +247,10 @@ def tensorflow_captured_again(
     try:
         yield names
     finally:
-        del graph.capture
+        if shadowed is None:
+            del graph.capture
+        else:
+            graph.capture = shadowed
 
 
 def tensorflow_outside(graph: Any, x: Any) -> List[Any]:
