@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Set
 
 _reporting = 0  # how many calls have their operations reported, in all threads
@@ -238,7 +238,7 @@ def tensorflow_captured_again(
             stands_in = graph.capture(x)
         there.update(dict.fromkeys(others, stands_in))
         names.append([stands_in, *others.values()])
-    capture, shadowed = graph.capture, vars(graph).get("capture")
+    capture = graph.capture
 
     def capture_again(tensor: Any, name: Any = None, **more: Any) -> Any:
         return there[id(tensor)] if id(tensor) in there else capture(tensor, name, **more)
@@ -247,10 +247,9 @@ def tensorflow_captured_again(
     try:
         yield names
     finally:
-        if shadowed is None:
-            del graph.capture
-        else:
-            graph.capture = shadowed
+        del graph.capture
+        if not isinstance(capture, MethodType):  # another call's, around this one
+            graph.capture = capture
 
 
 def tensorflow_outside(graph: Any, x: Any) -> List[Any]:
