@@ -7,6 +7,7 @@ else. Nothing is imported before a function runs.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import threading
 from types import MethodType, ModuleType
@@ -149,39 +150,36 @@ def tensorflow_unrecorded(record: Any) -> Iterator[None]:
             _unrecorded.tapes = before
 
 
+@functools.lru_cache(maxsize=None)  # once
 def _watch_tapes(record: Any) -> None:
     import tensorflow as tf
 
-    if getattr(_watch_tapes, "done", False):
-        return
-    _watch_tapes.done = True  # type: ignore[attr-defined]
     runtime = record.pywrap_tfe if hasattr(record, "pywrap_tfe") else record.pywrap_tensorflow
-    recorders = [(tf.GradientTape, "_push_tape", "_pop_tape")]
+    _watch(tf.GradientTape, "_push_tape", "_pop_tape", runtime)
     if hasattr(tf, "autodiff"):
-        recorders.append((tf.autodiff.ForwardAccumulator, "_push_accumulator", "_pop_accumulator"))
+        accumulator = tf.autodiff.ForwardAccumulator
+        _watch(accumulator, "_push_accumulator", "_pop_accumulator", runtime)
 
-    def wrap(kind: Any, begin: str, end: str) -> None:
-        begin_it, end_it = getattr(kind, begin), getattr(kind, end)
 
-        def begun(recorder: Any) -> None:
-            begin_it(recorder)
-            if getattr(_unrecorded, "tapes", None) is not None:
-                _unrecorded.tapes += 1
-                if _unrecorded.tapes == 1:
-                    runtime.TFE_Py_TapeSetRestartOnThread()
+def _watch(kind: Any, begin: str, end: str, runtime: Any) -> None:
+    begin_it, end_it = getattr(kind, begin), getattr(kind, end)
 
-        def ended(recorder: Any) -> None:
-            end_it(recorder)
-            if getattr(_unrecorded, "tapes", None):
-                _unrecorded.tapes -= 1
-                if _unrecorded.tapes == 0:
-                    runtime.TFE_Py_TapeSetStopOnThread()
+    def begun(recorder: Any) -> None:
+        begin_it(recorder)
+        if getattr(_unrecorded, "tapes", None) is not None:
+            _unrecorded.tapes += 1
+            if _unrecorded.tapes == 1:
+                runtime.TFE_Py_TapeSetRestartOnThread()
 
-        setattr(kind, begin, begun)
-        setattr(kind, end, ended)
+    def ended(recorder: Any) -> None:
+        end_it(recorder)
+        if getattr(_unrecorded, "tapes", None):
+            _unrecorded.tapes -= 1
+            if _unrecorded.tapes == 0:
+                runtime.TFE_Py_TapeSetStopOnThread()
 
-    for each in recorders:
-        wrap(*each)
+    setattr(kind, begin, begun)
+    setattr(kind, end, ended)
 
 
 def tensorflow_has_tangents(tensors: Sequence[Any]) -> bool:
