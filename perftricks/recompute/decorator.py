@@ -60,7 +60,7 @@ def recompute_grad(call: Optional[F] = None) -> Any:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if not switch.enabled(default=False):
             return call(*args, **kwargs)
-        return engine_for(call, args).checkpointed_call(call, args, kwargs)
+        return engine_for(call, (args, kwargs)).checkpointed_call(call, args, kwargs)
 
     with contextlib.suppress(ValueError):  # some built-in functions have none
         # Keras asks for the arguments in a way that does not look behind a wrapper.

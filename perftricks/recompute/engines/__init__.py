@@ -35,7 +35,7 @@ def engine_for(call: Callable[..., Any], args: Tuple[Any, ...]) -> ModuleType:
 
     Args:
         call: The function that is to run.
-        args: Its arguments; the first may be the layer.
+        args: Its arguments, nested as they are; the layer may be among them.
 
     Raises:
         RuntimeError: If there is no Keras and no TensorFlow, or one that is too old.

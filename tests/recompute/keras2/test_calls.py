@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -477,7 +479,7 @@ def test_assignments_happen_once():
 
 
 @pytest.mark.skipif(GRAPH, reason="in a graph a mask is kept and not drawn again")
-@pytest.mark.parametrize("how", ["function", "method"])
+@pytest.mark.parametrize("how", ["function", "method", "keyword"])
 def test_dropout_that_a_call_refers_to(how):
     """A layer that counts its masks counts each once, wherever a call has it from."""
 
@@ -489,7 +491,13 @@ def test_dropout_that_a_call_refers_to(how):
             def call(self, x):
                 return dropout(tf.tanh(x), training=True)
 
-        call = Outer() if how == "method" else recompute_grad(lambda x: dropout(x, training=True))
+        call = {
+            "function": recompute_grad(lambda x: dropout(x, training=True)),
+            "method": Outer(),
+            "keyword": functools.partial(
+                recompute_grad(lambda x, layer: layer(x, training=True)), layer=dropout
+            ),
+        }[how]
         x, found = tf.ones([4, WIDTH]), []
         tf.random.set_seed(5)
         with recompute_scope(on):
