@@ -613,10 +613,11 @@ def _name_functions(op: Any) -> None:
     """
     from tensorflow.python.ops import cond_v2, control_flow_util_v2, while_v2
 
-    if op.type.endswith("While") and while_v2._get_graph.__code__.co_argcount == 3:
+    keeps_them = while_v2._get_graph.__code__.co_argcount == 3
+    if keeps_them and op.type.endswith("While"):
         names = ["_cond_graph", "_body_graph"]
         graphs = [while_v2._get_graph(op, *x) for x in zip(("cond", "body"), names)]
-    elif op.type.endswith("If"):
+    elif keeps_them and op.type.endswith("If"):
         names = ["_true_graph", "_false_graph"]
         graphs = list(cond_v2.get_func_graphs(op))
     else:

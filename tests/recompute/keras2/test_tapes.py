@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.recompute.keras2.binding import TF, TF_EAGER, layers
+from tests.recompute.keras2.binding import GRAPH, TF, layers
 
-if not TF_EAGER:
+if GRAPH:
     pytest.skip("about tapes of TensorFlow", allow_module_level=True)
 
 from perftricks.recompute import recompute_grad, recompute_scope
