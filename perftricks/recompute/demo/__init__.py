@@ -241,7 +241,7 @@ def max_batch_size(
                 if getattr(error, "out_of_memory", False):
                     return None
                 raise
-        return tried.peak_bytes
+        return max(tried.peak_bytes, 1)  # a small step may not show in the memory of its process
 
     largest, smallest_failure = 0, limit + 1
     trial = min(config.batch_size, limit)
