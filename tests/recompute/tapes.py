@@ -163,7 +163,14 @@ def tape_inside_around_a_call(decorated, x, w):
     return decorated(call)(x)
 
 
+def calls_in_calls(decorated, x, w):
+    """A call runs another one twice."""
+    inner = decorated(lambda x: tf.tanh(x @ w))
+    return decorated(lambda x: inner(inner(x)) * tf.reduce_sum(w))(x)
+
+
 CASES = [
+    calls_in_calls,
     constants,
     constants_in_a_branch,
     a_variable_in_a_branch,
@@ -217,13 +224,21 @@ def forward_over_reverse(case, decorated, x, w):
     return [dx, accumulator.jvp(dx)]
 
 
-def assert_as_plain(compute, case, in_function, decorate=recompute_grad, tolerance=2e-5):
-    """Compare what is computed of a case with and without recomputation, and without decorator."""
+def assert_as_plain(compute, case, in_function, decorate=recompute_grad, tolerance=2e-5, **options):
+    """Compare what is computed of a case with and without recomputation, and without decorator.
+
+    Options are those of the tf.function.
+    """
     found = []
     for on, decorated in [(False, lambda f: f), (False, decorate), (True, decorate)]:
         run = functools.partial(compute, case, decorated)
         with recompute_scope(on):
-            found.append([x.numpy() for x in (tf.function(run) if in_function else run)(*arrays())])
+            found.append(
+                [
+                    x.numpy()
+                    for x in (tf.function(run, **options) if in_function else run)(*arrays())
+                ]
+            )
     assert max(np.abs(x).max() for x in found[0][1:]) > 1e-3
     for other, (i, x) in itertools.product(found[1:], enumerate(found[0])):
         size = max(np.abs(x).max(), 0.1)

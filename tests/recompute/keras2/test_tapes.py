@@ -13,7 +13,11 @@ from perftricks.recompute import recompute_grad, recompute_scope
 from tests.recompute import tapes
 
 # Before TensorFlow 2.2 the gradients of loops and branches fail without recomputation, too.
-CASES = [case for case in tapes.CASES if TF > (2, 1)] or [tapes.constants, tapes.tape_inside]
+CASES = [case for case in tapes.CASES if TF > (2, 1)] or [
+    tapes.calls_in_calls,
+    tapes.constants,
+    tapes.tape_inside,
+]
 
 
 def in_a_layer(function):
@@ -39,6 +43,14 @@ def test_gradients(case, in_function):
 def test_gradients_of_gradients(case, in_function):
     """And so do theirs."""
     tapes.assert_as_plain(tapes.gradients_of_gradients, case, in_function, in_a_layer)
+
+
+@pytest.mark.skipif(TF < (2, 15), reason="compiled with XLA in newer versions only")
+@pytest.mark.parametrize("compute", [tapes.gradients, tapes.gradients_of_gradients])
+def test_compiled(compute):
+    """The same in a function that XLA compiles."""
+    for case in (tapes.calls_in_calls, tapes.tape_inside):
+        tapes.assert_as_plain(compute, case, True, in_a_layer, jit_compile=True)
 
 
 @pytest.mark.skipif(TF <= (2, 1), reason="TensorFlow has no ForwardAccumulator yet")

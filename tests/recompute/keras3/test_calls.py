@@ -459,9 +459,12 @@ def test_arrays_of_numpy_that_are_filled_again():
 
 def test_assignments_in_mixed_precision():
     """What a call reads after an assignment is what the plain call reads, be it the old value."""
-    keras.config.set_dtype_policy("mixed_bfloat16")
 
     class Assigning(WithDense):
+        def __init__(self):
+            super().__init__()
+            self.dtype_policy = "mixed_bfloat16"
+
         def build(self, shape):
             super().build(shape)
             self.total = self.add_weight(shape=(), initializer="ones", trainable=False)

@@ -26,6 +26,13 @@ def test_gradients_of_gradients(case, in_function):
     tapes.assert_as_plain(tapes.gradients_of_gradients, case, in_function)
 
 
+@pytest.mark.parametrize("compute", [tapes.gradients, tapes.gradients_of_gradients])
+def test_compiled(compute):
+    """The same in a function that XLA compiles."""
+    for case in (tapes.calls_in_calls, tapes.tape_inside):
+        tapes.assert_as_plain(compute, case, True, jit_compile=True)
+
+
 @pytest.mark.parametrize("in_function", [False, True])
 @pytest.mark.parametrize("compute", [tapes.forward_mode, tapes.forward_over_reverse])
 def test_forward_mode(compute, in_function):
