@@ -74,6 +74,18 @@ def branch_in_branch(decorated, x, w):
     return always(lambda: call(x), lambda: x)
 
 
+def numbered_branch_of_one_call(decorated, x, w):
+    """A branch chosen by number is differentiated twice, as ``loop_and_branch_of_one_call``."""
+
+    def call(x):
+        number = tf.cast(tf.reduce_sum(tf.abs(SMALL)) > 0.0, "int32")
+        h = tf.switch_case(number, [lambda: x, lambda: tf.tanh(x @ w) * tf.sin(x)])
+        inner = decorated(lambda z: tf.tanh(tf.sigmoid(z) * (z @ KERNEL) + h))
+        return always(lambda: inner(h), lambda: h) @ tf.transpose(h) @ h
+
+    return decorated(call)(x)
+
+
 def loop_in_branch(decorated, x, w):
     """A call in a branch has a loop."""
     h = tf.sin(x @ w)
@@ -176,6 +188,7 @@ CASES = [
     a_variable_in_a_branch,
     a_variable_in_a_loop,
     branch_in_branch,
+    numbered_branch_of_one_call,
     loop_in_branch,
     branch_in_loop,
     loop_and_branch_of_one_call,

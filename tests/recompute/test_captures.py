@@ -5,16 +5,14 @@ from __future__ import annotations
 import functools
 
 from perftricks.recompute import recompute_grad
-from perftricks.recompute.engines.captures import held_by, reached_by, referred
+from perftricks.recompute.engines.captures import held_by, reached, referred
 
 GLOBAL = object()
 
 
-def reached(*args, call=None, layers=(), **kwargs):
-    """Return what a call can reach, where a Layer is one that is above nothing."""
-    return reached_by(
-        call, args, kwargs, layers, lambda x: [x] if type(x).__name__ == "Layer" else []
-    )
+def reached_by(*things):
+    """Return what is reached from things, where a Layer is one that is above nothing."""
+    return reached(things, lambda x: [x] if type(x).__name__ == "Layer" else [])
 
 
 def uses_global():
@@ -40,7 +38,7 @@ def test_through_functions():
     def outer():
         return helper()
 
-    found = reached(call=outer)
+    found = reached_by(outer)
     assert inside in found
     assert len({id(x) for x in found}) == len(found)
     assert inside not in referred(outer)
@@ -65,19 +63,23 @@ def test_attributes_and_methods():
         def __init__(self):
             self.attribute = {"x": four}
 
+        def method(self):
+            pass
+
     layer = Layer()
     assert one in held_by(layer)
     for found in (
-        reached(layer),
-        reached({"x": [layer]}),
-        reached(x=layer),
-        reached(layers=[layer]),
-        reached(call=layer.static, layers=[layer]),
-        reached(call=functools.partial(print, layer)),
-        reached(call=functools.partial(print, x=[layer])),
-        reached(call=lambda: layer),
-        reached(call=lambda x=layer: x),
-        reached(call=lambda *, x=layer: x),
+        reached_by(layer),
+        reached_by({"x": [layer]}),
+        reached_by(None, {"x": layer}),
+        reached_by(layer.static, [layer]),
+        reached_by(layer.method),
+        reached_by(lambda method=layer.method: method),
+        reached_by(functools.partial(print, layer)),
+        reached_by(functools.partial(print, x=[layer])),
+        reached_by(lambda: layer),
+        reached_by(lambda x=layer: x),
+        reached_by(lambda *, x=layer: x),
     ):
         assert all(x in found for x in (one, two, three, four))
 
@@ -91,7 +93,7 @@ def test_layers_below():
 
     inner, outer = Layer(), Layer()
     inner.attribute, outer.attribute = one, two
-    found = reached_by(None, [outer], {}, [], lambda x: [outer, inner] if x is outer else [])
+    found = reached([outer], lambda x: [outer, inner] if x is outer else [])
     assert {id(x) for x in found} >= {id(x) for x in (inner, outer, one, two)}
     assert len({id(x) for x in found}) == len(found)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Any, Callable, Tuple, TypeVar
+from typing import Any, Callable, Iterator, Tuple, TypeVar
 
 from perftricks.recompute.engines import captures
 
@@ -40,12 +40,8 @@ def engine_for(call: Callable[..., Any], args: Tuple[Any, ...]) -> ModuleType:
     Raises:
         RuntimeError: If there is no Keras and no TensorFlow, or one that is too old.
     """
-    owner = getattr(call, "__self__", None)
-    candidates = (
-        [owner] if owner is not None else [*captures.spread(args), *captures.referred(call)]
-    )
-    generations = [generation_of(candidate) for candidate in candidates]
-    generation = next((found for found in generations if found), _imported_generation(call))
+    imported = _imported_generation(call)  # complains where there is none
+    generation = next(filter(None, map(generation_of, _candidates(call, args))), imported)
     if generation == 3:
         from perftricks.recompute.engines import keras3
 
@@ -53,6 +49,16 @@ def engine_for(call: Callable[..., Any], args: Tuple[Any, ...]) -> ModuleType:
     from perftricks.recompute.engines import keras2
 
     return keras2
+
+
+@keep_autograph_out
+def _candidates(call: Callable[..., Any], args: Tuple[Any, ...]) -> Iterator[Any]:
+    owner = getattr(call, "__self__", None)
+    if owner is not None:
+        yield owner
+        return
+    yield from captures.spread(args)
+    yield from captures.referred(call)
 
 
 @keep_autograph_out

@@ -4,7 +4,7 @@
 
     a layer ──held_by──▶ attributes, methods
     a function ──referred──▶ what it refers to by name: closure, defaults, globals
-    a call ──reached_by──▶ all of this, from its arguments on, again and again
+    what a call has ──reached──▶ all of this, again and again
 
 Frameworks' own functions and classes are passed over; what they hold is their affair.
 """
@@ -52,22 +52,20 @@ def referred(function: Any) -> List[Any]:
     return found
 
 
-def reached_by(
-    call: Any, args: Any, kwargs: Any, layers: Iterable[Any], below: Callable[[Any], Iterable[Any]]
-) -> List[Any]:
-    """List what a call can reach: its owner, its arguments, what these and it refer to, and so on.
+def reached(things: Iterable[Any], below: Callable[[Any], Iterable[Any]]) -> List[Any]:
+    """List things, what functions among them refer to, what layers hold, and so on from there.
 
     Args:
-        call: The function or method.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
-        layers: What it is known to run.
+        things: Where to begin, such as a call, its owner and its arguments; nested as they are.
         below: Lists a layer and all layers below it; nothing for what is no layer.
     """
     found: Dict[int, Any] = {}
-    waiting = deque([getattr(call, "__self__", None), call, *layers, *spread((args, kwargs))])
+    waiting = deque(spread([*things]))
     while waiting:
-        x = _plain(waiting.popleft())
+        x = waiting.popleft()
+        if isinstance(x, MethodType):
+            waiting.append(x.__self__)
+        x = _plain(x)
         if id(x) in found:
             continue
         found[id(x)] = x

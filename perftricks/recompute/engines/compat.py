@@ -263,9 +263,9 @@ def tensorflow_outside(graph: Any, x: Any) -> List[Any]:
     return stood_for
 
 
-def tensorflow_stand_ins(graph: Any) -> Set[int]:
-    """Return the ids of what stands in a graph for tensors from outside, as a placeholder does."""
-    return {tensor_id(inner) for _, inner in getattr(graph, "captures", ())}
+def tensorflow_stand_ins(graph: Any) -> Set[Any]:
+    """Return the placeholders and constants that stand in a graph for tensors from outside."""
+    return {x.op for x in getattr(graph, "internal_captures", ())}
 
 
 def tensorflow_is_in_function(home: Any) -> bool:

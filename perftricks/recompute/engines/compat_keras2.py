@@ -136,11 +136,6 @@ def outside(graph: Any, tensors: Sequence[Any]) -> List[Any]:
     return [handles.get(id(x), x) for x in tensors]
 
 
-def stand_ins(graph: Any) -> Set[Any]:
-    """Return the placeholders and constants that stand in a function for tensors from outside."""
-    return {x.op for x in getattr(graph, "internal_captures", ())}
-
-
 def attributes(graph: Any, values: Dict[str, Any]) -> Any:
     """Give the operations that are created inside additional attributes."""
     return graph._attr_scope(values)
@@ -613,15 +608,16 @@ def _name_functions(op: Any) -> None:
     """
     from tensorflow.python.ops import cond_v2, control_flow_util_v2, while_v2
 
-    keeps_them = while_v2._get_graph.__code__.co_argcount == 3
-    if keeps_them and op.type.endswith("While"):
+    if while_v2._get_graph.__code__.co_argcount < 3:
+        return
+    if op.type.endswith("While"):
         names = ["_cond_graph", "_body_graph"]
         graphs = [while_v2._get_graph(op, *x) for x in zip(("cond", "body"), names)]
-    elif keeps_them and op.type.endswith("If"):
-        names = ["_true_graph", "_false_graph"]
-        graphs = list(cond_v2.get_func_graphs(op))
     else:
-        return
+        graphs = list(cond_v2.get_func_graphs(op))
+        names = ["_branch_graph_%d" % number for number in range(len(graphs))]
+        if op.type.endswith("If"):
+            names = ["_true_graph", "_false_graph"]
     for name, graph in zip(names, graphs):
         graph.name = control_flow_util_v2.unique_fn_name("", graph.name)
         setattr(op, name, graph)

@@ -27,7 +27,8 @@ def checkpointed(
     """Return ``call(*args, **kwargs)``, and record that it is to be called again."""
     if not compat_keras2.may_record():
         return call(*args, **kwargs)
-    reached = captures.reached_by(call, args, kwargs, layers, _below)
+    owner = getattr(call, "__self__", None)
+    reached = captures.reached([owner, call, layers, args, kwargs], _below)
     layers = [x for x in reached if isinstance(x, tf.Module)]
     modules = compat_keras2.with_own_state(layers)
     unbuilt = [module for module in modules if not getattr(module, "built", True)]

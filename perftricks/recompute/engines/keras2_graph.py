@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 import tensorflow as tf
 
 from perftricks.recompute import switch
-from perftricks.recompute.engines import compat_keras2
+from perftricks.recompute.engines import compat, compat_keras2
 from perftricks.recompute.engines.keras2_slice import Slice, replay
 
 _GRADIENT = "PerftricksRecompute"
@@ -36,7 +36,7 @@ def checkpointed(call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[s
     leaves = tf.nest.flatten(outputs)
     tensors = {id(leaf): leaf for leaf in leaves if isinstance(leaf, tf.Tensor)}
     with compat_keras2.quiet_ids(graph):
-        from_outside = compat_keras2.stand_ins(graph)
+        from_outside = compat.tensorflow_stand_ins(graph)
         found = Slice.leading_to(
             [t for t in tensors.values() if t.graph is graph and is_differentiable(t)],
             [op for op in graph.get_operations()[start:] if op not in from_outside],

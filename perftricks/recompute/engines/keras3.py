@@ -59,7 +59,7 @@ def checkpointed_call(
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         layers: The layers that ``call`` runs, if they are not found by themselves, as
-            ``captures.reached_by`` does. They are needed for what layers keep in Python attributes;
+            ``captures.reached`` does. They are needed for what layers keep in Python attributes;
             variables are noticed when read.
     """
     framework = _framework()
@@ -71,10 +71,11 @@ def checkpointed_call(
         or not framework.is_recording()
     ):
         return call(*args, **kwargs)
-    reached = captures.reached_by(call, args, kwargs, layers, below)
+    owner = getattr(call, "__self__", None)
+    reached = captures.reached([owner, call, layers, args, kwargs], below)
     owners = [x for x in reached if isinstance(x, keras.Layer)]
     modules = framework.modules(reached)
-    if not any(isinstance(x, keras.Layer) for x in (getattr(call, "__self__", None), *args[:1])):
+    if not any(isinstance(x, keras.Layer) for x in (owner, *args[:1])):
         call = framework.prepare(call)
     pure = PureCall(framework, call, args, kwargs, owners, modules)
     try:

@@ -282,8 +282,7 @@ class _Operations:
             since = operations_since(graph, start)
             stand_ins = compat.tensorflow_stand_ins(graph)
             for op in since:
-                outputs = [y for y in op.outputs if compat.tensor_id(y) not in stand_ins]
-                operations._note(op.inputs, outputs, others=True)
+                operations._note(op.inputs, () if op in stand_ins else op.outputs, others=True)
             for op in _of_this_replica(since):
                 operations._types.add(op.type)
                 functions = compat.tensorflow_functions_of(op.node_def)

@@ -149,36 +149,29 @@ def written(new: Any, old: Any) -> Any:
     return _Written.apply(new.detach(), old)
 
 
-_UPDATED = (
-    "the %s %s was updated between the forward and the backward pass of a call that is to be "
-    "recomputed; run backward before the update"
-)
-
-
 def checkpoint(pure: PureCall) -> List[Any]:
     """Run a call; the backward pass runs it again."""
-    versions: List[int] = []
     buffers = Buffers(pure.modules)
-    parameters = {
-        id(x): (name, x, x._version)
+    fixed = [
+        ("parameter", name, x, x._version)
         for module in pure.modules
         for name, x in module._parameters.items()
         if x is not None
-    }
+    ]
 
     def run(*tensors: Any) -> List[Any]:
         if not pure.has_run:
             outputs = pure.run(*tensors)
-            versions.extend(value._version for _, value in pure.reads.values())
+            fixed.extend(("variable", v.path, x, x._version) for v, x in pure.reads.values())
             buffers.forget_unchanged()
             _free_cycles()
             return outputs
-        for version, (variable, value) in zip(versions, pure.reads.values()):
-            if value._version != version:
-                raise RuntimeError(_UPDATED % ("variable", variable.path))
-        for name, parameter, version in parameters.values():
-            if parameter._version != version:
-                raise RuntimeError(_UPDATED % ("parameter", name))
+        for kind, name, x, version in fixed:
+            if x._version != version:
+                raise RuntimeError(
+                    "the %s %s was updated between the forward and the backward pass of a call "
+                    "that is to be recomputed; run backward before the update" % (kind, name)
+                )
         try:
             with buffers.replayed():
                 return pure.run(*tensors)

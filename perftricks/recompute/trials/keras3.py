@@ -138,7 +138,7 @@ def torch_modules(model: Any) -> List[Any]:
     """List the modules of torch in a model or layer that are no layers."""
     if compat.keras_backend() != "torch":
         return []
-    modules: List[Any] = _engine().modules(captures.reached_by(None, (model,), {}, (), below))
+    modules: List[Any] = _engine().modules(captures.reached([model], below))
     return modules
 
 

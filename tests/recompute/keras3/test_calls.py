@@ -390,7 +390,9 @@ def test_attributes_that_a_call_sets():
     assert list(inner.seen) == [1, 2]
 
 
-@pytest.mark.parametrize("how", ["second", "list", "keyword", "closure", "partial", "default"])
+@pytest.mark.parametrize(
+    "how", ["second", "list", "keyword", "closure", "partial", "default", "method"]
+)
 def test_layers_that_a_call_is_given_or_refers_to(how):
     """What they count in attributes is what it was when the call runs again."""
 
@@ -422,6 +424,7 @@ def test_layers_that_a_call_is_given_or_refers_to(how):
                 "closure": Closure(),
                 "partial": recompute_grad(functools.partial(lambda y, x: ops.sin(y(x)), counter)),
                 "default": recompute_grad(lambda x, y=counter: ops.sin(y(x))),
+                "method": recompute_grad(lambda x, y=counter.call: ops.sin(y(x))),
             }[how]
 
         def build(self, shape):
