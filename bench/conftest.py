@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from bench.corpus import write_corpus
+from perftricks.environment import find_gpus
 from perftricks.wordcount.documents import ReadOptions
 from perftricks.wordcount.feeds import FileFeed, sample
 from perftricks.wordcount.sources import find_sources
@@ -59,6 +60,11 @@ def _head(path: Path) -> str:
     feed = FileFeed(find_sources([path]), ReadOptions())
     documents, _ = sample(feed, SIZE)
     return "".join(f"{document}\n" for document in documents)
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    """Name the GPUs too."""
+    machine_info["gpus"] = [gpu.name for gpu in find_gpus()]
 
 
 def pytest_benchmark_group_stats(

@@ -119,4 +119,5 @@ def _result(benchmark: dict[str, Any]) -> Result:
 def _machine(about: dict[str, Any]) -> str:
     processor = about["cpu"]
     brand = processor.get("brand_raw") or about["machine"]
-    return f"{brand}, {processor.get('count', 'unknown')} cores, {about['system']}"
+    gpus = "".join(f", {name}" for name in about.get("gpus", ()))
+    return f"{brand}, {processor.get('count', 'unknown')} cores, {about['system']}{gpus}"

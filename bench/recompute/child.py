@@ -26,7 +26,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     case = Case(**json.loads(sys.argv[1]))
     meter = peak_meter(case.backend)
-    if case.device == "gpu" and meter.source.startswith("resident"):
+    if case.device == "gpu" and meter.device == "cpu":
         sys.exit(f"{case.backend} sees no GPU")
     keras.utils.set_random_seed(0)
     model, inputs, classes = build(case)

@@ -133,7 +133,16 @@ def _depth(results: Results) -> str:
     return "\n\n".join(["## Peak against depth", *tables]) if tables else ""
 
 
-_LARGEST = ("where", "model", "plain", "recompute", "larger")
+_LARGEST = (
+    "where",
+    "model",
+    "plain",
+    "recompute",
+    "larger",
+    "a sample, plain",
+    "recompute, same batch",
+    "recompute, its largest",
+)
 
 
 def _largest(results: Results) -> list[Row]:
@@ -143,7 +152,9 @@ def _largest(results: Results) -> list[Row]:
         model = info["model"] + (f", {info['layers']} blocks" if info["layers"] else "")
         largest = info["largest_batch"]
         ways = (str(largest["plain"]), str(largest["recompute"]), f"{info['ratio']:.1f}x")
-        rows.append((result.group, model, *ways))
+        times = info.get("sample_seconds")
+        samples = [f"{seconds * 1e3:.1f} ms" for seconds in times.values()] if times else [""] * 3
+        rows.append((result.group, model, *ways, *samples))
     return rows
 
 

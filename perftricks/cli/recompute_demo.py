@@ -124,7 +124,7 @@ def recompute_demo(
                 if budget is None and comparison.plain.device == "cpu":
                     budget = 2**30
                 largest = tuple(
-                    max_batch_size(config, run.recompute, budget, tell, known_peak=run.peak_bytes)
+                    max_batch_size(config, run.recompute, budget, tell, known=run)
                     for run in (comparison.plain, comparison.recomputed)
                 )
         render.show(comparison, largest, budget)

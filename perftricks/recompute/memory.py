@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import gc
 import sys
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 
 class PeakMeter:
@@ -18,12 +18,22 @@ class PeakMeter:
 
     Attributes:
         source: What is measured, in words.
+        device: "gpu" or "cpu".
     """
 
-    def __init__(self, source: str, reset: Callable[[], int], peak: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        source: str,
+        reset: Callable[[], int],
+        peak: Callable[[], int],
+        free: Optional[Callable[[], int]] = None,
+        device: str = "gpu",
+    ) -> None:
         self.source = source
+        self.device = device
         self._reset = reset
         self._peak = peak
+        self._free = free
         self._baseline = 0
 
     def start(self) -> None:
@@ -34,6 +44,10 @@ class PeakMeter:
     def stop(self) -> int:
         """Return the peak since ``start``, in bytes above what was in use then."""
         return max(0, self._peak() - self._baseline)
+
+    def free(self) -> Optional[int]:
+        """Return how many more bytes the framework may take now; None if that is not known."""
+        return None if self._free is None else self._free()
 
 
 def peak_meter(backend: str) -> PeakMeter:
@@ -84,7 +98,11 @@ def _torch_gpu() -> Any:
         torch.cuda.reset_peak_memory_stats()
         return int(torch.cuda.memory_allocated())
 
-    return PeakMeter("torch's counter of GPU memory", reset, torch.cuda.max_memory_allocated)
+    def free() -> int:
+        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0] + unused)
+
+    return PeakMeter("torch's counter of GPU memory", reset, torch.cuda.max_memory_allocated, free)
 
 
 def _jax_gpu() -> Any:
@@ -100,8 +118,11 @@ def _jax_gpu() -> Any:
     def peak() -> int:
         return int(device.memory_stats()["peak_bytes_in_use"])
 
+    def free() -> int:
+        return int(device.memory_stats()["bytes_limit"] - reset())
+
     # The peak of JAX's counter cannot be reset: it is that of the process so far.
-    return PeakMeter("JAX's counter of device memory, since the process began", reset, peak)
+    return PeakMeter("JAX's counter of device memory, since the process began", reset, peak, free)
 
 
 def _resident_set() -> PeakMeter:
@@ -117,7 +138,7 @@ def _resident_set() -> PeakMeter:
             file.write("5")  # VmHWM begins anew: man 5 proc
         return _status("VmRSS")
 
-    return PeakMeter("resident set of the process", reset, lambda: _status("VmHWM"))
+    return PeakMeter("resident set of the process", reset, lambda: _status("VmHWM"), device="cpu")
 
 
 def _status(key: str) -> int:

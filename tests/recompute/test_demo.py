@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from perftricks.cli.recompute_demo import app
 from perftricks.cli.render import demo as render
 from perftricks.recompute import demo
-from perftricks.recompute.demo import Comparison, Config, Run, check, compare
+from perftricks.recompute.demo import Comparison, Config, DemoError, Run, check, compare
 
 
 def comparison(**changes):
@@ -82,19 +82,27 @@ def test_rounding_is_measured(recomputed, exact, monkeypatch):
 
 @pytest.mark.parametrize("constant", [0, 50, 290])
 @pytest.mark.parametrize("known", [False, True])
-def test_the_search_takes_few_runs(constant, known, monkeypatch):
+@pytest.mark.parametrize("budget", [300, None])
+def test_the_search_takes_few_runs(constant, known, budget, monkeypatch):
     """The peak of one batch says which to try next; the answer is right to within a sixteenth."""
     tried = []
 
-    def run(config, recompute, folder):
+    def run(config, recompute):
         tried.append(config.batch_size)
-        return Run(recompute, constant + config.batch_size, "a meter", 1.0, [1.0], 1)
+        peak = constant + config.batch_size
+        if budget is None and peak > 300:
+            error = DemoError("out of it")
+            error.out_of_memory = True
+            raise error
+        free = 300 if budget is None else None
+        return Run(recompute, peak, "a meter", 1.0, [1.0], 1, free_bytes=free)
 
-    monkeypatch.setattr(demo, "_run", run)
-    peak = constant + 16 if known else None
-    found = demo.max_batch_size(Config(), True, 300, known_peak=peak)
+    monkeypatch.setattr(demo, "train", run)
+    first = run(Config(), True) if known and (budget or constant + 16 <= 300) else None
+    tried.clear()
+    found = demo.max_batch_size(Config(), True, budget, known=first)
     assert 300 - constant - (300 - constant) // 16 <= found <= 300 - constant
-    assert len(tried) <= 8 - known
+    assert len(tried) <= 5 - (first is not None)
 
 
 def test_nan_is_nan():

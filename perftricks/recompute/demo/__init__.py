@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 MODELS = ("transformer", "bert-base", "bert-large", "resnet50", "deep-mlp")
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -33,6 +33,7 @@ XLA_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 _FARTHER = 4
 
 LARGEST_TRIED = 4096  # samples in a batch, where the search for the largest one ends
+_GUESSES = 5  # runs after which the search for it no longer guesses but halves
 
 
 class DemoError(Exception):
@@ -81,6 +82,7 @@ class Run:
         parameters: How many numbers the model learns.
         versions: Package -> version.
         device: Where it ran.
+        free_bytes: What the device had left before the first step; None if that is not known.
     """
 
     recompute: bool
@@ -91,6 +93,7 @@ class Run:
     parameters: int
     versions: Dict[str, str] = field(default_factory=dict)
     device: str = "cpu"
+    free_bytes: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -178,9 +181,9 @@ def compare(config: Config, progress: Optional[Callable[[str], object]] = None) 
     with tempfile.TemporaryDirectory(prefix="perftricks-demo-") as folder:
         folders = os.path.join(folder, "plain"), os.path.join(folder, "recomputed")
         tell("training without recompute")
-        plain = _run(config, False, folders[0])
+        plain = Run(recompute=False, **_start(config, False, folders[0]))
         tell("training with recompute")
-        recomputed = _run(config, True, folders[1])
+        recomputed = Run(recompute=True, **_start(config, True, folders[1]))
         tell("comparing gradients and variables")
         losses = zip(plain.losses, recomputed.losses)
         compiled = Comparison(
@@ -210,7 +213,7 @@ def max_batch_size(
     budget: Optional[int],
     progress: Optional[Callable[[str], object]] = None,
     limit: int = LARGEST_TRIED,
-    known_peak: Optional[int] = None,
+    known: Optional[Run] = None,
 ) -> int:
     """Find the largest batch with which a model can be trained.
 
@@ -221,42 +224,106 @@ def max_batch_size(
             running out of it.
         progress: Called with a line on what is being done.
         limit: The largest batch to try.
-        known_peak: The peak of a step with the batch size of ``config``, if it has been measured.
+        known: The run with the batch size of ``config``, if there has been one.
 
     Returns:
         The largest batch that fits, to within a sixteenth; 0 if not even one sample does.
+
+    Raises:
+        ValueError: If something in ``config`` is out of range.
+        DemoError: If a run fails for another reason than want of memory.
     """
+    return largest_batch(config, recompute, budget, progress, limit, known)[0]
+
+
+def largest_batch(
+    config: Config,
+    recompute: bool,
+    budget: Optional[int],
+    progress: Optional[Callable[[str], object]] = None,
+    limit: int = LARGEST_TRIED,
+    known: Optional[Run] = None,
+) -> Tuple[int, Optional[Run]]:
+    """Find the largest batch as ``max_batch_size`` does; return the run with it as well."""
     check(config)
     tell = progress or (lambda line: None)
-    peaks = {} if known_peak is None else {config.batch_size: known_peak}
-
-    def peak(batch_size: int) -> Optional[int]:
-        if batch_size in peaks:
-            return peaks[batch_size]
-        tell("batch %d %s recompute" % (batch_size, "with" if recompute else "without"))
-        with tempfile.TemporaryDirectory(prefix="perftricks-demo-") as folder:
-            try:
-                tried = _run(replace(config, batch_size=batch_size, steps=1), recompute, folder)
-            except DemoError as error:
-                if getattr(error, "out_of_memory", False):
-                    return None
-                raise
-        return max(tried.peak_bytes, 1)  # a small step may not show in the memory of its process
-
-    largest, smallest_failure = 0, limit + 1
+    runs: Dict[int, Run] = {}
+    largest, failure = 0, limit + 1
     trial = min(config.batch_size, limit)
-    while smallest_failure - largest > max(1, largest // 16):
-        found = peak(trial)
-        if found is None or (budget is not None and found > budget):
-            smallest_failure = trial
+    room = budget
+    while failure - largest > _coarse(largest):
+        if known is not None and trial == config.batch_size:
+            run: Optional[Run] = known
+        else:
+            tell("batch %d %s recompute" % (trial, "with" if recompute else "without"))
+            run = _fitting(replace(config, batch_size=trial), recompute)
+        if run is not None:
+            runs[trial] = run
+            room = run.free_bytes if budget is None else budget
+        if run is None or (budget is not None and run.peak_bytes > budget):
+            failure = trial
         else:
             largest = trial
-            # A peak has a part that does not grow, so in proportion is rather too little.
-            share = budget / max(1, found) if budget is not None else 2
-            trial = min(max(int(trial * share), trial + trial // 16 + 1), limit)
-        if not largest < trial < smallest_failure:
-            trial = (largest + smallest_failure) // 2
-    return largest
+        trial = _next_trial(runs, largest, failure, room)
+    return largest, runs.get(largest)
+
+
+def train(config: Config, recompute: bool) -> Run:
+    """Train a model in one way, in a process of its own.
+
+    Args:
+        config: What to train.
+        recompute: Which way.
+
+    Raises:
+        ValueError: If something in ``config`` is out of range.
+        DemoError: If the run fails, for want of memory for example.
+    """
+    check(config)
+    return Run(recompute=recompute, **_start(config, recompute))
+
+
+def _fitting(config: Config, recompute: bool) -> Optional[Run]:
+    """Train; return None if memory does not suffice."""
+    try:
+        return train(config, recompute)
+    except DemoError as error:
+        if getattr(error, "out_of_memory", False):
+            return None
+        raise
+
+
+def _coarse(batch_size: int) -> int:
+    """Return how much larger a batch is that counts as the next."""
+    return max(1, batch_size // 16)
+
+
+def _next_trial(runs: Dict[int, Run], largest: int, failure: int, room: Optional[int]) -> int:
+    """Return the batch to try next.
+
+    A peak is nearly a line over the size of the batch: what does not grow, and what each sample
+    takes. Two peaks give the line, and one more trial on the other side of where it meets ``room``
+    ends the search. Where lines mislead, the interval is halved.
+
+    Args:
+        runs: The runs of the batches that were tried, those that memory did not suffice for left
+            out.
+        largest: The largest batch that fits; 0 if none is known to.
+        failure: The smallest batch that does not.
+        room: Bytes that there are; None if that is not known.
+    """
+    peaks = [(0, 0), *((size, runs[size].peak_bytes) for size in sorted(runs))]
+    (x, low), (y, high) = peaks[-2:] if runs else [(0, 0)] * 2
+    guess = 2 * largest
+    if room is not None and high > low:
+        guess = int(y + (room - high) * (y - x) / (high - low))
+    if guess <= largest:
+        guess = largest + _coarse(largest)
+    elif guess >= failure:
+        guess = -(-16 * failure // 17)  # the smallest that ends the search if it fits
+    if not largest < guess < failure or len(runs) > _GUESSES:
+        guess = (largest + failure) // 2
+    return guess
 
 
 def check(config: Config) -> None:
@@ -283,15 +350,14 @@ def check(config: Config) -> None:
         raise ValueError("dropout must be at least 0 and below 1, not %r" % config.dropout)
 
 
-def _run(config: Config, recompute: bool, folder: str) -> Run:
-    """Train in a fresh process; what it leaves in ``folder`` is for the comparison."""
-    return Run(recompute=recompute, **_start(config, recompute, folder))
-
-
-def _start(config: Config, recompute: bool, folder: str, *options: str) -> Dict[str, Any]:
-    """Start a process of ``run.py`` and return what it writes."""
-    os.makedirs(folder, exist_ok=True)
-    program = [sys.executable, "-m", "perftricks.recompute.demo.run", folder, *options]
+def _start(
+    config: Config, recompute: bool, folder: Optional[str] = None, *options: str
+) -> Dict[str, Any]:
+    """Start a process of ``run.py``, which may leave arrays in a folder; return what it writes."""
+    program = [sys.executable, "-m", "perftricks.recompute.demo.run"]
+    if folder is not None:
+        os.makedirs(folder)
+        program += [folder, *options]
     done = subprocess.run(
         program,
         input=json.dumps(asdict(config)),
@@ -314,7 +380,7 @@ def _environment(config: Config, recompute: bool) -> Dict[str, str]:
         TF_CPP_MIN_LOG_LEVEL="3",
         TF_ENABLE_ONEDNN_OPTS=os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1"),
         XLA_FLAGS=(os.environ.get("XLA_FLAGS", "") + " " + XLA_FLAG).strip(),
-        XLA_PYTHON_CLIENT_PREALLOCATE="false",
+        XLA_PYTHON_CLIENT_MEM_FRACTION=os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", ".95"),
         PYTHONPATH=os.pathsep.join(path for path in sys.path if path),
     )
     if config.device == "cpu":

@@ -1,6 +1,6 @@
 """One run of the demo: reads a configuration from stdin, trains, writes a line of JSON.
 
-Usage: ``RECOMPUTE=1 KERAS_BACKEND=jax python -m perftricks.recompute.demo.run FOLDER``. Gradients
+Usage: ``RECOMPUTE=1 KERAS_BACKEND=jax python -m perftricks.recompute.demo.run [FOLDER]``. Gradients
 of the first step and variables after the last are left in FOLDER, an array a file. With
 ``--by-operation`` after it, the first step runs both ways, operation by operation; the line tells
 the differences, and the gradients are those of the plain way.
@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from typing import Any, List
+from typing import Any, List, Optional
 
 import numpy as np
 
@@ -25,7 +25,7 @@ LEARNING_RATE = 2.0**-7
 def main() -> None:
     """Train as the configuration on stdin says."""
     config = Config(**json.load(sys.stdin))
-    folder = sys.argv[1]
+    folder = sys.argv[1] if len(sys.argv) > 1 else None
     import keras
 
     from perftricks.recompute.demo.models import build
@@ -38,7 +38,7 @@ def main() -> None:
         # between, which is in the recomputed run only; the fused kernel rounds differently.
         tf.config.optimizer.set_experimental_options({"remapping": False})
     meter = peak_meter(config.backend)
-    if config.device == "gpu" and meter.source.startswith("resident"):
+    if config.device == "gpu" and meter.device == "cpu":
         sys.exit("%s sees no GPU" % config.backend)
     keras.utils.set_random_seed(config.seed)
     model, inputs, classes = build(config)
@@ -59,6 +59,7 @@ def main() -> None:
     if measures_first_step:
         _trace(model, slots, inputs, classes)
         meter.start()
+    free = meter.free()
     losses = [float(model.train_on_batch(inputs, classes))]
     _save(folder, "gradient", [slot.value for slot in slots])
     if not measures_first_step:
@@ -77,7 +78,8 @@ def main() -> None:
         "losses": losses,
         "parameters": model.count_params(),
         "versions": _versions(config.backend),
-        "device": "cpu" if meter.source.startswith("resident") else "gpu",
+        "device": meter.device,
+        "free_bytes": free,
     }
     print(json.dumps(record))
 
@@ -94,7 +96,9 @@ def _trace(model: Any, slots: List[Any], inputs: Any, classes: Any) -> None:
         slot.assign(keras.ops.zeros(slot.shape, slot.dtype))
 
 
-def _by_operation(model: Any, inputs: Any, classes: Any, folder: str) -> "dict[str, float]":
+def _by_operation(
+    model: Any, inputs: Any, classes: Any, folder: Optional[str]
+) -> "dict[str, float]":
     """Return the largest difference of each kind."""
     import keras
 
@@ -121,9 +125,11 @@ def _by_operation(model: Any, inputs: Any, classes: Any, folder: str) -> "dict[s
     return worst
 
 
-def _save(folder: str, kind: str, tensors: List[Any]) -> None:
+def _save(folder: Optional[str], kind: str, tensors: List[Any]) -> None:
     import keras
 
+    if folder is None:
+        return
     for number, tensor in enumerate(tensors):
         value = keras.ops.convert_to_numpy(tensor)
         np.save(os.path.join(folder, "%s-%05d.npy" % (kind, number)), value)
