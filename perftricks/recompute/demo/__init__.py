@@ -27,6 +27,10 @@ BACKENDS = ("tensorflow", "jax", "torch")
 # On the CPU, XLA orders a program for speed and so hides most of the saving.
 XLA_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
+# On GPUs, XLA adds in any order where gradients meet, as those of an embedding do, unless it is
+# told not to. Where two ways must agree to the last bit, it is.
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
 # How many times farther from a step that runs operation by operation the recomputed program may be
 # than the plain one is. XLA rounds both as it likes, so both are as far from it by chance; a wrong
 # dropout mask is thousands of times farther.
@@ -364,7 +368,7 @@ def _start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         universal_newlines=True,
-        env=_environment(config, recompute),
+        env=_environment(config, recompute, deterministic="--by-operation" in options),
     )
     if done.returncode:
         raise _failure(done)
@@ -372,14 +376,15 @@ def _start(
     return record
 
 
-def _environment(config: Config, recompute: bool) -> Dict[str, str]:
+def _environment(config: Config, recompute: bool, deterministic: bool) -> Dict[str, str]:
+    flags = [os.environ.get("XLA_FLAGS", ""), XLA_FLAG, DETERMINISTIC if deterministic else ""]
     environment = dict(
         os.environ,
         KERAS_BACKEND=config.backend,
         RECOMPUTE="1" if recompute else "0",
         TF_CPP_MIN_LOG_LEVEL="3",
         TF_ENABLE_ONEDNN_OPTS=os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1"),
-        XLA_FLAGS=(os.environ.get("XLA_FLAGS", "") + " " + XLA_FLAG).strip(),
+        XLA_FLAGS=" ".join(filter(None, flags)),
         XLA_PYTHON_CLIENT_MEM_FRACTION=os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", ".95"),
         PYTHONPATH=os.pathsep.join(path for path in sys.path if path),
     )
