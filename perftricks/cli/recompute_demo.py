@@ -98,7 +98,7 @@ def recompute_demo(
 ) -> None:
     """Parse, run, render."""
     from perftricks.cli.render import demo as render
-    from perftricks.recompute.demo import Config, DemoError, compare, max_batch_size
+    from perftricks.recompute.demo import Config, DemoError, compare, largest_batch
 
     with reported(COMMAND, usage=(ValueError,), data=(DemoError, OSError)):
         config = Config(
@@ -124,7 +124,7 @@ def recompute_demo(
                 if budget is None and comparison.plain.device == "cpu":
                     budget = 2**30
                 largest = tuple(
-                    max_batch_size(config, run.recompute, budget, tell, known=run)
+                    largest_batch(config, run.recompute, budget, tell, known=run)[0]
                     for run in (comparison.plain, comparison.recomputed)
                 )
         render.show(comparison, largest, budget)

@@ -100,7 +100,7 @@ def test_the_search_takes_few_runs(constant, known, budget, monkeypatch):
     monkeypatch.setattr(demo, "train", run)
     first = run(Config(), True) if known and (budget or constant + 16 <= 300) else None
     tried.clear()
-    found = demo.max_batch_size(Config(), True, budget, known=first)
+    found = demo.largest_batch(Config(), True, budget, known=first)[0]
     assert 300 - constant - (300 - constant) // 16 <= found <= 300 - constant
     assert len(tried) <= 5 - (first is not None)
 

@@ -211,14 +211,14 @@ def compare(config: Config, progress: Optional[Callable[[str], object]] = None) 
         )
 
 
-def max_batch_size(
+def largest_batch(
     config: Config,
     recompute: bool,
     budget: Optional[int],
     progress: Optional[Callable[[str], object]] = None,
     limit: int = LARGEST_TRIED,
     known: Optional[Run] = None,
-) -> int:
+) -> Tuple[int, Optional[Run]]:
     """Find the largest batch with which a model can be trained.
 
     Args:
@@ -231,24 +231,13 @@ def max_batch_size(
         known: The run with the batch size of ``config``, if there has been one.
 
     Returns:
-        The largest batch that fits, to within a sixteenth; 0 if not even one sample does.
+        The largest batch that fits, to within a sixteenth, and the run with it; 0 and None if not
+        even one sample does.
 
     Raises:
         ValueError: If something in ``config`` is out of range.
         DemoError: If a run fails for another reason than want of memory.
     """
-    return largest_batch(config, recompute, budget, progress, limit, known)[0]
-
-
-def largest_batch(
-    config: Config,
-    recompute: bool,
-    budget: Optional[int],
-    progress: Optional[Callable[[str], object]] = None,
-    limit: int = LARGEST_TRIED,
-    known: Optional[Run] = None,
-) -> Tuple[int, Optional[Run]]:
-    """Find the largest batch as ``max_batch_size`` does; return the run with it as well."""
     check(config)
     tell = progress or (lambda line: None)
     runs: Dict[int, Run] = {}
@@ -264,7 +253,8 @@ def largest_batch(
         if run is not None:
             runs[trial] = run
             room = run.free_bytes if budget is None else budget
-        if run is None or (budget is not None and run.peak_bytes > budget):
+        # A small step may not show in the memory of its process; it takes a byte at least.
+        if run is None or (budget is not None and max(run.peak_bytes, 1) > budget):
             failure = trial
         else:
             largest = trial

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import pytest
 
-from perftricks.recompute.demo import Config, DemoError, compare, max_batch_size
+from perftricks.recompute.demo import Config, DemoError, compare, largest_batch
 from perftricks.recompute.memory import peak_meter
 
 SMALL = {"backend": keras.backend.backend(), "seq_len": 16, "width": 64}
@@ -28,8 +28,8 @@ def test_exact(model, batch_size, monkeypatch):
 def test_largest_batch():
     """The search ends at a batch that fits where the next larger one does not."""
     config = Config(model="deep-mlp", layers=2, device="cpu", batch_size=4, **SMALL)
-    assert max_batch_size(config, True, None, limit=8) == 8
-    assert max_batch_size(config, True, 0, limit=8) == 0
+    assert largest_batch(config, True, None, limit=8)[0] == 8
+    assert largest_batch(config, True, 0, limit=8)[0] == 0
 
 
 @pytest.mark.timeout(200)
