@@ -85,12 +85,13 @@ def keras2_row(
     )
 
 
-def keras3_row(backend: str, name: str, package: str) -> Row:
+def keras3_row(backend: str, name: str, package: str, python: str | None = None) -> Row:
     """Return a row of Keras 3; the requirements are a dependency group of pyproject.toml."""
     return Row(
         session=f"keras3({backend})",
         name=f"{name}, newest Keras 3",
         what="`recompute`",
+        python=python,
         requirements=(*nox.project.dependency_groups(PYPROJECT, backend), *KERAS_HUB_NEEDS),
         bare=("keras-hub",),
         env={"KERAS_BACKEND": backend},
@@ -105,7 +106,7 @@ BERT = "bert4keras==0.11.5"
 KERAS_HUB_NEEDS = ("regex", "tokenizers")
 KERAS3 = [
     keras3_row("tensorflow", "newest TensorFlow", "tensorflow-cpu"),
-    keras3_row("jax", "newest JAX", "jax"),
+    keras3_row("jax", "newest JAX", "jax", "3.13"),  # newer than any for Python 3.11
     keras3_row("torch", "newest torch", "torch"),
 ]
 KERAS2 = [
