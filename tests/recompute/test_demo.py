@@ -13,7 +13,14 @@ from typer.testing import CliRunner
 from perftricks.cli.recompute_demo import app
 from perftricks.cli.render import demo as render
 from perftricks.recompute import demo
-from perftricks.recompute.demo import Comparison, Config, DemoError, Run, check, compare
+from perftricks.recompute.demo import (
+    Comparison,
+    Config,
+    OutOfMemoryError,
+    Run,
+    check,
+    compare,
+)
 
 
 def comparison(**changes):
@@ -23,6 +30,18 @@ def comparison(**changes):
     ]
     differences = {"gradient_difference": 0.0, "state_difference": 0.0, "loss_difference": 0.0}
     return Comparison(Config(), *runs, **{**differences, **changes})
+
+
+def finished(recompute, folder, gradient, *options):
+    """Leave what a process of the demo leaves, a gradient of one number; return what it prints."""
+    os.makedirs(folder)
+    for kind in ("gradient", "variable"):
+        np.save(f"{folder}/{kind}-0.npy", np.float32(gradient))
+    if options:
+        return {"gradient": 0.0, "state": 0.0, "loss": 0.0}
+    record = comparison().to_dict()["recomputed" if recompute else "plain"]
+    del record["recompute"]
+    return record
 
 
 def test_ratios():
@@ -64,20 +83,40 @@ def test_rounding_is_measured(recomputed, exact, monkeypatch):
 
     def start(config, recompute, folder, *options):
         started.append((recompute, *options))
-        os.makedirs(folder)
         gradient = 1.0 if options else recomputed if recompute else 1.0 + 1e-6
-        for kind in ("gradient", "variable"):
-            np.save(f"{folder}/{kind}-0.npy", np.float32(gradient))
-        if options:
-            return {"gradient": 0.0, "state": 0.0, "loss": 0.0}
-        record = comparison().to_dict()["recomputed" if recompute else "plain"]
-        del record["recompute"]
-        return record
+        return finished(recompute, folder, gradient, *options)
 
     monkeypatch.setattr(demo, "_start", start)
     assert compare(Config(backend="jax")).exact is exact
     assert started == [(False,), (True,), (True, "--by-operation")]
     assert not compare(Config(backend="tensorflow")).exact
+
+
+@pytest.mark.parametrize(("rounds", "enough"), [(True, 4), (False, 4), (True, 0)])
+def test_a_smaller_batch_is_compared_if_memory_is_short(rounds, enough, monkeypatch, capsys):
+    """A step by operation takes more memory than a compiled one; that must not end the demo."""
+
+    def start(config, recompute, folder, *options):
+        if options and config.batch_size > enough:
+            raise OutOfMemoryError("out of it")
+        equal = not rounds and config.batch_size <= enough
+        gradient = 1.0 if options or equal else 1.0 - 3e-6 if recompute else 1.0 + 1e-6
+        return finished(recompute, folder, gradient, *options)
+
+    monkeypatch.setattr(demo, "_start", start)
+    config = Config(backend="jax", batch_size=18)
+    if not enough:
+        with pytest.raises(OutOfMemoryError):
+            compare(config)
+        return
+    found = compare(config)
+    assert (found.compared_batch, found.config) == (4, config)
+    assert found.gradient_difference > 0
+    assert found.rounding
+    assert found.exact
+    render.show(found, None, None)
+    words = "gradients identical, operation by operation with a batch of 4: yes"
+    assert words in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("constant", [0, 50, 290])
@@ -91,9 +130,7 @@ def test_the_search_takes_few_runs(constant, known, budget, monkeypatch):
         tried.append(config.batch_size)
         peak = constant + config.batch_size
         if budget is None and peak > 300:
-            error = DemoError("out of it")
-            error.out_of_memory = True
-            raise error
+            raise OutOfMemoryError("out of it")
         free = 300 if budget is None else None
         return Run(recompute, peak, "a meter", 1.0, [1.0], 1, free_bytes=free)
 

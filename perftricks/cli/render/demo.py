@@ -72,7 +72,10 @@ def show(comparison: Comparison, largest: tuple[int, ...] | None, budget: int | 
     else:
         kinds = {"gradients": "gradient", "losses": "loss", "variables": "state"}
         uncompiled = {what: comparison.by_operation[kind] for what, kind in kinds.items()}
-        _differences(console, uncompiled, ", operation by operation")
+        how = ", operation by operation"
+        if comparison.compared_batch is not None:
+            how += f" with a batch of {comparison.compared_batch}"
+        _differences(console, uncompiled, how)
         words = "differ by rounding" if comparison.rounding else "are NOT equal"
         numbers = ", ".join(f"{what} {difference:.3g}" for what, difference in compiled.items())
         errors = ", ".join(f"{way} {error:.3g}" for way, error in comparison.error.items())

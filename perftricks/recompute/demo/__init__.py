@@ -8,7 +8,8 @@
 A process each, because memory that one run has freed would be there for the other to use.
 
 On JAX, XLA compiles the two ways as different programs, whose last bits differ. There a third
-process runs the first step both ways operation by operation, and that must be equal.
+process runs the first step both ways operation by operation, and that must be equal. It takes more
+memory than a compiled step; where there is not enough, a smaller batch is compared.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ _GUESSES = 5  # runs after which the search for it no longer guesses but halves
 
 class DemoError(Exception):
     """A run of the demo failed; the message says how."""
+
+
+class OutOfMemoryError(DemoError):
+    """A run of the demo failed for want of memory."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,8 @@ class Comparison:
             runs uncompiled is the same arithmetic without that.
         error: How far the gradients of the compiled first step are from those of the plain one that
             runs operation by operation, by the way ("plain", "recomputed").
+        compared_batch: Samples in the step of which ``by_operation`` and ``error`` tell, where
+            memory did not suffice for all; None elsewhere.
     """
 
     config: Config
@@ -128,6 +135,7 @@ class Comparison:
     loss_difference: float
     by_operation: Optional[Dict[str, float]] = None
     error: Optional[Dict[str, float]] = None
+    compared_batch: Optional[int] = None
 
     @property
     def bitwise(self) -> bool:
@@ -202,13 +210,25 @@ def compare(config: Config, progress: Optional[Callable[[str], object]] = None) 
             return compiled
         tell("comparing operation by operation")
         reference = os.path.join(folder, "by-operation")
-        by_operation = _start(config, True, reference, "--by-operation")
-        errors = [_difference(one, reference, "gradient") for one in folders]
-        return replace(
-            compiled,
-            by_operation=by_operation,
-            error=dict(zip(("plain", "recomputed"), errors)),
-        )
+        try:
+            by_operation = _start(config, True, reference, "--by-operation")
+        except OutOfMemoryError:
+            if config.batch_size == 1:
+                raise
+        else:
+            errors = [_difference(one, reference, "gradient") for one in folders]
+            return replace(
+                compiled,
+                by_operation=by_operation,
+                error=dict(zip(("plain", "recomputed"), errors)),
+            )
+    smaller = compare(replace(config, batch_size=config.batch_size // 2, steps=1), progress)
+    return replace(
+        compiled,
+        by_operation=smaller.by_operation or {"gradient": 0.0, "state": 0.0, "loss": 0.0},
+        error=smaller.error or {"plain": 0.0, "recomputed": 0.0},
+        compared_batch=smaller.compared_batch or smaller.config.batch_size,
+    )
 
 
 def largest_batch(
@@ -281,10 +301,8 @@ def _fitting(config: Config, recompute: bool) -> Optional[Run]:
     """Train; return None if memory does not suffice."""
     try:
         return train(config, recompute)
-    except DemoError as error:
-        if getattr(error, "out_of_memory", False):
-            return None
-        raise
+    except OutOfMemoryError:
+        return None
 
 
 def _coarse(batch_size: int) -> int:
@@ -385,7 +403,7 @@ def _environment(config: Config, recompute: bool, deterministic: bool) -> Dict[s
 
 
 def _failure(done: "subprocess.CompletedProcess[str]") -> DemoError:
-    """Say in one line why a run failed, and whether it ran out of memory."""
+    """Say in one line why a run failed."""
     last = _reason(done.stderr)
     text = done.stderr.lower()
     out_of_memory = done.returncode == -9 or any(
@@ -393,13 +411,10 @@ def _failure(done: "subprocess.CompletedProcess[str]") -> DemoError:
         for words in ("resourceexhausted", "resource_exhausted", "out of memory", "memoryerror")
     )
     if out_of_memory:
-        error = DemoError("not enough memory for a batch of this size: %s" % last)
-    elif done.returncode < 0:
-        error = DemoError("a run was killed by signal %d: %s" % (-done.returncode, last))
-    else:
-        error = DemoError(last)
-    error.out_of_memory = out_of_memory  # type: ignore[attr-defined]
-    return error
+        return OutOfMemoryError("not enough memory for a batch of this size: %s" % last)
+    if done.returncode < 0:
+        return DemoError("a run was killed by signal %d: %s" % (-done.returncode, last))
+    return DemoError(last)
 
 
 def _reason(stderr: str) -> str:
