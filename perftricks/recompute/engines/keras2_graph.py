@@ -20,6 +20,7 @@ import tensorflow as tf
 from perftricks.recompute import switch
 from perftricks.recompute.engines import compat, compat_keras2
 from perftricks.recompute.engines.keras2_slice import Slice, replay
+from perftricks.recompute.engines.ordering import in_order
 
 _GRADIENT = "PerftricksRecompute"
 SWITCHED_GRADIENT = "PerftricksSwitchedRecompute"
@@ -44,7 +45,7 @@ def checkpointed(call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[s
                 compat_keras2.may_record() or compat_keras2.compiles_with_xla(graph)
             ),
         )
-        attached = {} if found is None else attach(graph, found)
+        attached = {} if found is None else attach(graph, found, start=start)
     return tf.nest.pack_sequence_as(outputs, [attached.get(id(leaf), leaf) for leaf in leaves])
 
 
@@ -59,6 +60,7 @@ def attach(
     found: Slice,
     starts: Optional[Sequence[Any]] = None,
     gradient: str = _GRADIENT,
+    start: Optional[int] = None,
 ) -> Dict[int, Any]:
     """Return what stands for the outputs of a slice, by the ids of the tensors it has made.
 
@@ -67,9 +69,16 @@ def attach(
         found: The slice.
         starts: Other tensors to start from, of the same values as those of the slice.
         gradient: The name of the gradient.
+        start: Which operation of the graph is the first of the call, if what follows the call is
+            computed from what stands for its outputs.
     """
     attributes = {_RECIPE: compat_keras2.bytes_attribute(found.recipe.SerializeToString())}
-    inputs = [*found.outputs, *(found.starts if starts is None else starts), *found.kept]
+    sources = [*(found.starts if starts is None else starts), *found.kept]
+    outputs = list(found.outputs)
+    if start is not None and graph.building_function:
+        with compat_keras2.stop_recording():
+            outputs = in_order(outputs, sources, graph.get_operations()[start:])
+    inputs = [*outputs, *sources]
     override = graph.gradient_override_map({"IdentityN": gradient})
     with compat_keras2.stop_recording(), compat_keras2.attributes(graph, attributes), override:
         attached = tf.identity_n(inputs, name="recompute")

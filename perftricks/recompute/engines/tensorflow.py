@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from perftricks.recompute.engines import compat
 from perftricks.recompute.engines.operations import DRAWS, WRITES
+from perftricks.recompute.engines.ordering import in_order
 from perftricks.recompute.engines.tensorflow_reuse import count, operations_since, reuse
 
 if TYPE_CHECKING:
@@ -89,7 +90,10 @@ def takes_effect(variable: Any) -> bool:
 @tf.custom_gradient  # type: ignore[untyped-decorator]
 def written(new: Any, old: Any) -> Any:
     """Return the new value as a leaf would be: its gradient is the variable's."""
-    return tf.identity(new), lambda gradient: (None, gradient)
+    results = [tf.identity(new)]
+    if not tf.executing_eagerly():
+        results = in_order(results, [old], ())
+    return results[0], lambda gradient: (None, gradient)
 
 
 def checkpoint(pure: PureCall) -> List[Any]:
@@ -146,7 +150,11 @@ def checkpoint(pure: PureCall) -> List[Any]:
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def attach(*sources: Any) -> Any:
-        return [results[i] for i in attached], gradient
+        found = [results[i] for i in attached]
+        if not tf.executing_eagerly():
+            between = [*(x.op for x in copies), *operations.created]
+            found = in_order(found, sources, between)
+        return found, gradient
 
     outputs = list(results)
     sources = [*inputs, *captured, *[tf.convert_to_tensor(v) for v in raw]]

@@ -491,6 +491,15 @@ def allow_soft_placement():
     K.set_session(tf.compat.v1.Session(config=options))
 
 
+@pytest.mark.skipif(GRAPH or TF < (2, 1), reason="TensorFlow tells how functions were rewritten")
+def test_reads_come_before_assignments():
+    """Whatever Grappler does, no variable is assigned to before the backward pass has read it."""
+    from tests.recompute import reads
+
+    clear_session(grappler=True)
+    assert reads.late(keras) == []
+
+
 @pytest.mark.skipif(STANDALONE, reason="Keras 2.3.1 knows no strategies")
 @pytest.mark.skipif(NAME == "tf_keras" and GRAPH, reason="strategies of newer versions run eagerly")
 def test_mirrored_strategy():

@@ -159,6 +159,20 @@ def test_fit_with_the_graph_optimizer(build):
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
+@only_tensorflow
+def test_reads_come_before_assignments():
+    """Whatever Grappler does, no variable is assigned to before the backward pass has read it."""
+    import tensorflow as tf
+
+    from tests.recompute import reads
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+    try:
+        assert reads.late(keras, jit_compile=False) == []
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
 def test_gradient_accumulation(build):
     """``gradient_accumulation_steps=2``."""
     compare_fits(
