@@ -100,6 +100,7 @@ def keras3_row(backend: str, name: str, package: str, python: str | None = None)
     )
 
 
+BACKENDS = ("tensorflow", "jax", "torch")
 BERT = "bert4keras==0.11.5"
 # All that the models of keras-hub need beside Keras. It asks for tensorflow-text as well, and so
 # for another build of TensorFlow, on JAX and torch too.
@@ -319,7 +320,7 @@ def keras3_minimums_session(row: Row, backend: str) -> None:
     run.__doc__ = f"Run the contract of recompute with the oldest Keras 3 and {backend} allowed."
 
 
-for row, backend in zip(KERAS3, ("tensorflow", "jax", "torch"), strict=True):
+for row, backend in zip(KERAS3, BACKENDS, strict=True):
     keras3_minimums_session(row, backend)
 
 
@@ -370,9 +371,6 @@ def bench_arguments(session: nox.Session) -> list[str]:
     ]
 
 
-BACKENDS = ("tensorflow", "jax", "torch")
-
-
 @nox.session(default=False, venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Measure all that the newest Python can: counting, streams, recompute; list the claims.
@@ -404,14 +402,26 @@ def bench_counting(session: nox.Session) -> None:
     run_benchmarks(session, "build/bench.json", "bench", "--ignore=bench/recompute", groups)
 
 
-@nox.session(default=False, venv_backend="virtualenv")
-@nox.parametrize("backend", [nox.param(name, id=name) for name in BACKENDS])
-def bench_recompute(session: nox.Session, backend: str) -> None:
-    """Measure recompute on one backend."""
-    install(session, "bench", backend)
-    report = f"build/bench-recompute-{backend}.json"
-    arguments = ("bench/recompute", "--benchmark-group-by=group")
-    run_benchmarks(session, report, *arguments, KERAS_BACKEND=backend)
+def keras3_bench_session(row: Row, backend: str) -> None:
+    """Make the session that measures recompute on a backend of Keras 3."""
+
+    @nox.session(
+        name=f"bench_recompute({backend})",
+        python=row.python,
+        venv_backend="virtualenv",
+        default=False,
+    )
+    def run(session: nox.Session) -> None:
+        install(session, "bench", backend)
+        report = f"build/bench-recompute-{backend}.json"
+        arguments = ("bench/recompute", "--benchmark-group-by=group")
+        run_benchmarks(session, report, *arguments, KERAS_BACKEND=backend)
+
+    run.__doc__ = f"Measure recompute on {backend}."
+
+
+for row, backend in zip(KERAS3, BACKENDS, strict=True):
+    keras3_bench_session(row, backend)
 
 
 def keras2_bench_session(row: Row) -> None:

@@ -11,11 +11,9 @@ import sys
 from dataclasses import asdict, dataclass
 
 from bench.recompute.steps import StepProcess
+from perftricks.recompute.demo import xla_flags
 
 BACKENDS = ("tensorflow", "jax", "torch")
-
-# On the CPU, XLA orders a program for speed and so hides most of what recomputing saves.
-MEMORY_FIRST = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,6 @@ class Case:
         dropout: The rate of each dropout.
         norm_first: Whether a block normalizes what enters a sublayer, and not what leaves it.
         eager: Whether the step runs operation by operation, for tools that need that.
-        xla_flags: Flags of XLA; they matter to JAX only.
     """
 
     tool: str
@@ -46,7 +43,6 @@ class Case:
     dropout: float = 0.1
     norm_first: bool = False
     eager: bool = False
-    xla_flags: str = MEMORY_FIRST
 
     @property
     def model(self) -> str:
@@ -81,7 +77,7 @@ def _environment(case: Case) -> dict[str, str]:
         "RECOMPUTE": "1",  # it matters to what is decorated only
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-        "XLA_FLAGS": case.xla_flags,
+        "XLA_FLAGS": xla_flags(),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -117,6 +118,26 @@ def test_a_smaller_batch_is_compared_if_memory_is_short(rounds, enough, monkeypa
     render.show(found, None, None)
     words = "gradients identical, operation by operation with a batch of 4: yes"
     assert words in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("installed", "is_set"),
+    [("0.4.35", True), ("0.10.2", True), ("0.11.0", True), ("0.11.1", False), ("0.12.0.1", False)],
+)
+def test_flags_of_xla(installed, is_set, monkeypatch):
+    """Older versions hide the saving unless they are told not to; newer ones must not be told."""
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: installed)
+    assert bool(demo.xla_flags()) is is_set
+
+
+def test_no_flags_without_xla(monkeypatch):
+    """Where there is no XLA it needs no flags."""
+
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert demo.xla_flags() == ""
 
 
 @pytest.mark.parametrize("constant", [0, 50, 290])

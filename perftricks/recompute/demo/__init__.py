@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,8 +26,10 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 MODELS = ("transformer", "bert-base", "bert-large", "resnet50", "deep-mlp")
 BACKENDS = ("tensorflow", "jax", "torch")
 
-# On the CPU, XLA orders a program for speed and so hides most of the saving.
-XLA_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+# Up to jaxlib 0.11.0, XLA orders a program for the CPU so that most of the saving is hidden, unless
+# it is told not to. From 0.11.1 on it keeps the saving, and what it was told costs memory.
+_SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+_LAST_TO_HIDE = (0, 11, 0)
 
 # On GPUs, XLA adds in any order where gradients meet, as those of an embedding do, unless it is
 # told not to. Where two ways must agree to the last bit, it is.
@@ -384,8 +387,21 @@ def _start(
     return record
 
 
+def xla_flags() -> str:
+    """Return the flags that XLA needs to keep on the CPU what recomputing saves, if any."""
+    try:
+        from importlib.metadata import PackageNotFoundError, version
+    except ImportError:  # Python 3.7, for which there is no such XLA
+        return ""
+    try:
+        numbers = re.findall(r"\d+", version("jaxlib"))
+    except PackageNotFoundError:
+        return ""
+    return _SCHEDULER if tuple(map(int, numbers[:3])) <= _LAST_TO_HIDE else ""
+
+
 def _environment(config: Config, recompute: bool, deterministic: bool) -> Dict[str, str]:
-    flags = [os.environ.get("XLA_FLAGS", ""), XLA_FLAG, DETERMINISTIC if deterministic else ""]
+    flags = [os.environ.get("XLA_FLAGS", ""), xla_flags(), DETERMINISTIC if deterministic else ""]
     environment = dict(
         os.environ,
         KERAS_BACKEND=config.backend,

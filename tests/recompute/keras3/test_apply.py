@@ -14,6 +14,7 @@ from keras import layers, ops
 
 from perftricks import recompute
 from perftricks.recompute import recompute_scope
+from perftricks.recompute.demo import xla_flags
 from perftricks.recompute.model import is_applied
 from tests.recompute.keras3.applied import (
     applied,
@@ -529,17 +530,13 @@ for build in (mlp, resnet):
 
 @pytest.mark.skipif(BACKEND != "jax", reason="XLA's buffer assignment is read through JAX")
 def test_peak_memory_falls():
-    """XLA assigns less than half the memory to a deep MLP, three quarters to a small ResNet.
-
-    Its default scheduler on CPUs runs what is independent early, which hides the saving.
-    """
-    flags = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+    """XLA assigns less than half the memory to a deep MLP, three quarters to a small ResNet."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", MEMORY],
         check=True,
         capture_output=True,
         text=True,
-        env={**os.environ, "XLA_FLAGS": flags},
+        env={**os.environ, "XLA_FLAGS": xla_flags()},
     )
     peaks = [[int(n) for n in line.split()] for line in done.stdout.splitlines()]
     assert len(peaks) == 2
