@@ -93,23 +93,21 @@ def _batch_of(model: str, claimed: float) -> Callable[[Results], Finding]:
 
 
 def _time_per_sample(results: Results) -> Finding:
-    found = list(results.all("bench_blocks"))
-    if not found:
-        return _unmeasured("bench_blocks was not run")
-    times = [
-        f"{place(one)}, blocks {normalization(one)}: "
-        f"{_times(one.info['time_ratio'])} "
-        f"(peak memory {_times(one.info['peak_ratio'])} less)"
-        for one in found
-    ]
-    ratios = [one.info["time_ratio"] for one in found]
+    ratios: dict[str, float] = {}
+    for one in results.all("bench_blocks"):
+        memory = f"(peak memory {_times(one.info['peak_ratio'])} less)"
+        ratios[f"{place(one)}, blocks {normalization(one)}: {{}} {memory}"] = one.info["time_ratio"]
     for one in results.all("bench_largest_batch_of_bert"):
+        if "sample_seconds" not in one.info:
+            continue  # it ended before these were known
         plain, same_batch, _ = one.info["sample_seconds"].values()
-        ratios.append(same_batch / plain)
-        where = f"{one.info['backend']} gpu, {one.info['model']}"
-        batch = one.info["largest_batch"]["plain"]
-        times.append(f"{where}, batch {batch}: {_times(ratios[-1])}")
-    return Finding(_verdict([r <= 1.25 * (1 + _ROUNDING) for r in ratios]), "; ".join(times))
+        where = f"{one.info['backend']} gpu, {one.info['model']}, batch {one.info['timed_batch']}"
+        ratios[f"{where}: {{}}"] = same_batch / plain
+    if not ratios:
+        return _unmeasured("bench_blocks was not run")
+    times = [text.format(_times(ratio)) for text, ratio in ratios.items()]
+    holding = [ratio <= 1.25 * (1 + _ROUNDING) for ratio in ratios.values()]
+    return Finding(_verdict(holding), "; ".join(times))
 
 
 def _factor_against_depth(results: Results) -> Finding:

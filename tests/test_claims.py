@@ -140,6 +140,7 @@ def test_figures(results):
         "largest_batch": {"plain": 48, "recompute": 144},
         "ratio": 3.0,
         "sample_seconds": {"plain": 0.04, "at its batch": 0.05, "at its own": 0.048},
+        "timed_batch": 45,
     }
     keras2 = {"tool": "plain", "allocated_bytes": None, "resident_bytes": 2**30, "time_ratio": 1.0}
     found = results(
@@ -160,7 +161,7 @@ def test_figures(results):
         "| a group | other | raises: no \\| such thing |  |  |  |  |",
         "| tensorflow cpu: blocks | 6 | 24 |",
         "| plain | 1,024 MiB |  |",
-        "| a group | bert-base | 48 | 144 | 3.0x | 40.0 ms | 50.0 ms | 48.0 ms |",
+        "| a group | bert-base | 48 | 144 | 3.0x | 40.0 ms (batch 45) | 50.0 ms | 48.0 ms |",
     ):
         assert row in page.splitlines()
     assert figures.render(results()) == ""
@@ -176,9 +177,14 @@ def test_batches(results, ratio, verdict):
         "largest_batch": {"plain": 10, "recompute": round(10 * ratio)},
         "ratio": ratio,
         "sample_seconds": {"plain": 0.04, "at its batch": 0.05, "at its own": 0.048},
+        "timed_batch": 9,
     }
     found = results(("bench_largest_batch_of_bert[torch-gpu-bert-base]", 1.0, info))
     assert finding(found, "BERT-base").verdict == verdict
+    in_time = finding(found, "A sample takes")
+    assert in_time == claims.Finding(claims.HOLDS, "torch gpu, bert-base, batch 9: 1.25x")
+    info.pop("sample_seconds")
+    assert finding(found, "A sample takes").verdict == claims.UNMEASURED
     assert finding(found, "BERT-large").verdict == claims.UNMEASURED
 
 

@@ -154,6 +154,8 @@ def _largest(results: Results) -> list[Row]:
         ways = (str(largest["plain"]), str(largest["recompute"]), f"{info['ratio']:.1f}x")
         times = info.get("sample_seconds")
         samples = [f"{seconds * 1e3:.1f} ms" for seconds in times.values()] if times else [""] * 3
+        if times:
+            samples[0] += f" (batch {info['timed_batch']})"
         rows.append((result.group, model, *ways, *samples))
     return rows
 

@@ -159,9 +159,17 @@ def checkpoint(pure: PureCall) -> List[Any]:
         if x is not None
     ]
 
+    failures: List[BaseException] = []
+
     def run(*tensors: Any) -> List[Any]:
         if not pure.has_run:
-            outputs = pure.run(*tensors)
+            try:
+                outputs = pure.run(*tensors)
+            except BaseException as failure:
+                # Up to torch 2.12 an error that comes through its checkpoint leaves the hooks of
+                # that in force for as long as the error lives.
+                failures.append(failure)
+                return []
             fixed.extend(("variable", v.path, x, x._version) for v, x in pure.reads.values())
             buffers.forget_unchanged()
             _free_cycles()
@@ -182,6 +190,8 @@ def checkpoint(pure: PureCall) -> List[Any]:
 
     # The random numbers of Keras need no saved state, those of a wrapped torch module do.
     outputs: List[Any] = torch_checkpoint(run, *pure.tensors, use_reentrant=False)
+    if failures:
+        raise failures.pop()
     return outputs
 
 

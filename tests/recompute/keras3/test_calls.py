@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import os
 import subprocess
 import sys
 
@@ -957,7 +958,7 @@ def test_buffers_of_torch(kind):
     def build():
         inputs = keras.Input((WIDTH,))
         x = layers.Dense(WIDTH)(inputs)
-        modules.append(Module())
+        modules.append(Module().to(ops.zeros(1).device))
         captured["module"] = modules[-1]
         for _ in range(2):
             if kind in ("wrapped", "applied"):
@@ -1038,6 +1039,27 @@ def test_parameters_of_torch_that_change_before_the_backward_pass():
         y.backward()
 
 
+def test_an_error_leaves_nothing_in_force():
+    """What follows a call that fails is not recomputed, though the error lives on."""
+    errors = []
+
+    @recompute_grad
+    def fails(x):
+        raise OSError(x.shape)
+
+    def call(x):
+        try:
+            fails(x)
+        except OSError as error:
+            errors.append(error)
+        return ops.sum(x * x)
+
+    x = np.arange(3, dtype="float32")
+    with recompute_scope(True):
+        np.testing.assert_array_equal(array(gradient(call, x)), 2 * x)
+    assert len(errors) == 1
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="Keras' numpy backend needs JAX to be installed")
 def test_a_backend_without_training_runs_plainly():
     """On a backend that is not known the decorated function runs plainly, with one warning."""
@@ -1051,7 +1073,8 @@ def test_a_backend_without_training_runs_plainly():
         "messages = [str(w.message) for w in caught if w.category is RuntimeWarning]\n"
         "assert len(messages) == 1 and \"not 'numpy'\" in messages[0], messages"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={"KERAS_BACKEND": "numpy"})
+    environment = dict(os.environ, KERAS_BACKEND="numpy")
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_a_segment_of_several_layers():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -126,7 +127,8 @@ def _torch_step(model, x, inputs, floats, y, training):
         inputs[i] = inputs[i].detach().requires_grad_()
     outputs = model(keras.tree.pack_sequence_as(x, inputs), training=training)
     loss = loss_of(outputs, y, model.losses)
-    loss.backward()
+    with ThreadPoolExecutor(1) as another_thread:  # as autograd has for each GPU
+        another_thread.submit(loss.backward).result()
     gradients = [inputs[i].grad for i in floats]
     gradients += [v.value.grad for v in model.trainable_variables]
     state = [(v, v.value) for v in model.non_trainable_variables]
