@@ -13,6 +13,7 @@ import warnings
 import pytest
 
 BACKEND = os.environ.get("KERAS_BACKEND")
+OF_KERAS = "Layer '.*' .* was passed an input with a mask:UserWarning"  # about its own layers
 
 if BACKEND is None:
     collect_ignore_glob = ["*"]
@@ -50,8 +51,8 @@ else:
 def pytest_collection_modifyitems(items):
     for item in items:
         if os.path.dirname(__file__) in str(item.path):
-            for category in ("DeprecationWarning", "FutureWarning"):
-                item.add_marker(pytest.mark.filterwarnings(f"ignore::{category}"))
+            for ignored in (":DeprecationWarning", ":FutureWarning", OF_KERAS):
+                item.add_marker(pytest.mark.filterwarnings(f"ignore:{ignored}"))
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,7 @@ from tests.recompute.keras3.training import (
     GROWN,
     fit,
     fresh_model,
+    since,
     step,
     steps,
     steps_in_threads,
@@ -293,8 +294,14 @@ MODELS = {
 # added up in another order than in a plain run.
 REORDERED = {"transformer, layers"}
 
+# Before, GlobalAveragePooling1D multiplies what it is given by the mask, in place on torch. There
+# it is a segment of its own, whose input must stay as it is; torch says so.
+IN_PLACE = {"transformer, every cut point": since(3, 15)} if BACKEND == "torch" else {}
 
-@pytest.mark.parametrize("name", MODELS)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=IN_PLACE.get(name, ())) for name in MODELS]
+)
 def test_exact(name):
     """Losses, gradients and state over several steps, in a custom loop and in fit."""
     build, make, options = MODELS[name]

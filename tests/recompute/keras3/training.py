@@ -19,6 +19,12 @@ only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="about Tens
 only_torch = pytest.mark.skipif(BACKEND != "torch", reason="about torch's own API")
 
 
+def since(*version):
+    """Mark a test of what Keras has since a version."""
+    before = tuple(map(int, keras.version().split(".")[:2])) < version
+    return pytest.mark.skipif(before, reason="Keras %d.%d has what this is about" % version)
+
+
 def array(x):
     """Return a tensor, a variable or a sparse gradient as an array."""
     if type(x).__name__ == "IndexedSlices":
