@@ -83,6 +83,19 @@ def test_without_keras_it_says_so():
     assert "keras: not imported" in done.stderr
 
 
+def test_a_keras_3_that_is_too_old_is_refused():
+    """With Keras 3.9, some losses would be counted twice."""
+    code = (
+        "import sys, types\n"
+        "from perftricks.recompute import *\n"
+        "sys.modules['keras'] = types.ModuleType('keras')\n"
+        "sys.modules['keras'].__version__ = '3.9.2'\n"
+        "with recompute_scope(True): recompute_grad(lambda x: x)(1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "RuntimeError: recompute needs Keras 3.10 or newer, and found 3.9.2" in done.stderr
+
+
 def test_off_is_the_plain_call(monkeypatch):
     """While it is off no engine is looked for, so anything may be passed."""
     monkeypatch.setenv("RECOMPUTE", "1")

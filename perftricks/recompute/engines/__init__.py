@@ -15,6 +15,9 @@ from perftricks.recompute.engines import captures
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# Before, Keras adds a list of losses once for each loss in it, where a call is made a function.
+_OLDEST_KERAS_3 = 3, 10
+
 
 def keep_autograph_out(function: F) -> F:
     """Tell TensorFlow's AutoGraph to run a function as it is written.
@@ -43,6 +46,12 @@ def engine_for(call: Callable[..., Any], args: Tuple[Any, ...]) -> ModuleType:
     imported = _imported_generation(call)  # complains where there is none
     generation = next(filter(None, map(generation_of, _candidates(call, args))), imported)
     if generation == 3:
+        if _version("keras") < _OLDEST_KERAS_3:
+            raise RuntimeError(
+                "recompute needs Keras %d.%d or newer, and found %s; upgrade it (pip install "
+                "--upgrade keras), or leave RECOMPUTE unset"
+                % (*_OLDEST_KERAS_3, sys.modules["keras"].__version__)
+            )
         from perftricks.recompute.engines import keras3
 
         return keras3

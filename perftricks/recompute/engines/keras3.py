@@ -208,7 +208,7 @@ class PureCall:
                 for leaf in inputs
             ]
         losses = [(scope.owners[id(loss)], loss) for loss in scope.losses]
-        for owner, loss in [*losses, *scope.lists]:
+        for owner, loss in losses:
             compat.forget_loss(owner, loss)
         for leaf in tree.flatten(outputs):
             self._framework.check_output(leaf)
@@ -235,8 +235,6 @@ class _Scope(keras.StatelessScope):  # type: ignore[misc]
         self._first = first
         self._read = read
         self.owners: Dict[int, Any] = {}
-        self.lists: List[Tuple[Any, Any]] = []  # of losses that were given as one, with the owner
-        self._times_left = 0  # that the last of these will be given again
         self.written: Dict[int, Tuple[Any, Any, Any]] = {}
 
     def get_current_value(self, variable: Any) -> Any:
@@ -261,18 +259,8 @@ class _Scope(keras.StatelessScope):  # type: ignore[misc]
         self.state_mapping[id(variable)] = framework.written(value, old)
 
     def add_loss(self, loss: Any) -> None:
-        owner = compat.loss_owner()
-        losses = [loss]
-        if isinstance(loss, (list, tuple)):  # Keras up to 3.9 gives it once for each loss in it
-            if self._times_left and loss is self.lists[-1][1]:
-                self._times_left -= 1
-                return
-            losses = tree.flatten(loss)
-            self.lists.append((owner, loss))
-            self._times_left = len(losses) - 1
-        for one in losses:
-            self.owners[id(one)] = owner
-            super().add_loss(one)
+        self.owners[id(loss)] = compat.loss_owner()
+        super().add_loss(loss)
 
 
 class _Effects:

@@ -66,7 +66,7 @@ CASES = {
 }
 
 
-SINCE = {"RMSNormalization": since(3, 9), "BatchNormalization, renorm": since(3, 14)}
+SINCE = {"BatchNormalization, renorm": since(3, 14)}
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=SINCE.get(case, ())) for case in CASES])
