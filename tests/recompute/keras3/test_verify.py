@@ -11,7 +11,7 @@ from perftricks import recompute
 from perftricks.recompute import recompute_grad
 from perftricks.recompute.families import keras3
 from perftricks.recompute.model import is_applied
-from tests.recompute.keras3.training import BACKEND, array, fresh_model
+from tests.recompute.keras3.training import BACKEND, XLA_ROUNDS, array, fresh_model
 
 WIDTH = 6
 
@@ -51,7 +51,7 @@ def test_same():
     found = recompute.verify(model, *data(), loss="mse", steps=2)
     assert found.ok, found
     assert found.repeatable
-    assert found.bitwise
+    assert found.bitwise or XLA_ROUNDS
     kinds = [difference.kind for difference in found.differences]
     assert kinds.count("loss") == 2
     assert kinds.count("gradient") == 2 * len(model.trainable_variables)

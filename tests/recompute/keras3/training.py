@@ -25,6 +25,13 @@ def since(*version):
     return pytest.mark.skipif(before, reason="Keras %d.%d has what this is about" % version)
 
 
+def xla_before(*version):
+    """Tell whether the JAX that is installed is older than a version."""
+    import jax
+
+    return jax.__version_info__ < version
+
+
 def array(x):
     """Return a tensor, a variable or a sparse gradient as an array."""
     if type(x).__name__ == "IndexedSlices":
@@ -148,7 +155,10 @@ _STEPS = {"tensorflow": _tensorflow_step, "jax": _jax_step, "torch": _torch_step
 # bits differ; the flags in conftest keep it from doing so on JAX.
 # On TensorFlow, what is used inside a recomputed call and outside of it too has the parts of its
 # gradient added in another order. Everything else is equal bit by bit; on torch, everything is.
+# Up to JAX 0.9, XLA fuses some operations whatever the flags in conftest say, and runs what
+# recomputes as one program even where the rest runs operation by operation.
 FEW_ULP = 4e-6
+XLA_ROUNDS = BACKEND == "jax" and xla_before(0, 10)
 GROWN = 10 * FEW_ULP  # the last bits, after a few steps of training
 
 
@@ -157,7 +167,7 @@ def assert_exact(build, x, y, *, regrouped=False, **options):
 
     ``regrouped`` says that something is used inside and outside of recomputed calls.
     """
-    rounded = BACKEND != "torch" and regrouped
+    rounded = XLA_ROUNDS or (BACKEND != "torch" and regrouped)
     off, on = steps(build, x, y, False), steps(build, x, y, True)
     off.assert_same(on, FEW_ULP if rounded else 0.0)
     off, on = fit(build, x, y, False, **options), fit(build, x, y, True, **options)
