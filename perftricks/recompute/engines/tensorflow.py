@@ -89,8 +89,11 @@ def takes_effect(variable: Any) -> bool:
 
 @tf.custom_gradient  # type: ignore[untyped-decorator]
 def written(new: Any, old: Any) -> Any:
-    """Return the new value as a leaf would be: its gradient is the variable's."""
-    results = [tf.identity(new)]
+    """Return the new value as a leaf would be: its gradient is the variable's.
+
+    In mixed precision, Keras up to 3.12 hands over what it assigns in the lower one.
+    """
+    results = [tf.identity(tf.cast(new, old.dtype))]
     if not tf.executing_eagerly():
         results = in_order(results, [old], ())
     return results[0], lambda gradient: (None, gradient)
