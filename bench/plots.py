@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.results import Results, normalization, place
+from bench.results import Result, Results, normalization, place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,15 +65,22 @@ def _counting(results: Results, axes: Axes) -> bool:
 
 def _time_and_memory(results: Results, axes: Axes) -> bool:
     """Time of a step against peak memory, both as shares of the plain run's."""
-    drawn = False
-    for result in results.all("bench_blocks"):
-        label = f"{place(result)}, {normalization(result)}"
-        axes.plot(1 / result.info["peak_ratio"], result.info["time_ratio"], "o", label=label)
-        drawn = True
+    points = {
+        f"{place(one)}, {normalization(one)}": (1 / one.info["peak_ratio"], one.info["time_ratio"])
+        for one in results.all("bench_blocks")
+    }
+    for one in results.all("bench_largest_batch_of_bert"):
+        if "sample_seconds" in one.info:
+            (plain, peak), (time, longer) = (
+                list(one.info[name].values())[:2] for name in ("peak_bytes", "sample_seconds")
+            )
+            points[f"{one.info['backend']} gpu, {one.info['model']}"] = peak / plain, longer / time
+    for label, (memory, time) in points.items():
+        axes.plot(memory, time, "o", label=label)
     axes.plot(1, 1, "*", color="#59636e", markersize=12, label="plain")
     axes.set(xlabel="peak memory, plain = 1", ylabel="time of a step, plain = 1", xlim=(0, 1.1))
     axes.set_title("Time against memory, each block recomputed")
-    return drawn
+    return bool(points)
 
 
 def _batches(results: Results, axes: Axes) -> bool:
@@ -85,11 +92,18 @@ def _batches(results: Results, axes: Axes) -> bool:
             label = way if number == 0 else ""
             x = number + 0.4 * offset
             axes.bar_label(axes.bar(x, largest[way], 0.38, color=colour, label=label))
-    names = [f"{one.info['model']}\n{one.case}" for one in found]
-    axes.set_xticks([number + 0.2 for number in range(len(found))], names)
-    axes.set(ylabel="samples in a batch")
+    axes.set_xticks([number + 0.2 for number in range(len(found))], map(_model, found))
+    axes.set(ylabel="samples in a batch", yscale="log")
+    axes.margins(y=0.1)
     axes.set_title("Largest batch that fits")
     return bool(found)
+
+
+def _model(result: Result) -> str:
+    """Name a model and where it was trained, in three short lines."""
+    layers = f"{result.info['layers']} blocks" if result.info["layers"] else ""
+    backend, device, *_ = result.case.split("-")
+    return "\n".join(filter(None, (result.info["model"], layers, f"{backend} {device}")))
 
 
 _TOOLS = {
