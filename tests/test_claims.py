@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import claims
+from bench import claims, plots
 from bench.markdown import fill
 from bench.recompute import figures
 from bench.results import read
@@ -187,6 +187,32 @@ def test_batches(results, ratio, verdict):
     found = results(("bench_largest_batch_of_bert[torch-gpu-bert-base]", 1.0, info))
     assert finding(found, "A sample takes").verdict == claims.UNMEASURED
     assert finding(found, "BERT-large").verdict == claims.UNMEASURED
+
+
+def test_pictures_of_bert(results, tmp_path):
+    """What was measured is drawn and named; what was not leaves no picture."""
+    bert = {
+        "model": "bert-base",
+        "layers": None,
+        "backend": "torch",
+        "largest_batch": {"plain": 10, "recompute": 30},
+        "peak_bytes": {"plain": 80, "same batch": 10},
+        "sample_seconds": {"plain": 0.04, "same batch": 0.05, "its own": 0.048},
+    }
+    untimed = {**bert, "model": "bert-large"}
+    del untimed["sample_seconds"]
+    found = results(
+        ("bench_largest_batch_of_bert[torch-gpu-bert-base]", 1.0, bert),
+        ("bench_largest_batch_of_bert[torch-gpu-bert-large]", 1.0, untimed),
+        depth("plain", 6, 600),
+    )
+    drawn = [name for name, _ in plots.draw(found, tmp_path)]
+    assert drawn == ["time-and-memory.svg", "batches.svg", "depth-tensorflow-cpu.svg"]
+    batches, times = ((tmp_path / name).read_text() for name in ("batches.svg", drawn[0]))
+    for text in (">bert-base<", ">bert-large<", ">torch gpu<", ">10<", ">30<"):
+        assert text in batches
+    assert ">torch gpu, bert-base<" in times
+    assert "bert-large" not in times
 
 
 def test_dict_and_counter(results):
