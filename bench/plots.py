@@ -12,7 +12,8 @@ from bench.results import Result, Results, normalization, place
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = ("#0b62c4", "#b35900", "#1d7a46", "#8250a8")
+_COLOURS = ("#0b62c4", "#b35900", "#1d7a46", "#8250a8", "#c4317b", "#59636e")
+_FIT_INSIDE = 4  # entries of a legend; more would cover what is drawn
 
 
 def _workers(results: Results, axes: Axes) -> bool:
@@ -171,7 +172,12 @@ def draw(results: Results, folder: Path) -> list[tuple[str, str]]:
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(color="#e3e7eb", linewidth=0.8)
             axes.set_axisbelow(True)
-            axes.legend(frameon=False)
+            entries = len(axes.get_legend_handles_labels()[1])
+            if entries > _FIT_INSIDE:
+                figure.legend(frameon=False, loc="outside lower center", ncols=2)
+                figure.set_figheight(4 + 0.1 * entries)
+            else:
+                axes.legend(frameon=False)
             path = folder / f"{name}.svg"
             figure.savefig(path, metadata={"Date": None})
             drawn.append((path.name, what))
