@@ -93,21 +93,19 @@ def _batch_of(model: str, claimed: float) -> Callable[[Results], Finding]:
 
 
 def _time_per_sample(results: Results) -> Finding:
-    ratios: dict[str, float] = {}
+    texts, ratios = [], []
     for one in results.all("bench_blocks"):
-        memory = f"(peak memory {_times(one.info['peak_ratio'])} less)"
-        ratios[f"{place(one)}, blocks {normalization(one)}: {{}} {memory}"] = one.info["time_ratio"]
-    for one in results.all("bench_largest_batch_of_bert"):
-        if "sample_seconds" not in one.info:
-            continue  # it ended before these were known
-        plain, same_batch, _ = one.info["sample_seconds"].values()
-        where = f"{one.info['backend']} gpu, {one.info['model']}, batch {one.info['timed_batch']}"
-        ratios[f"{where}: {{}}"] = same_batch / plain
+        ratios.append(one.info["time_ratio"])
+        texts.append(
+            f"{place(one)}, blocks {normalization(one)}: {_times(ratios[-1])} "
+            f"(peak memory {_times(one.info['peak_ratio'])} less)"
+        )
+    for timed in results.timed_batches():
+        ratios.append(timed.time)
+        texts.append(f"{timed.where}: {_times(timed.time)}")
     if not ratios:
         return _unmeasured("bench_blocks was not run")
-    times = [text.format(_times(ratio)) for text, ratio in ratios.items()]
-    holding = [ratio <= 1.25 * (1 + _ROUNDING) for ratio in ratios.values()]
-    return Finding(_verdict(holding), "; ".join(times))
+    return Finding(_verdict([r <= 1.25 * (1 + _ROUNDING) for r in ratios]), "; ".join(texts))
 
 
 def _factor_against_depth(results: Results) -> Finding:

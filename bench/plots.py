@@ -70,12 +70,7 @@ def _time_and_memory(results: Results, axes: Axes) -> bool:
         f"{place(one)}, {normalization(one)}": (1 / one.info["peak_ratio"], one.info["time_ratio"])
         for one in results.all("bench_blocks")
     }
-    for one in results.all("bench_largest_batch_of_bert"):
-        if "sample_seconds" in one.info:
-            (plain, peak), (time, longer) = (
-                list(one.info[name].values())[:2] for name in ("peak_bytes", "sample_seconds")
-            )
-            points[f"{one.info['backend']} gpu, {one.info['model']}"] = peak / plain, longer / time
+    points.update({one.where: (one.memory, one.time) for one in results.timed_batches()})
     for label, (memory, time) in points.items():
         axes.plot(memory, time, "o", label=label)
     axes.plot(1, 1, "*", color="#59636e", markersize=12, label="plain")

@@ -65,6 +65,33 @@ class Results:
             curve.seconds[case["layers"]] = result.info["median_step_seconds"]
         return {where: dict(found) for where, found in sorted(curves.items())}
 
+    def timed_batches(self) -> Iterator[TimedBatch]:
+        """Return what was measured of each BERT with a batch that fits both ways.
+
+        A run that ended before it timed one is left out.
+        """
+        for result in self.all("bench_largest_batch_of_bert"):
+            info = result.info
+            if "sample_seconds" in info:
+                plain_seconds, seconds, _ = info["sample_seconds"].values()
+                plain_peak, peak = info["peak_bytes"].values()
+                where = f"{info['backend']} gpu, {info['model']}, batch {info['timed_batch']}"
+                yield TimedBatch(where, seconds / plain_seconds, peak / plain_peak)
+
+
+class TimedBatch(NamedTuple):
+    """A model trained both ways with the same batch.
+
+    Attributes:
+        where: Backend, device, model and batch.
+        time: Time of a recomputed sample, as a share of the plain one's.
+        memory: Peak memory likewise.
+    """
+
+    where: str
+    time: float
+    memory: float
+
 
 class Curve(NamedTuple):
     """What was measured against depth.

@@ -178,6 +178,7 @@ def test_batches(results, ratio, verdict):
         "ratio": ratio,
         "sample_seconds": {"plain": 0.04, "at its batch": 0.05, "at its own": 0.048},
         "timed_batch": 9,
+        "peak_bytes": {"plain": 80, "same batch": 10},
     }
     found = results(("bench_largest_batch_of_bert[torch-gpu-bert-base]", 1.0, info))
     assert finding(found, "BERT-base").verdict == verdict
@@ -198,6 +199,7 @@ def test_pictures_of_bert(results, tmp_path):
         "largest_batch": {"plain": 10, "recompute": 30},
         "peak_bytes": {"plain": 80, "same batch": 10},
         "sample_seconds": {"plain": 0.04, "same batch": 0.05, "its own": 0.048},
+        "timed_batch": 9,
     }
     untimed = {**bert, "model": "bert-large"}
     del untimed["sample_seconds"]
@@ -211,7 +213,7 @@ def test_pictures_of_bert(results, tmp_path):
     batches, times = ((tmp_path / name).read_text() for name in ("batches.svg", drawn[0]))
     for text in (">bert-base<", ">bert-large<", ">torch gpu<", ">10<", ">30<"):
         assert text in batches
-    assert ">torch gpu, bert-base<" in times
+    assert ">torch gpu, bert-base, batch 9<" in times
     assert "bert-large" not in times
 
 
