@@ -70,6 +70,11 @@ def test_what_is_no_layer_call_is_refused(thing, words):
     assert words in str(caught.value)
 
 
+def stderr_of(code):
+    """Run code in a fresh interpreter; return what it writes to stderr."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
+
+
 def test_without_keras_it_says_so():
     """A function that is on and finds no framework names itself and what was found."""
     code = (
@@ -78,9 +83,9 @@ def test_without_keras_it_says_so():
         "assert f(1) == 1\n"
         "with recompute_scope(True): f(1)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "RuntimeError: recompute_grad needs Keras 3 or TensorFlow 1.14 or newer" in done.stderr
-    assert "keras: not imported" in done.stderr
+    stderr = stderr_of(code)
+    assert "RuntimeError: recompute_grad needs Keras 3 or TensorFlow 1.14 or newer" in stderr
+    assert "keras: not imported" in stderr
 
 
 def test_a_keras_3_that_is_too_old_is_refused():
@@ -92,8 +97,8 @@ def test_a_keras_3_that_is_too_old_is_refused():
         "sys.modules['keras'].__version__ = '3.9.2'\n"
         "with recompute_scope(True): recompute_grad(lambda x: x)(1)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "RuntimeError: recompute needs Keras 3.10 or newer, and found 3.9.2" in done.stderr
+    refused = "RuntimeError: recompute needs Keras 3.10 or newer, and found 3.9.2"
+    assert refused in stderr_of(code)
 
 
 def test_off_is_the_plain_call(monkeypatch):

@@ -23,6 +23,7 @@ from tests.recompute.keras3.training import (
     assert_exact,
     fresh_model,
     gradient,
+    marked,
     only_tensorflow,
     only_torch,
     since,
@@ -543,13 +544,7 @@ CONTAINERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=since(3, 14) if name == "an OrderedDict" else ())
-        for name in CONTAINERS
-    ],
-)
+@pytest.mark.parametrize("name", marked(CONTAINERS, {"an OrderedDict": since(3, 14)}))
 def test_containers_that_a_call_changes(name):
     """Each run of a step sees what the first saw; afterwards containers hold what they should."""
     initial, change = CONTAINERS[name]

@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 from tests.recompute.comparison import recomputed
-from tests.recompute.keras3.training import BACKEND, assert_exact, since
+from tests.recompute.keras3.training import BACKEND, assert_exact, marked, since
 
 VECTOR, SEQUENCE, IMAGE, VOLUME = (6,), (5, 6), (6, 6, 3), (4, 4, 4, 2)
 
@@ -69,7 +69,7 @@ CASES = {
 SINCE = {"BatchNormalization, renorm": since(3, 14)}
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=SINCE.get(case, ())) for case in CASES])
+@pytest.mark.parametrize("case", marked(CASES, SINCE))
 def test_layer(case):
     """A decorated stock layer between two plain ones."""
     shape, make = CASES[case]

@@ -25,11 +25,9 @@ def since(*version):
     return pytest.mark.skipif(before, reason="Keras %d.%d has what this is about" % version)
 
 
-def xla_before(*version):
-    """Tell whether the JAX that is installed is older than a version."""
-    import jax
-
-    return jax.__version_info__ < version
+def marked(cases, marks):
+    """Return the parameters of a test, some of them with a mark, by their names."""
+    return [pytest.param(case, marks=marks.get(case, ())) for case in cases]
 
 
 def array(x):
@@ -158,7 +156,7 @@ _STEPS = {"tensorflow": _tensorflow_step, "jax": _jax_step, "torch": _torch_step
 # Up to JAX 0.9, XLA fuses some operations whatever the flags in conftest say, and runs what
 # recomputes as one program even where the rest runs operation by operation.
 FEW_ULP = 4e-6
-XLA_ROUNDS = BACKEND == "jax" and xla_before(0, 10)
+XLA_ROUNDS = BACKEND == "jax" and sys.modules["jax"].__version_info__ < (0, 10)
 GROWN = 10 * FEW_ULP  # the last bits, after a few steps of training
 
 
