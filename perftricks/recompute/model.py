@@ -467,7 +467,7 @@ def _unknown(model: Any, name: str, names: Sequence[str]) -> str:
 
 
 def _wanted() -> bool:
-    return switch.enabled(default=True) and not keras3.is_only_inference()
+    return switch.enabled(default=True)
 
 
 def _call_hook(layer: Any) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ import functools
 import sys
 import threading
 from types import MethodType, ModuleType
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Set
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Set, Tuple
 
 _reporting = 0  # how many calls have their operations reported, in all threads
 _reporting_lock = threading.Lock()
@@ -45,6 +45,37 @@ def set_mask(tensor: Any, mask: Any) -> None:
     from keras.src import backend
 
     backend.set_keras_mask(tensor, mask)
+
+
+def hung_on(tensor: Any) -> Dict[str, Any]:
+    """Return what Keras, or a program, has hung on a tensor, by name.
+
+    A mask; the logits behind a softmax, which losses read; whatever else was set as an attribute.
+    Names with an underscore that are not of Keras are the framework's own.
+    """
+    found = {
+        name: value
+        for name, value in getattr(tensor, "__dict__", {}).items()
+        if value is not None and (name.startswith("_keras") or not name.startswith("_"))
+    }
+    mask = get_mask(tensor)  # arrays of JAX have no attributes
+    if mask is not None:
+        found["_keras_mask"] = mask
+    return found
+
+
+def hang(tensor: Any, attributes: Dict[str, Any]) -> None:
+    """Hang these on a tensor, and take away what hangs there under other names."""
+    for name in hung_on(tensor):
+        if name == "_keras_mask":
+            set_mask(tensor, None)
+        else:
+            delattr(tensor, name)
+    for name, value in attributes.items():
+        if name == "_keras_mask":
+            set_mask(tensor, value)
+        else:
+            setattr(tensor, name, value)
 
 
 def is_symbolic() -> bool:
@@ -206,39 +237,52 @@ def tensorflow_captured(graph: Any, x: Any) -> Any:
 
 @contextlib.contextmanager
 def tensorflow_captured_again(
-    graph: Any, begun_in: Any, tensors: Sequence[Sequence[Any]]
+    graph: Any, begun_in: Any, tensors: Sequence[Sequence[Any]], count: int
 ) -> Iterator[List[List[Any]]]:
     """Let a call that is run again in the graph of a backward pass see what it saw at first.
 
     The gradients of loops and branches are graphs of their own. TensorFlow's gradients refer there
     to the placeholders of the forward graph; a function that is run again refers to the tensors
-    these stand for. A graph must not capture both: only one of them would get a value.
+    these stand for. A graph must not capture both: only one of them would get a value. For a tape,
+    a tf.function takes what it captures, and any other operation the placeholder.
 
     Args:
         graph: The graph, or None when it is run eagerly.
         begun_in: The forward graph.
         tensors: What the call has taken there from outside, each with what it stood for then; see
             ``tensorflow_outside``. TensorFlow may have put other graphs around it since.
+        count: How many of them, the first ones, must be known now. The others are captured where
+            the second run uses them: most are handles of variables, of which it is given the
+            values, and a saved gradient function may only capture what is saved with it.
 
     Yields:
-        For each of the tensors, all that operations of the second run may refer to it by.
+        For each of the first ones, all that operations of the second run may refer to it by.
     """
-    if graph is begun_in or not hasattr(graph, "capture"):
-        yield [[x] for x, *_ in tensors]
+    if not hasattr(graph, "capture"):
+        yield [[x] for x, *_ in tensors[:count]]
         return
     known = graph._function_captures._by_val_internal
-    names: List[List[Any]] = []
-    there: Dict[int, Any] = {}
-    for x, *outside in tensors:
-        others = {id(made): made for made in (*outside, *tensorflow_outside(begun_in, x))}
-        stands_in = next((known[name] for name in others if name in known), None)
-        if stands_in is None:
-            stands_in = graph.capture(x)
-        there.update(dict.fromkeys(others, stands_in))
-        names.append([stands_in, *others.values()])
     capture = graph.capture
+    names: List[List[Any]] = []
+    others: Dict[int, Tuple[Any, Any]] = {}
+    there: Dict[int, Any] = {}
+
+    def stand_in(x: Any, made: Dict[int, Any]) -> Any:
+        found = next((known[name] for name in made if name in known), None)
+        found = capture(x) if found is None else found
+        there.update(dict.fromkeys(made, found))
+        return found
+
+    for number, (x, *outside) in enumerate(tensors):
+        made = {id(y): y for y in (*outside, *tensorflow_outside(begun_in, x))}
+        if number < count:
+            names.append([stand_in(x, made), *made.values()])
+        else:
+            others.update(dict.fromkeys(made, (x, made)))
 
     def capture_again(tensor: Any, name: Any = None, **more: Any) -> Any:
+        if id(tensor) not in there and id(tensor) in others:
+            stand_in(*others[id(tensor)])
         return there[id(tensor)] if id(tensor) in there else capture(tensor, name, **more)
 
     graph.capture = capture_again
@@ -284,6 +328,67 @@ def tensorflow_is_in_function(home: Any) -> bool:
     return False
 
 
+@functools.lru_cache(maxsize=None)  # once
+def tensorflow_stand_in() -> Any:
+    """Return a class that stands for a variable, with another handle or where only that is known.
+
+    The second run of a call is given values of variables, tensors. ``tf.custom_gradient`` inside of
+    it gives gradients to variables that it has seen; it takes an instance for one whose handle is
+    the tensor, so that the gradient becomes that of the tensor.
+
+    Args:
+        name: The name of the variable.
+        handle: The value, or the handle.
+        dtype: The type of its numbers.
+        shape: Its shape.
+    """
+    from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
+
+    class StandIn(BaseResourceVariable):  # type: ignore[misc]
+        def __init__(self, name: str, handle: Any, dtype: Any, shape: Any) -> None:
+            self._tensor, self._named, self._type, self._size = handle, name, dtype, shape
+            self._unique_id = self._handle_name = "perftricks_%d" % handle._id
+            self._trainable, self._in_graph_mode = True, True
+
+        handle = property(lambda self: self._tensor)
+        name = property(lambda self: self._named)
+        dtype = property(lambda self: self._type)
+        shape = property(lambda self: self._size)
+
+        def value(self) -> Any:
+            return self._tensor
+
+        read_value = value
+
+        def __tf_tensor__(self, dtype: Any = None, name: Any = None) -> Any:
+            return self._tensor
+
+        def __repr__(self) -> str:
+            return "<stands for the variable %s in a call that is recomputed>" % self._named
+
+    return StandIn
+
+
+def tensorflow_variable_of(handle: Any) -> Any:
+    """Return something that stands for the variable whose handle is an eager tensor, or None."""
+    data: Any = getattr(getattr(handle, "_handle_data", None), "shape_and_type", ())
+    if len(data) != 1:
+        return None  # of a table, say
+    import tensorflow as tf
+
+    dtype, shape = tf.as_dtype(data[0].dtype), tf.TensorShape(data[0].shape)
+    return tensorflow_stand_in()("of a function", handle, dtype, shape)
+
+
+def tensorflow_accessed(variable: Any, by_tapes_only: bool = False) -> None:
+    """Let TensorFlow know that a variable is used, as reading it does."""
+    from tensorflow.python import pywrap_tfe
+
+    pywrap_tfe.TFE_Py_TapeVariableAccessed(variable)
+    if not by_tapes_only:
+        pywrap_tfe.TFE_Py_VariableWatcherVariableAccessed(variable)
+
+
 def tensorflow_xla_barrier(tensors: Sequence[Any]) -> Sequence[Any]:
     """Pass tensors through a barrier that XLA neither moves operations across nor merges."""
     from tensorflow.compiler.tf2xla.ops import gen_xla_ops
@@ -314,6 +419,13 @@ def tensorflow_function_operations(names: Iterable[str], graph: Any = None) -> S
             seen |= new
             waiting.extend(new)
     return found
+
+
+def tensorflow_is_function(name: str) -> bool:
+    """Tell whether an operation that runs eagerly is a function."""
+    from tensorflow.python.eager import context
+
+    return bool(context.context().has_function(name))
 
 
 def tensorflow_functions_of(node: Any) -> Set[str]:

@@ -15,6 +15,20 @@ def is_tensor(x: Any) -> bool:
     return isinstance(x, jax.Array)
 
 
+def parts(x: Any) -> None:
+    """Return nothing: what is no tensor is not made of tensors that a call would return."""
+
+
+def whole(x: Any, parts: Sequence[Any]) -> Any:
+    """Return ``x``, of which ``parts`` knows none."""
+    return x
+
+
+def is_empty(x: Any) -> bool:
+    """Say no: what has no elements is recomputed as anything else."""
+    return False
+
+
 def check_output(x: Any) -> None:
     """Accept anything: what is no tensor comes out as it is, or the framework complains."""
 
@@ -38,8 +52,13 @@ def home() -> None:
     """Return nothing: a value is valid wherever it is read."""
 
 
-def check_read(variable: Any, home: Any) -> None:
-    """Refuse nothing: no function that a call has compiled keeps values of variables."""
+def is_in_function(home: Any) -> bool:
+    """Say no: no function that a call has compiled keeps values of variables."""
+    return False
+
+
+def noticed(variable: Any, value: Any) -> None:
+    """Tell nobody: gradients flow to whatever tensor was used."""
 
 
 def read(value: Any, home: None) -> Any:

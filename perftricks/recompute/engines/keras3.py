@@ -12,14 +12,20 @@
 A framework module (``tensorflow``, ``jax``, ``torch``) has these functions:
 
 - ``is_tensor(x)``: whether to hand ``x`` to the framework as an input;
+- ``parts(x)``: the tensors that something else is made of (a ragged tensor), or None;
+- ``whole(x, parts)``: the same, made of other tensors;
 - ``check_output(x)``: refuse what a call must not return;
 - ``is_recording()``: whether gradients may be asked for at all;
+- ``is_empty(x)``: whether a tensor is known to have no elements, where that must not be recomputed;
 - ``prepare(call)``: what to run in place of a function that belongs to no layer;
 - ``modules(reached)``: what keeps state that is neither a variable nor a layer's attribute, of what
   a call can reach;
 - ``home()``: where the call begins, for reads that happen deeper, inside a loop that is traced;
-- ``check_read(variable, home)``: refuse a variable that is read where its value would be frozen;
 - ``read(value, home)``: the value of a variable as a tensor;
+- ``is_in_function(home)``: whether a function is traced that may run again later, elsewhere; there
+  variables are read as in a plain call;
+- ``noticed(variable, value)``: tell whoever asks, inside of the call, which variables are used that
+  one is, and which tensor stands for it;
 - ``keep(value)``: the same, safe from an update in place;
 - ``takes_effect(variable)``: whether an assignment would change the variable now;
 - ``written(new, old)``: what a variable yields after an assignment during the call;
@@ -72,11 +78,15 @@ def checkpointed_call(
     ):
         return call(*args, **kwargs)
     owner = getattr(call, "__self__", None)
+    prepared = call
+    if not any(isinstance(x, keras.Layer) for x in (owner, *args[:1])):
+        prepared = framework.prepare(call)
+    if is_inference() or any(framework.is_tensor(x) and framework.is_empty(x) for x in leaves):
+        return prepared(*args, **kwargs)
     reached = captures.reached([owner, call, layers, args, kwargs], below)
     owners = [x for x in reached if isinstance(x, keras.Layer)]
     modules = framework.modules(reached)
-    if not any(isinstance(x, keras.Layer) for x in (owner, *args[:1])):
-        call = framework.prepare(call)
+    call = prepared
     pure = PureCall(framework, call, args, kwargs, owners, modules)
     try:
         return pure.finish(framework.checkpoint(pure))
@@ -91,7 +101,8 @@ class PureCall:
     """One call, ready to be run more than once.
 
     Attributes:
-        tensors: The tensors among the arguments, and the masks attached to them.
+        tensors: The tensors among the arguments, and those in what is hung on them: masks, logits.
+        framework: The module of the backend.
         reads: The variables that were read by the first run, with their values before the call.
         modules: What ``framework.modules`` found.
     """
@@ -106,15 +117,15 @@ class PureCall:
         modules: Sequence[Any] = (),
     ) -> None:
         self.modules = modules
-        self._framework = framework
+        self.framework = framework
         self._call = call
         leaves = tree.flatten((args, kwargs))
-        masks = [compat.get_mask(leaf) if framework.is_tensor(leaf) else None for leaf in leaves]
+        hung = [compat.hung_on(leaf) if framework.is_tensor(leaf) else {} for leaf in leaves]
         if any(_may_be_reused(leaf) for leaf in leaves):
             args, kwargs = tree.map_structure(
                 lambda leaf: leaf.copy() if _may_be_reused(leaf) else leaf, (args, kwargs)
             )
-        self._arguments = _Structure(framework, (args, kwargs, masks))
+        self._arguments = _Structure(framework, (args, kwargs, hung))
         self.tensors = self._arguments.tensors
         self.reads: Dict[int, Tuple[Any, Any]] = {}
         self._outer = compat.stateless_scope()
@@ -134,25 +145,14 @@ class PureCall:
         The first run finds out which variables are read. Each later one sees what the first saw.
         """
         if self._effects is None:
-            self._effects = self._run(tensors, _Scope(self, self._read))
+            self._effects = self._run(tensors, _Scope(self, self._read, is_first=True))
             return self._effects.structure.tensors
         return self.replay(tensors, [value for _, value in self.reads.values()])
 
     def replay(self, tensors: Sequence[Any], values: Sequence[Any]) -> List[Any]:
         """Run the call again, on these tensors and these values of the variables in ``reads``."""
-        given = dict(zip(self.reads, values))
-
-        def read(variable: Any) -> Any:
-            if id(variable) not in given:
-                raise RuntimeError(
-                    "%s reads the variable %s when it is recomputed and did not read it at first; "
-                    "a call that is recomputed must do the same each time"
-                    % (_name(self._call), variable.path)
-                )
-            return given[id(variable)]
-
         with self._attributes.replayed():
-            effects = self._thread_state.run(self._run, tensors, _Scope(None, read))
+            effects = self._thread_state.run(self._run, tensors, self._scope(values))
         assert self._effects is not None
         if len(effects.structure.tensors) != len(self._effects.structure.tensors):
             raise RuntimeError(
@@ -165,6 +165,27 @@ class PureCall:
                 )
             )
         return effects.structure.tensors
+
+    @contextlib.contextmanager
+    def replaying(self, values: Sequence[Any]) -> Iterator[None]:
+        """Answer reads of variables with these values for a while; assignments are lost."""
+        with self._thread_state.entered(), self._scope(values):
+            yield
+
+    def _scope(self, values: Sequence[Any]) -> _Scope:
+        """Return the scope of a later run, in which variables have these values."""
+        given = dict(zip(self.reads, values))
+
+        def read(variable: Any) -> Any:
+            if id(variable) not in given:
+                raise RuntimeError(
+                    "%s reads the variable %s when it is recomputed and did not read it at first; "
+                    "a call that is recomputed must do the same each time"
+                    % (_name(self._call), variable.path)
+                )
+            return given[id(variable)]
+
+        return _Scope(self, read, is_first=False)
 
     @property
     def objects(self) -> List[Any]:
@@ -179,80 +200,96 @@ class PureCall:
 
     def current(self, variable: Any) -> Any:
         """Return the value of a variable outside of the call."""
-        value = None if self._outer is None else self._outer.get_current_value(variable)
+        value = self.native(variable)
         return compat.own_value(variable) if value is None else value
 
     def _read(self, variable: Any) -> Any:
         value = self.current(variable)
         if value is None:
             raise _NotBuilt
-        self.reads[id(variable)] = variable, self._framework.read(value, self._home)
+        self.reads[id(variable)] = variable, self.framework.read(value, self._home)
         return self.reads[id(variable)][1]
 
-    def check_read(self, variable: Any) -> None:
-        """Refuse to read a variable where its value would be frozen."""
-        self._framework.check_read(variable, self._home)
+    def native(self, variable: Any) -> Any:
+        """Return what a variable yields where our own scope has no say; None for its own value."""
+        return None if self._outer is None else self._outer.get_current_value(variable)
 
     def keep(self, variable: Any) -> None:
         """Save the value of a variable that is about to change."""
         _, value = self.reads[id(variable)]
-        self.reads[id(variable)] = variable, self._framework.keep(value)
+        self.reads[id(variable)] = variable, self.framework.keep(value)
 
     def _run(self, tensors: Sequence[Any], scope: _Scope) -> _Effects:
-        args, kwargs, masks = self._arguments.fill(tensors)
+        args, kwargs, hung = self._arguments.fill(tensors)
         inputs = tree.flatten((args, kwargs))
-        with scope, _attached(inputs, masks):
+        with scope, _attached(inputs, hung):
             outputs = self._call(*args, **kwargs)
-            masks_after = [
-                compat.get_mask(leaf) if self._framework.is_tensor(leaf) else None
-                for leaf in inputs
-            ]
+            hung_after = self._hung_on(inputs)
+            hung_on_outputs = self._hung_on(tree.flatten(outputs))
         losses = [(scope.owners[id(loss)], loss) for loss in scope.losses]
         for owner, loss in losses:
             compat.forget_loss(owner, loss)
         for leaf in tree.flatten(outputs):
-            self._framework.check_output(leaf)
+            self.framework.check_output(leaf)
         originals = tree.flatten(self._arguments.structure[:2])
         return _Effects(
-            self._framework,
+            self.framework,
             outputs,
-            masks=[
+            hung_on_outputs,
+            hung=[
                 (original, after)
-                for original, before, after in zip(originals, masks, masks_after)
-                if before is not after
+                for original, before, after in zip(originals, hung, hung_after)
+                if not _same(before, after)
             ],
             losses=losses,
             written=scope.written,
             changes=self._attributes.restore(),
         )
 
+    def _hung_on(self, leaves: Sequence[Any]) -> List[Dict[str, Any]]:
+        return [compat.hung_on(leaf) if self.framework.is_tensor(leaf) else {} for leaf in leaves]
+
 
 class _Scope(keras.StatelessScope):  # type: ignore[misc]
     """Answers each read of a variable, whoever owns it, and holds back each assignment."""
 
-    def __init__(self, first: Optional[PureCall], read: Callable[[Any], Any]) -> None:
+    def __init__(self, pure: PureCall, read: Callable[[Any], Any], is_first: bool) -> None:
         super().__init__(collect_losses=True, initialize_variables=False)
-        self._first = first
+        self._pure = pure
         self._read = read
+        self._is_first = is_first
+        self._home = pure.framework.home()
         self.owners: Dict[int, Any] = {}
         self.written: Dict[int, Tuple[Any, Any, Any]] = {}
 
     def get_current_value(self, variable: Any) -> Any:
-        if self._first is not None:
-            self._first.check_read(variable)
+        if self._pure.framework.is_in_function(self._home):
+            if id(variable) in self.written:
+                raise self._refused("reads", variable)
+            return self._pure.native(variable)
         if id(variable) not in self.state_mapping:
             self.state_mapping[id(variable)] = self._read(variable)
-        return self.state_mapping[id(variable)]
+        value = self.state_mapping[id(variable)]
+        self._pure.framework.noticed(variable, value)
+        return value
+
+    def _refused(self, what: str, variable: Any) -> RuntimeError:
+        return RuntimeError(
+            "a call that is to be recomputed runs a tf.function that %s the variable %s, which the "
+            "call changes and which could not be put back; put the tf.function around the "
+            "training step, or take it away" % (what, variable.path)
+        )
 
     def add_update(self, update: Tuple[Any, Any]) -> None:
         variable, value = update
-        framework = _framework()
-        assert framework is not None
+        framework = self._pure.framework
         if not framework.takes_effect(variable):
             return
+        if framework.is_in_function(self._home):
+            raise self._refused("assigns to", variable)
         old = self.get_current_value(variable)
-        if self._first is not None and id(variable) not in self.written:
-            self._first.keep(variable)
+        if self._is_first and id(variable) not in self.written:
+            self._pure.keep(variable)
         # Whether the assignment takes effect depends on the precision that is in force then, too.
         precision = compat.keras_thread_state().get("autocast_scope")
         self.written[id(variable)] = variable, value, precision
@@ -270,13 +307,14 @@ class _Effects:
         self,
         framework: ModuleType,
         outputs: Any,
-        masks: List[Tuple[Any, Any]],
+        hung_on_outputs: List[Dict[str, Any]],
+        hung: List[Tuple[Any, Dict[str, Any]]],
         losses: List[Tuple[Any, Any]],
         written: Dict[int, Tuple[Any, Any, Any]],
         changes: List[Change],
     ) -> None:
         self._is_tensor = framework.is_tensor
-        self._masked = [tensor for tensor, _ in masks]
+        self._inputs = [tensor for tensor, _ in hung]
         self._owners = [owner for owner, _ in losses]
         self._variables = [(variable, precision) for variable, _, precision in written.values()]
         self._changes = changes
@@ -284,11 +322,8 @@ class _Effects:
             framework,
             (
                 outputs,
-                [
-                    compat.get_mask(leaf) if framework.is_tensor(leaf) else None
-                    for leaf in tree.flatten(outputs)
-                ],
-                [mask for _, mask in masks],
+                hung_on_outputs,
+                [attributes for _, attributes in hung],
                 [loss for _, loss in losses],
                 [value for _, value, _ in written.values()],
                 [leaf for change in changes for leaf in change.leaves if framework.is_tensor(leaf)],
@@ -298,7 +333,7 @@ class _Effects:
         self.objects = [*self.structure.objects, *(x for x in leaves if not framework.is_tensor(x))]
 
     def happen(self, tensors: Sequence[Any]) -> Any:
-        outputs, output_masks, masks, losses, values, in_attributes = self.structure.fill(tensors)
+        outputs, on_outputs, on_inputs, losses, values, in_attributes = self.structure.fill(tensors)
         for (variable, precision), value in zip(self._variables, values):
             with _autocast(precision):
                 variable.assign(value)
@@ -309,9 +344,12 @@ class _Effects:
             ).apply()
         for owner, loss in zip(self._owners, losses):
             owner.add_loss(loss)
-        for tensor, mask in [*zip(self._masked, masks), *zip(tree.flatten(outputs), output_masks)]:
-            if mask is not None or compat.get_mask(tensor) is not None:
-                compat.set_mask(tensor, mask)
+        for tensor, attributes in [
+            *zip(self._inputs, on_inputs),
+            *zip(tree.flatten(outputs), on_outputs),
+        ]:
+            if self._is_tensor(tensor):
+                compat.hang(tensor, attributes)
         return outputs
 
 
@@ -320,12 +358,27 @@ class _Structure:
 
     def __init__(self, framework: ModuleType, structure: Any) -> None:
         self.structure = structure
+        self._whole = framework.whole
         self._leaves = tree.flatten(structure)
+        # What is made of several tensors is followed by its parts.
+        self._parts = [
+            (i, parts)
+            for i, parts in enumerate(map(framework.parts, self._leaves))
+            if parts is not None
+        ]
+        self._count = len(self._leaves)
+        for _, parts in self._parts:
+            self._leaves.extend(parts)
         # A tensor that is there twice stays one tensor, so that its gradients are added up in the
         # same order as in the plain call.
         tensors = {id(leaf): leaf for leaf in self._leaves if framework.is_tensor(leaf)}
         self.tensors = list(tensors.values())
-        self.objects = [leaf for leaf in self._leaves if id(leaf) not in tensors]
+        composite = {i for i, _ in self._parts}
+        self.objects = [
+            leaf
+            for i, leaf in enumerate(self._leaves)
+            if id(leaf) not in tensors and i not in composite
+        ]
         numbers = {key: number for number, key in enumerate(tensors)}
         self._where = [
             (i, numbers[id(leaf)]) for i, leaf in enumerate(self._leaves) if id(leaf) in numbers
@@ -336,6 +389,11 @@ class _Structure:
         leaves = list(self._leaves)
         for i, number in self._where:
             leaves[i] = tensors[number]
+        start = self._count
+        for i, parts in self._parts:
+            leaves[i] = self._whole(leaves[i], leaves[start : start + len(parts)])
+            start += len(parts)
+        del leaves[self._count :]
         return tree.pack_sequence_as(self.structure, leaves)
 
 
@@ -344,17 +402,24 @@ class _NotBuilt(BaseException):
 
 
 @contextlib.contextmanager
-def _attached(tensors: Sequence[Any], masks: Sequence[Any]) -> Iterator[None]:
-    """Attach masks to tensors for a while."""
-    pairs = [(tensor, mask) for tensor, mask in zip(tensors, masks) if mask is not None]
-    before = [compat.get_mask(tensor) for tensor, _ in pairs]
-    for tensor, mask in pairs:
-        compat.set_mask(tensor, mask)
+def _attached(tensors: Sequence[Any], hung: Sequence[Dict[str, Any]]) -> Iterator[None]:
+    """Hang masks, logits and the like on tensors for a while."""
+    pairs = [(tensor, attributes) for tensor, attributes in zip(tensors, hung) if attributes]
+    before = [compat.hung_on(tensor) for tensor, _ in pairs]
+    for tensor, attributes in pairs:
+        compat.hang(tensor, attributes)
     try:
         yield
     finally:
-        for (tensor, _), mask in zip(pairs, before):
-            compat.set_mask(tensor, mask)
+        for (tensor, _), attributes in zip(pairs, before):
+            compat.hang(tensor, attributes)
+
+
+def _same(attributes: Dict[str, Any], others: Dict[str, Any]) -> bool:
+    """Tell whether the same objects hang there, under the same names."""
+    return attributes.keys() == others.keys() and all(
+        value is others[name] for name, value in attributes.items()
+    )
 
 
 @contextlib.contextmanager
@@ -367,6 +432,19 @@ def _autocast(scope: Any) -> Iterator[None]:
         yield
     finally:
         state["autocast_scope"] = before
+
+
+def is_inference() -> bool:
+    """Tell whether nobody can ask for gradients of what the layer that runs now computes.
+
+    TensorFlow builds a graph for ``predict`` and for export without a tape and with ``training``
+    off; there a custom gradient would only be in the way. JAX and torch have nothing to leave out:
+    without gradients, what is checkpointed runs as it is.
+    """
+    if compat.keras_backend() != "tensorflow" or compat.tensorflow_record().could_possibly_record():
+        return False
+    context = compat.keras_thread_state().get("current_call_ctx")
+    return context is not None and not context.training
 
 
 def _framework() -> Optional[ModuleType]:

@@ -157,11 +157,12 @@ class ThreadState:
         return self._context.copy().run(self._run, function, *args)
 
     def _run(self, function: Callable[..., T], *args: Any) -> T:
-        with self._entered():
+        with self.entered():
             return function(*args)
 
     @contextlib.contextmanager
-    def _entered(self) -> Iterator[None]:
+    def entered(self) -> Iterator[None]:
+        """Have Keras' scopes as they were then for a while."""
         namespace = compat.keras_thread_state()
         now = dict(namespace)
         then = ThreadState.__new__(ThreadState)

@@ -10,7 +10,9 @@ ignores those, so there the inputs pass an optimization barrier together with th
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Sequence, Set
+import functools
+import threading
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence, Set
 
 import numpy as np
 import tensorflow as tf
@@ -29,12 +31,27 @@ def is_tensor(x: Any) -> bool:
     return isinstance(x, tf.Tensor)
 
 
+def parts(x: Any) -> Optional[List[Any]]:
+    """Return the tensors that a ragged or sparse tensor, or the like, is made of; else None."""
+    if not isinstance(x, _COMPOSITE) or isinstance(x, (tf.Tensor, tf.Variable, tf.TensorArray)):
+        return None
+    return list(tf.nest.flatten(x, expand_composites=True))
+
+
+def whole(x: Any, parts: Sequence[Any]) -> Any:
+    """Return a ragged or sparse tensor like ``x`` that is made of other tensors."""
+    return tf.nest.pack_sequence_as(x, list(parts), expand_composites=True)
+
+
+_COMPOSITE = tf.__internal__.CompositeTensor
+
+
 def check_output(x: Any) -> None:
     """Refuse an output whose gradient would be lost without a word."""
-    if isinstance(x, (tf.SparseTensor, tf.RaggedTensor, tf.IndexedSlices, tf.TensorArray)):
+    if isinstance(x, tf.TensorArray):
         raise TypeError(
-            "a call that is to be recomputed returned a %s; it can return dense tensors only: "
-            "convert it, for example by tf.sparse.to_dense" % type(x).__name__
+            "a call that is to be recomputed returned a TensorArray, whose gradient would be lost; "
+            "return a tensor, for example by its stack()"
         )
 
 
@@ -42,6 +59,15 @@ def is_recording() -> bool:
     """Tell whether a tape is active; a graph may be differentiated without one."""
     recording: bool = compat.tensorflow_record().could_possibly_record()
     return recording or not tf.executing_eagerly()
+
+
+def is_empty(x: Any) -> bool:
+    """Tell whether a tensor of a graph is known to have no elements.
+
+    Grappler divides by their number where it looks into a batch normalization of what is computed
+    twice, and the process ends: https://github.com/tensorflow/tensorflow has no fix.
+    """
+    return not tf.executing_eagerly() and x.shape.num_elements() == 0
 
 
 def prepare(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,19 +87,21 @@ def home() -> Any:
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
-def check_read(variable: Any, home: Any) -> None:
-    """Refuse a variable read in a tf.function: the function would keep this value for ever."""
-    if compat.tensorflow_is_in_function(home):
-        raise RuntimeError(
-            "a call that is to be recomputed runs a tf.function that reads the variable %s, whose "
-            "gradient would be lost; put the tf.function around the training step, or take it away"
-            % variable.path
-        )
+def is_in_function(home: Any) -> bool:
+    """Tell whether a tf.function is being traced inside of the call."""
+    return compat.tensorflow_is_in_function(home)
+
+
+def noticed(variable: Any, value: Any) -> None:
+    """Let tapes and a ``tf.custom_gradient`` inside of the call know that it uses a variable."""
+    if variable.trainable and isinstance(value, tf.Tensor):
+        stand_in = compat.tensorflow_stand_in()
+        compat.tensorflow_accessed(stand_in(variable.path, value, value.dtype, value.shape))
 
 
 def read(value: Any, home: Any) -> Any:
     """Return the value of a variable as a tensor that is valid in the whole call."""
-    with tf.init_scope() if home is None else home.as_default():
+    with _Watcher.paused(), tf.init_scope() if home is None else home.as_default():
         return tf.convert_to_tensor(value)
 
 
@@ -101,11 +129,10 @@ def written(new: Any, old: Any) -> Any:
 
 def checkpoint(pure: PureCall) -> List[Any]:
     """Run a call; the gradient function runs it again."""
-    record = compat.tensorflow_record()
-    watcher = record.VariableWatcher()
+    watcher = _Watcher()
     # In a loop or a branch, a tape knows what stands there for a tensor from outside.
     given = [compat.tensorflow_captured(home(), x) for x in pure.tensors]
-    unrecorded = compat.tensorflow_unrecorded(record)
+    unrecorded = compat.tensorflow_unrecorded(compat.tensorflow_record())
     with unrecorded, watcher, _Operations.watched() as operations:
         # Copies by name only: a tensor that is also captured must be found as captured.
         copies = [tf.identity(x) for x in given]
@@ -113,13 +140,16 @@ def checkpoint(pure: PureCall) -> List[Any]:
         results = pure.run(*copies)
     operations.check()
     _check_objects(pure.objects, operations)
-    attached = [i for i, y in enumerate(results) if operations.made(y) and _differentiable(y)]
+    ends = [_beneath(y, operations) for y in results]
+    attached = list({compat.tensor_id(y): i for i, y in enumerate(ends)}.values())
+    attached = [i for i in attached if operations.made(ends[i]) and _differentiable(ends[i])]
     if not attached:
         return results
     variables = [variable for variable, _ in pure.reads.values()]
-    owned = [compat.own_value(variable) for variable in variables]
-    known = {id(x) for value in owned for x in (value, *getattr(value, "values", ()))}
-    raw = [v for v in watcher.watched_variables() if id(v) not in known]
+    raw = watcher.variables
+    for variable in operations.variables_but(raw):
+        compat.tensorflow_accessed(variable, by_tapes_only=True)
+        raw.append(variable)
     values = [tf.convert_to_tensor(pure.current(variable)) for variable in variables]
     inputs = [*given, *values]
     captured, begun_in = operations.captured, home()
@@ -128,13 +158,19 @@ def checkpoint(pure: PureCall) -> List[Any]:
     ]
     for outside in [x[1] for x in taken[: len(captured)] if len(x) > 1]:
         begun_in.capture(outside)  # once more, so that the tapes notice
+    asked_for: Set[int] = set()
 
     def gradient(*upstream: Any) -> List[Any]:
         graph = home()
         upstream = tuple(tf.convert_to_tensor(dy) for dy in upstream)
-        seen = compat.tensorflow_captured_again(graph, begun_in, taken)
+        # TensorFlow hands over zeros for what nobody uses. They would become gradients where there
+        # is none in a plain run, and not numbers where they meet an infinite one.
+        pairs = [(i, dy) for i, dy in zip(attached, upstream) if not asked_for or i in asked_for]
+        used, upstream = [i for i, _ in pairs], tuple(dy for _, dy in pairs)
+        asked_for.clear()
+        seen = compat.tensorflow_captured_again(graph, begun_in, taken, len(captured))
         with _after(upstream, inputs) as (upstream, copies), seen as names:
-            seen_as = [*([x] for x in copies), *names[: len(captured)], *([v] for v in raw)]
+            seen_as = [*([x] for x in copies), *names, *([v] for v in raw)]
             sources = [x for group in seen_as for x in group if _differentiable(x)]
             start = count(graph)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -142,7 +178,11 @@ def checkpoint(pure: PureCall) -> List[Any]:
                 tensors, values = copies[: len(pure.tensors)], copies[len(pure.tensors) :]
                 again = pure.replay(tensors, values)
             middle = count(graph)
-            found = iter(tape.gradient([again[i] for i in attached], sources, upstream))
+            ends_again = [
+                _beneath(again[i]) if ends[i] is not results[i] else again[i] for i in used
+            ]
+            with pure.replaying(values):  # a gradient inside may run a part of the call once more
+                found = iter(tape.gradient(ends_again, sources, upstream))
             gradients = [
                 _sum([next(found) for x in group if _differentiable(x)]) for group in seen_as
             ]
@@ -153,20 +193,107 @@ def checkpoint(pure: PureCall) -> List[Any]:
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def attach(*sources: Any) -> Any:
-        found = [results[i] for i in attached]
+        found = [ends[i] for i in attached]
         if not tf.executing_eagerly():
             between = [*(x.op for x in copies), *operations.created]
             found = in_order(found, sources, between)
         return found, gradient
 
-    outputs = list(results)
     sources = [*inputs, *captured, *[tf.convert_to_tensor(v) for v in raw]]
     if compat.tensorflow_has_tangents(sources):
         # Forward-mode differentiation goes along with the call, and needs nothing of it later.
         return pure.replay(given, values)
-    for i, y in zip(attached, attach(*sources)):
-        outputs[i] = y
+    found = dict(zip(attached, attach(*sources)))
+    if len(found) > 1:
+        found = {i: _gated(y, functools.partial(asked_for.add, i)) for i, y in found.items()}
+    by_id = {compat.tensor_id(ends[i]): y for i, y in found.items()}
+    outputs = []
+    for y, end in zip(results, ends):
+        new = by_id.get(compat.tensor_id(end), end)
+        outputs.append(new if end is y else _once_more(y.op, new))
     return outputs
+
+
+def _gated(y: Any, asked: Callable[[], None]) -> Any:
+    """Return a tensor, and say so when there is a gradient for it."""
+
+    def gradient(dy: Any) -> Any:
+        asked()
+        return dy
+
+    return tf.custom_gradient(lambda y: (tf.identity(y), gradient))(y)
+
+
+class _Watcher:
+    """Notes the variables that a call reads itself, and none of those that are read for it."""
+
+    _all = threading.local()
+
+    def __init__(self) -> None:
+        self._found: Dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        self._active.append(self)
+        self._begin()
+
+    def __exit__(self, *error: Any) -> None:
+        self._end()
+        self._active.remove(self)
+
+    @property
+    def variables(self) -> List[Any]:
+        """The variables, each once."""
+        return [v for v in self._found.values() if not isinstance(v, compat.tensorflow_stand_in())]
+
+    @property
+    def _active(self) -> List[_Watcher]:
+        found: List[_Watcher] = vars(self._all).setdefault("active", [])
+        return found
+
+    def _begin(self) -> None:
+        self._watcher = compat.tensorflow_record().VariableWatcher()
+        self._watcher.__enter__()
+
+    def _end(self) -> None:
+        self._found.update((id(v), v) for v in self._watcher.watched_variables())
+        self._watcher.__exit__(None, None, None)
+
+    @classmethod
+    @contextlib.contextmanager
+    def paused(cls) -> Iterator[None]:
+        """Let no call of this thread note what is read inside."""
+        watchers = list(vars(cls._all).get("active", ()))
+        for watcher in watchers:
+            watcher._end()
+        try:
+            yield
+        finally:
+            for watcher in watchers:
+                watcher._begin()
+
+
+_HEADS = {"Softmax": "logits", "Sigmoid": "x"}
+
+
+def _beneath(y: Any, operations: Optional[_Operations] = None) -> Any:
+    """Return what a softmax or sigmoid of a graph was made of; anything else as it is.
+
+    Keras' losses look for these operations at the end of a model, and go on with what they were
+    made of. So the call is recomputed up to there, and the last operation comes after it.
+
+    Args:
+        y: A tensor.
+        operations: Those of the call, of which it must be one.
+    """
+    if tf.executing_eagerly() or y.op.type not in _HEADS:
+        return y
+    x = y.op.inputs[0]
+    return x if operations is None or operations.made(x) else y
+
+
+def _once_more(op: Any, x: Any) -> Any:
+    """Return what an operation of one input gives for another input."""
+    return getattr(tf.raw_ops, op.type)(**{_HEADS[op.type]: x})
 
 
 @contextlib.contextmanager
@@ -221,6 +348,8 @@ def _tensors_in(x: Any) -> Iterator[Any]:
         x = waiting.pop()
         if isinstance(x, tf.Tensor):
             yield x
+        if isinstance(x, _COMPOSITE):
+            yield from tf.nest.flatten(x, expand_composites=True)
         if id(x) in seen or isinstance(x, (*_PLAIN, tf.Tensor, tf.Variable, tf.Module)):
             continue
         seen.add(id(x))
@@ -270,6 +399,7 @@ class _Operations:
         self._made: Set[int] = set()
         self._taken: Dict[int, Any] = {}
         self._others: Dict[int, Any] = {}
+        self._handles: Dict[int, Any] = {}
         self._begin = 0
         self.created: List[Any] = []
 
@@ -311,9 +441,12 @@ class _Operations:
         if graph is None:
             self._note(inputs, outputs)
             self._types.add(_text(op_type))
+            name = _text(op_type)
             if op_type not in self._functions:  # a function runs under its own name
                 self._functions.add(op_type)
-                self._types |= compat.tensorflow_function_operations([_text(op_type)])
+                self._types |= compat.tensorflow_function_operations([name])
+            if compat.tensorflow_is_function(name):
+                self._handles.update((x._id, x) for x in inputs if x.dtype == tf.resource)
 
     def _note(self, inputs: Sequence[Any], outputs: Sequence[Any], others: bool = False) -> None:
         for x in inputs:
@@ -333,6 +466,16 @@ class _Operations:
     def others_taken(self) -> List[Any]:
         """In a graph, the others from outside: numbers, handles of variables."""
         return list(self._others.values())
+
+    def variables_but(self, known: Sequence[Any]) -> List[Any]:
+        """List what stands for variables that functions have read, other than some.
+
+        No watcher is told, where such a function has been traced before and is run eagerly.
+        """
+        handles = {v.handle._id for v in known if tf.executing_eagerly()}
+        left = [handle for number, handle in self._handles.items() if number not in handles]
+        found = map(compat.tensorflow_variable_of, left)
+        return [variable for variable in found if variable is not None]
 
     def made(self, tensor: Any) -> bool:
         """Tell whether a tensor was made by these operations."""

@@ -163,19 +163,6 @@ def forget_compiled(model: Any) -> None:
                 setattr(layer, name, None)
 
 
-def is_only_inference() -> bool:
-    """Tell whether nobody can ask for gradients of what runs now.
-
-    TensorFlow builds a graph for ``predict`` and for export without a tape and with ``training``
-    off; there a custom gradient would only be in the way. JAX and torch have nothing to leave out:
-    without gradients, what is checkpointed runs as it is.
-    """
-    if compat.keras_backend() != "tensorflow" or compat.tensorflow_record().could_possibly_record():
-        return False
-    context = compat.keras_thread_state().get("current_call_ctx")
-    return not getattr(context, "training", None)
-
-
 def global_random_state() -> List[Any]:
     """List the variables of random number generators that belong to no layer."""
     from keras.src.backend.common import global_state

@@ -850,49 +850,6 @@ def test_what_cannot_be_repeated_is_found_in_functions(what, place, graph):
         (tf.function(run) if graph else run)()
 
 
-@only_tensorflow
-@pytest.mark.parametrize("graph", [False, True])
-def test_weights_read_in_a_function_are_refused(graph):
-    """A tf.function inside of the call would keep the value it first saw."""
-    import tensorflow as tf
-
-    dense = keras.layers.Dense(2)
-    dense.build((None, 2))
-    inner = tf.function(lambda x: dense(x))
-
-    def run():
-        x = tf.constant([[1.0, 2.0]])
-        with tf.GradientTape() as tape:
-            y = recompute_grad(lambda x: inner(x) * 2.0)(x)
-        return tape.gradient(y, dense.kernel.value)
-
-    with recompute_scope(True), pytest.raises(RuntimeError, match="reads the variable"):
-        (tf.function(run) if graph else run)()
-
-
-@only_tensorflow
-def test_sparse_outputs_are_refused():
-    """A sparse output would lose its gradient; a sparse input is fine."""
-    import tensorflow as tf
-
-    x = tf.sparse.from_dense(tf.constant([[0.0, 2.0], [3.0, 0.0]]))
-    w = tf.constant([[1.0], [2.0]])
-
-    def run(function):
-        with tf.GradientTape() as tape:
-            tape.watch([x.values, w])
-            y = function(x)
-        return tape.gradient(y, [x.values, w])
-
-    dense = recompute_grad(lambda x: tf.tanh(tf.sparse.sparse_dense_matmul(x, w)))
-    plain = run(dense)
-    with recompute_scope(True):
-        for a, b in zip(plain, run(dense)):
-            np.testing.assert_array_equal(a, b)
-        with pytest.raises(TypeError, match="returned a SparseTensor"):
-            run(recompute_grad(lambda x: tf.sparse.map_values(tf.tanh, x)))
-
-
 @only_torch
 def test_an_update_before_backward_is_an_error():
     """Weights that change between forward and backward would give another gradient."""
