@@ -24,20 +24,24 @@ from perftricks.recompute.switch import recompute_scope
 __all__ = [
     "Plan",
     "Segment",
+    "Status",
     "Verification",
     "apply",
     "recompute_grad",
     "recompute_scope",
     "remove",
+    "status",
     "verify",
 ]
 
 _LAZY = {
     "Plan": "plans",
     "Segment": "plans",
+    "Status": "inspection",
     "Verification": "verification",
     "apply": "model",
     "remove": "model",
+    "status": "inspection",
     "verify": "verification",
 }
 

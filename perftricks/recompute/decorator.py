@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import sys
 from typing import Any, Callable, Optional, TypeVar, cast, overload
 
 from perftricks.recompute import switch
-from perftricks.recompute.engines import engine_for
+from perftricks.recompute.engines import engine_for, keep_autograph_out
+from perftricks.recompute.engines.captures import spread
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,7 +28,9 @@ def recompute_grad(call: Optional[F] = None) -> Any:
 
     Decorate the ``call`` of a layer, or a function that takes and returns tensors. It is on where
     ``RECOMPUTE=1`` is set, or inside ``recompute_scope(True)``; otherwise ``call`` runs as if it
-    were not decorated. Loss, gradients and state are the same either way.
+    were not decorated. Loss, gradients and state are the same either way. A function that is called
+    on symbolic tensors, as a block of Keras' functional API, becomes a segment of the models that
+    are built of what it returns; the switch is read when they run.
 
     Args:
         call: A layer's ``call`` method or a function of tensors. It may take and return nested
@@ -58,6 +62,10 @@ def recompute_grad(call: Optional[F] = None) -> Any:
 
     @functools.wraps(call)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if _is_symbolic(args, kwargs):
+            from perftricks.recompute import blocks
+
+            return blocks.symbolic_call(call, args, kwargs)
         if not switch.enabled(default=False):
             return call(*args, **kwargs)
         return engine_for(call, (args, kwargs)).checkpointed_call(call, args, kwargs)
@@ -67,6 +75,13 @@ def recompute_grad(call: Optional[F] = None) -> Any:
         vars(wrapper)["__signature__"] = inspect.signature(call)
     vars(wrapper)["perftricks_decorated"] = True
     return cast(F, wrapper)
+
+
+@keep_autograph_out
+def _is_symbolic(args: Any, kwargs: Any) -> bool:
+    """Tell whether a model is being built, with Keras 3, and not run."""
+    kind: Any = getattr(sys.modules.get("keras"), "KerasTensor", None)
+    return kind is not None and any(isinstance(x, kind) for x in spread([args, kwargs]))
 
 
 def _check(call: Any) -> None:

@@ -21,12 +21,13 @@ import sys
 import threading
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from perftricks.recompute import switch
+from perftricks.recompute import stages, switch
 from perftricks.recompute.engines import engine_for, generation_of
 from perftricks.recompute.families import family_of, keras3
 from perftricks.recompute.graph import Graph, leaves
 from perftricks.recompute.plans import Plan, Segment
 from perftricks.recompute.segments import Chain, Part
+from perftricks.recompute.stages import Stage
 
 _MARK = "perftricks_replaced"
 _lock = threading.Lock()
@@ -106,6 +107,7 @@ def apply(
         _detach(model)
         for owner, method, replacement in draft.hooks:
             setattr(replacement, _MARK, vars(owner).get(method))
+            replacement.perftricks_plan = plan
             vars(owner)[method] = replacement
             if hasattr(replacement, "install"):
                 replacement.install()
@@ -137,6 +139,16 @@ def is_applied(model: Any) -> bool:
         for owner in family_of(model).everything_in(model)
         for method in family_of(model).METHODS
     )
+
+
+def plans_of(model: Any) -> List[Plan]:
+    """List the plans that are in force in a model and the models inside, each once."""
+    found = [
+        getattr(vars(owner).get(method), "perftricks_plan", None)
+        for owner in family_of(model).everything_in(model)
+        for method in family_of(model).METHODS
+    ]
+    return list({id(plan): plan for plan in found if plan is not None}.values())
 
 
 def compiled_functions(model: Any) -> List[Tuple[Any, str, Any]]:
@@ -193,7 +205,7 @@ def _detach(model: Any) -> bool:
 class _Draft(NamedTuple):
     """What is to be done to a model, and what it costs."""
 
-    hooks: List[Tuple[Any, str, Callable[..., Any]]]
+    hooks: List[Tuple[Any, str, Any]]
     segments: List[Segment]
     plain: Optional[int]
     kept: Optional[int]
@@ -241,9 +253,9 @@ class _Planner:
             else:
                 inner = {}
         parts = chain.parts(cuts)
-        if len(parts) < 2 and not asked:
+        if len(parts) < 2 and not asked and not inner:
             return _Draft([], [], chain.bytes, 0, chain.bytes)
-        hooks: Dict[Tuple[int, str], Tuple[Any, str, Callable[..., Any]]] = {}
+        hooks: Dict[Tuple[int, str], Tuple[Any, str, Any]] = {}
         segments: List[Segment] = []
         recomputed = []
         for part in parts:
@@ -282,7 +294,7 @@ class _Planner:
 
     def _plan_children(self, model: Any) -> _Draft:
         family = family_of(model)
-        hooks: List[Tuple[Any, str, Callable[..., Any]]] = []
+        hooks: List[Tuple[Any, str, Any]] = []
         segments: List[Segment] = []
         total = len(leaves(model))
         for child in family.children(model):
@@ -445,7 +457,11 @@ def _layer_hooks(model: Any, layers: Sequence[Any]) -> List[Tuple[Any, str, Any]
         from perftricks.recompute import model_keras2
 
         return model_keras2.layer_hooks(model, layers)
-    return [(layer, "call", _call_hook(layer)) for layer in layers]
+    return [
+        (layer, method, _call_hook(layer, method))
+        for layer in layers
+        for method in ("call", "quantized_call")  # Keras calls the other one of what is quantized
+    ]
 
 
 def _has_name(name: str, layer: Any) -> bool:
@@ -466,19 +482,15 @@ def _unknown(model: Any, name: str, names: Sequence[str]) -> str:
     return "the model %s has no layer %r; %s" % (model.name, name, hint)
 
 
-def _wanted() -> bool:
-    return switch.enabled(default=True)
-
-
-def _call_hook(layer: Any) -> Callable[..., Any]:
-    """Return what stands in for the ``call`` of a layer."""
-    plain = layer.call
+def _call_hook(layer: Any, method: str) -> Callable[..., Any]:
+    """Return what stands in for a method of a layer that Keras calls it by."""
+    plain = getattr(layer, method)
     if hasattr(plain, _MARK):  # the plan that is about to be replaced
-        plain = getattr(plain, _MARK) or type(layer).call.__get__(layer)
+        plain = getattr(plain, _MARK) or getattr(type(layer), method).__get__(layer)
 
     @functools.wraps(plain)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not _wanted():
+        if not switch.enabled(default=True):
             return plain(*args, **kwargs)
         return engine_for(plain, args).checkpointed_call(plain, args, kwargs, layers=(layer,))
 
@@ -494,64 +506,22 @@ def _graph_hook(
         from perftricks.recompute import model_keras2
 
         return model_keras2.graph_hook(graph, parts, recomputed)
-    import keras
-
     functional = graph.functional
     plain = type(functional)._run_through_graph.__get__(functional)
-    nodes = [graph.nodes[part.start : part.stop] for part in parts]
-    layers = [
-        list({id(n.operation): n.operation for n in some if _is_layer(n)}.values())
-        for some in nodes
-    ]
+    planned = stages.passing_on(
+        [
+            Stage(graph.nodes[part.start : part.stop], part.takes, part.gives, is_recomputed)
+            for part, is_recomputed in zip(parts, recomputed)
+        ],
+        [id(x) for x in functional.outputs],
+    )
 
     @functools.wraps(plain)
     def run(inputs: Any, operation_fn: Any = None, call_fn: Any = None) -> Any:
-        operation = operation_fn or _same
-        flat = keras.tree.flatten(inputs)
-        symbolic = any(isinstance(x, keras.KerasTensor) for x in flat)
-        if symbolic or call_fn is not None or not _wanted():
-            return plain(inputs, operation_fn=operation, call_fn=call_fn)
-        engine = engine_for(plain, ())
-        values = {id(symbol): x for symbol, x in zip(functional.inputs, flat)}
-        for i, part in enumerate(parts):
-            if not recomputed[i]:
-                keras3.run_nodes(functional, nodes[i], values, operation)
-                continue
-            segment = _segment(functional, nodes[i], part, operation)
-            tensors = [values[key] for key in part.takes]
-            given = engine.checkpointed_call(segment, (tensors,), {}, layers=layers[i])
-            values.update(zip(part.gives, given))
-        outputs = [values[id(symbol)] for symbol in functional.outputs]
-        return keras.tree.pack_sequence_as(keras3.outputs_struct(functional), outputs)
+        operation = operation_fn or (lambda x: x)
+        if call_fn is None and switch.enabled(default=True) and not keras3.is_symbolic(inputs):
+            return stages.run(functional, planned, inputs, operation)
+        return plain(inputs, operation_fn=operation, call_fn=call_fn)
 
     run.autograph_info__ = {}  # type: ignore[attr-defined]
     return functional, "_run_through_graph", run
-
-
-def _segment(
-    functional: Any, nodes: Sequence[Any], part: Part, operation: Callable[[Any], Any]
-) -> Callable[..., Any]:
-    """Return a function from the tensors a part takes to those it gives."""
-
-    def segment(tensors: Sequence[Any]) -> List[Any]:
-        values = dict(zip(part.takes, tensors))
-        keras3.run_nodes(functional, nodes, values, operation)
-        return [values[key] for key in part.gives]
-
-    segment.autograph_info__ = {}  # type: ignore[attr-defined]
-    segment.__qualname__ = "the segment %s .. %s of %s" % (
-        nodes[0].operation.name,
-        nodes[-1].operation.name,
-        functional.name,
-    )
-    return segment
-
-
-def _is_layer(node: Any) -> bool:
-    import keras
-
-    return isinstance(node.operation, keras.Layer)
-
-
-def _same(operation: Any) -> Any:
-    return operation

@@ -30,6 +30,10 @@ class Segment(NamedTuple):
         ends = [self.layers[0]] if len(self.layers) == 1 else [self.layers[0], self.layers[-1]]
         return " .. ".join(ends)
 
+    def name_in(self, model: str) -> str:
+        """The same, after the name of the model it is a part of, if that is another one."""
+        return self.name if self.model == model else "%s: %s" % (self.model, self.name)
+
 
 class Plan(NamedTuple):
     """The segments of a model. ``str(plan)`` is a table.
@@ -54,9 +58,7 @@ class Plan(NamedTuple):
                 (
                     str(number),
                     str(len(segment.layers)),
-                    ("" if segment.model == self.model else segment.model + ": ")
-                    + segment.name
-                    + ("" if segment.recomputed else " (runs plainly)"),
+                    segment.name_in(self.model) + ("" if segment.recomputed else " (runs plainly)"),
                     readable_size(segment.plain),
                     readable_size(segment.kept if segment.recomputed else segment.plain),
                 )

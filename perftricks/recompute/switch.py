@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 import os
 import threading
-from typing import Iterator, List, Optional
+from typing import Iterator, List, Optional, Tuple
 
 from perftricks.recompute.engines import keep_autograph_out
 
@@ -61,14 +61,28 @@ def enabled(default: bool) -> bool:
     Raises:
         ValueError: If ``RECOMPUTE`` has a value that means neither on nor off.
     """
-    scope = _scope.get()
-    if scope is None and _entered and _is_replica_thread():
-        scope = _entered[-1]
-    if scope is not None:
-        return scope
+    said = _scope.get()
+    if said is None and _entered and _is_replica_thread():
+        said = _entered[-1]
+    if said is None:
+        said = _variable()
+    return default if said is None else said
+
+
+def state(default: bool) -> Tuple[bool, str]:
+    """Tell whether to recompute, as ``enabled``, and what says so."""
+    on = enabled(default)
+    if _scope.get() is not None:
+        return on, "recompute_scope(%s)" % on
+    word = os.environ.get(VARIABLE)
+    return on, "%s is not set" % VARIABLE if word is None else "%s=%s" % (VARIABLE, word)
+
+
+def _variable() -> Optional[bool]:
+    """Return what the environment says, or None."""
     word = os.environ.get(VARIABLE)
     if word is None:
-        return default
+        return None
     if word.strip().lower() in _ON:
         return True
     if word.strip().lower() in _OFF:

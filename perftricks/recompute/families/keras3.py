@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from perftricks.recompute.engines import compat
 
-METHODS = ("call", "_run_through_graph")
+METHODS = ("call", "quantized_call", "_run_through_graph")
 COMPILED = ("train_function", "test_function", "predict_function")
 
 
@@ -71,6 +71,29 @@ def nodes_of(graph: Any) -> List[Any]:
                 known.update(id(tensor) for tensor in node.outputs)
                 nodes.append(node)
     return nodes
+
+
+def node_of(symbol: Any) -> Any:
+    """Return the call that a symbolic tensor comes from, or None if it is an input."""
+    history = getattr(symbol, "_keras_history", None)
+    if history is None or history.operation is None:
+        return None
+    node = history.operation._inbound_nodes[history.node_index]
+    return None if node.is_input else node
+
+
+def graph_class() -> Any:
+    """Return the class whose method runs graphs of layers: models, and functions of Keras."""
+    from keras.src.ops.function import Function
+
+    return Function
+
+
+def is_symbolic(inputs: Any) -> bool:
+    """Tell whether there are symbolic tensors among inputs."""
+    import keras
+
+    return any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(inputs))
 
 
 def arguments(node: Any, values: Dict[int, Any]) -> Tuple[Any, Any]:

@@ -1,0 +1,166 @@
+"""Decorated functions in the functional API of Keras 3: a call becomes a stage of the model.
+
+::
+
+    block(symbolic tensors) ──▶ the calls of layers that it makes are marked as one block
+                                          │
+    keras.Model(inputs, outputs) ─────────┘
+        when it runs:  calls without a mark, [block], calls without a mark, [block] ...
+
+A decorated function that is called on symbolic tensors runs only then: the model runs the layers
+that it has called, and knows nothing of the function. So the calls themselves, nodes of Keras'
+graph, are marked. The model is saved as it is without marks, and one that is loaded has none.
+
+The method that runs a graph is replaced in Keras' class, once, when the first function is marked;
+for a graph without marked calls it does what it did.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+from perftricks.recompute import stages, switch
+from perftricks.recompute.engines import captures
+from perftricks.recompute.families import keras3
+from perftricks.recompute.stages import Stage
+
+_MARK = "perftricks_block"
+
+
+class Block:
+    """One call of a decorated function.
+
+    Args:
+        name: The name of the function.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Marked(NamedTuple):
+    """What is left of a block in a model.
+
+    Attributes:
+        name: The name of the function.
+        layers: The names of the layers it calls, in the order they run.
+    """
+
+    name: str
+    layers: Tuple[str, ...]
+
+    @property
+    def ends(self) -> List[str]:
+        """The first and the last layer, or the only one."""
+        return list(dict.fromkeys([self.layers[0], self.layers[-1]]))
+
+
+def symbolic_call(call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Return ``call(*args, **kwargs)``, and mark the calls of layers that it has made."""
+    import keras
+
+    outputs = call(*args, **kwargs)
+    owner = getattr(call, "__self__", None)
+    given = captures.spread([args, kwargs, captures.reached([call, owner], _below)])
+    before = _behind([x for x in given if isinstance(x, keras.KerasTensor)], set())
+    results = [x for x in keras.tree.flatten(outputs) if isinstance(x, keras.KerasTensor)]
+    nodes = _behind(results, set(before))
+    block = Block(getattr(call, "__qualname__", repr(call)))
+    for node in nodes.values():
+        setattr(node, _MARK, block)
+    if nodes:
+        _install()
+    return outputs
+
+
+def _below(x: Any) -> List[Any]:
+    return keras3.everything_in(x) if keras3.is_layer(x) else []
+
+
+def _behind(tensors: Sequence[Any], known: Set[int]) -> Dict[int, Any]:
+    """Return the calls that tensors come from, by id, as far as they are not known."""
+    found: Dict[int, Any] = {}
+    waiting = list(tensors)
+    while waiting:
+        node = keras3.node_of(waiting.pop())
+        if node is not None and id(node) not in found and id(node) not in known:
+            found[id(node)] = node
+            waiting.extend(node.input_tensors)
+    return found
+
+
+def marked_in(functional: Any) -> List[Marked]:
+    """List the blocks in a graph, in the order they run."""
+    return [
+        Marked(name, tuple(dict.fromkeys(node.operation.name for node in stage.nodes)))
+        for name, stage in _stages_of(functional) or ()
+        if stage.recomputed
+    ]
+
+
+# Stages of graphs that have been run, None for those without blocks.
+_known: Any = weakref.WeakKeyDictionary()
+
+
+def _stages_of(functional: Any) -> Optional[List[Tuple[str, Stage]]]:
+    """Return all calls of a graph in stages, with the names of their functions, or None."""
+    if functional not in _known:
+        nodes = keras3.nodes_of(functional)
+        marked = any(hasattr(node, _MARK) for node in nodes)
+        _known[functional] = _staged(functional, nodes) if marked else None
+    found: Optional[List[Tuple[str, Stage]]] = _known[functional]
+    return found
+
+
+def _staged(functional: Any, nodes: Sequence[Any]) -> List[Tuple[str, Stage]]:
+    """Put the calls of each block together, in an order in which everything can run.
+
+    What a block takes was there before it was called, so nothing it takes is made of what it gives.
+    """
+    units: Dict[int, List[Any]] = {}
+    for node in nodes:
+        units.setdefault(id(getattr(node, _MARK, node)), []).append(node)
+    waiting = [_unit(functional, unit, nodes) for unit in units.values()]
+    known = {id(x) for x in functional.inputs}
+    found: List[Stage] = []
+    while waiting:
+        ready = next(unit for unit in waiting if known.issuperset(unit.takes))
+        waiting.remove(ready)
+        known.update(ready.gives)
+        found.append(ready)
+    names = [getattr(getattr(stage.nodes[0], _MARK, None), "name", "") for stage in found]
+    return list(zip(names, stages.passing_on(found, [id(x) for x in functional.outputs])))
+
+
+def _unit(functional: Any, unit: Sequence[Any], nodes: Sequence[Any]) -> Stage:
+    inside = {id(node) for node in unit}
+    made = dict.fromkeys(id(x) for node in unit for x in node.outputs)
+    needed = {id(x) for x in functional.outputs}
+    needed.update(id(x) for node in nodes if id(node) not in inside for x in node.input_tensors)
+    takes = dict.fromkeys(id(x) for node in unit for x in node.input_tensors)
+    return Stage(
+        unit,
+        tuple(key for key in takes if key not in made),
+        tuple(key for key in made if key in needed),
+        hasattr(unit[0], _MARK),
+    )
+
+
+@functools.lru_cache(maxsize=None)  # once
+def _install() -> None:
+    kind = keras3.graph_class()
+    plain = kind._run_through_graph
+
+    @functools.wraps(plain)
+    def run(self: Any, inputs: Any, operation_fn: Any = None, call_fn: Any = None) -> Any:
+        operation = operation_fn or (lambda x: x)
+        if call_fn is None and switch.enabled(default=False) and not keras3.is_symbolic(inputs):
+            found = _stages_of(self)
+            if found is not None:
+                return stages.run(self, [stage for _, stage in found], inputs, operation)
+        return plain(self, inputs, operation_fn=operation, call_fn=call_fn)
+
+    run.autograph_info__ = {}  # type: ignore[attr-defined]
+    kind._run_through_graph = run

@@ -1,0 +1,139 @@
+"""``status``: what of a model would be recomputed if it trained now, and why not where not."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, List, NamedTuple, Tuple
+
+from perftricks.recompute import switch
+from perftricks.recompute.engines import generation_of
+from perftricks.recompute.families import family_of
+from perftricks.recompute.model import check, plans_of
+
+_QUANTIZED = "Keras runs quantized_call in its place: choose the layer by apply(layers=...)"
+
+
+class Part(NamedTuple):
+    """A part of a model that somebody has asked to be recomputed.
+
+    Attributes:
+        name: The layer, or the first and the last one, or the function and its layers.
+        by: What asks for it: "decorator", "function" (decorated, in the functional API) or "plan".
+        on: Whether it would be recomputed now, in training.
+        why: Why, or why not.
+    """
+
+    name: str
+    by: str
+    on: bool
+    why: str
+
+
+class Status(NamedTuple):
+    """What would be recomputed now. ``str(status)`` is a table.
+
+    Attributes:
+        model: The name of the model.
+        parts: What has been asked for, in the order of the layers.
+    """
+
+    model: str
+    parts: Tuple[Part, ...]
+
+    @property
+    def on(self) -> bool:
+        """Whether anything would be recomputed."""
+        return any(part.on for part in self.parts)
+
+    def __str__(self) -> str:
+        if not self.parts:
+            return "%s: nothing is recomputed; decorate a call, or use recompute.apply" % self.model
+        rows = [("part", "by", "now", "why")]
+        rows += [(x.name, x.by, "recomputed" if x.on else "plain", x.why) for x in self.parts]
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
+        count = sum(part.on for part in self.parts)
+        head = "%s: %d of %d parts would be recomputed in training; inference runs plainly" % (
+            self.model,
+            count,
+            len(self.parts),
+        )
+        return "\n".join([head, *lines])
+
+
+def status(model: Any) -> Status:
+    """Tell what of a model would be recomputed if it trained now, and why not where not.
+
+    It looks at decorated layers, at decorated functions in the functional API, at the plan of
+    ``apply``, and at the switch. A training function that Keras has compiled already does what the
+    switch said then; ``compile`` the model again to have it follow.
+
+    Args:
+        model: A built model of Keras 3 or Keras 2.
+
+    Returns:
+        The parts, each on or off; ``print`` it for a table.
+
+    Raises:
+        TypeError: If ``model`` is no Keras model.
+        ValueError: If the model is not built, or ``RECOMPUTE`` means neither on nor off.
+
+    Example:
+        >>> from perftricks import recompute
+        >>> print(recompute.status(model))  # doctest: +SKIP
+    """
+    check(model, "status")
+    parts: List[Part] = []
+    for layer in family_of(model).everything_in(model):
+        parts.extend(_decorated(layer))
+        parts.extend(_functions(layer))
+    for plan in plans_of(model):
+        on, why = switch.state(default=True)
+        for segment in plan.segments:
+            name = (
+                segment.name if segment.model == model.name else segment.model + ": " + segment.name
+            )
+            if segment.recomputed:
+                parts.append(Part(name, "plan", *_possible(model, on, why)))
+            else:
+                parts.append(Part(name, "plan", False, "nothing would be saved"))
+    return Status(model.name, tuple(parts))
+
+
+def _decorated(layer: Any) -> List[Part]:
+    """List the decorated methods of a layer."""
+    found = []
+    names = dict.fromkeys(name for kind in type(layer).__mro__ for name in vars(kind))
+    for name in names:
+        if hasattr(getattr(type(layer), name, None), "perftricks_decorated"):
+            on, why = _possible(layer, *switch.state(default=False))
+            if name == "call" and getattr(layer, "quantization_mode", None) is not None:
+                on, why = False, _QUANTIZED
+            where = layer.name if name == "call" else "%s.%s" % (layer.name, name)
+            found.append(Part(where, "decorator", on, why))
+    return found
+
+
+def _functions(layer: Any) -> List[Part]:
+    """List the blocks of a graph of layers that decorated functions have made."""
+    graph = family_of(layer).graph_of(layer)
+    if generation_of(layer) == 2 or graph is None or graph is not layer:
+        return []
+    from perftricks.recompute import blocks
+
+    on, why = _possible(layer, *switch.state(default=False))
+    return [
+        Part("%s (%s)" % (block.name, " .. ".join(block.ends)), "function", on, why)
+        for block in blocks.marked_in(graph)
+    ]
+
+
+def _possible(layer: Any, on: bool, why: str) -> Tuple[bool, str]:
+    """Add what no switch can change."""
+    if generation_of(layer) == 3:
+        from perftricks.recompute.engines.keras3 import BACKENDS
+
+        backend = sys.modules["keras"].config.backend()
+        if backend not in BACKENDS:
+            return False, "Keras' backend %s cannot train" % backend
+    return on, why

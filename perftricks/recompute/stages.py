@@ -1,0 +1,102 @@
+"""Running a graph of layers of Keras 3 in stages, of which some are recomputed as a whole.
+
+::
+
+    a ── b ── c ── d ── e      the calls of layers in a graph, in an order in which they can run
+    [a   b]  [c    d]  [e]     stages: each takes tensors, runs its calls, gives tensors
+
+``apply`` makes stages of a plan; ``blocks`` of the decorated functions that a graph was built with.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+
+from perftricks.recompute.engines import engine_for
+from perftricks.recompute.families import keras3
+
+
+class Stage(NamedTuple):
+    """Some calls of a graph that follow each other.
+
+    Attributes:
+        nodes: The calls.
+        takes: The keys (ids of symbolic tensors) of what they take from outside.
+        gives: The keys of what is used after them.
+        recomputed: Whether they are recomputed as a whole.
+    """
+
+    nodes: Sequence[Any]
+    takes: Tuple[int, ...]
+    gives: Tuple[int, ...]
+    recomputed: bool
+
+
+def passing_on(stages: Sequence[Stage], outputs: Sequence[int]) -> List[Stage]:
+    """Let each stage that is recomputed also give what it takes and what is used after it.
+
+    Then the gradient of all later uses enters the stage, and those of the uses inside are added to
+    it one by one: in the order of the plain run. Else those inside would be added up first, and
+    with three or more of them the last bits could differ.
+
+    Args:
+        stages: All stages of a graph, in order.
+        outputs: The keys of what the graph returns.
+    """
+    needed = set(outputs)
+    found = []
+    for stage in reversed(stages):
+        if stage.recomputed:
+            passed = [x for x in stage.takes if x in needed and x not in stage.gives]
+            found.append(stage._replace(gives=(*stage.gives, *passed)))
+        else:
+            found.append(stage)
+        needed.update(stage.takes)
+    return found[::-1]
+
+
+def run(
+    functional: Any, stages: Sequence[Stage], inputs: Any, operation: Callable[[Any], Any]
+) -> Any:
+    """Run a graph in stages; return what it returns.
+
+    Args:
+        functional: The model.
+        stages: All its calls.
+        inputs: What it is called with.
+        operation: Gives what to call for a layer.
+    """
+    import keras
+
+    engine = engine_for(type(functional).call, (functional,))
+    values = dict(zip(map(id, functional.inputs), keras.tree.flatten(inputs)))
+    for stage in stages:
+        if not stage.recomputed:
+            keras3.run_nodes(functional, stage.nodes, values, operation)
+            continue
+        operations = {id(node.operation): node.operation for node in stage.nodes}
+        layers = [x for x in operations.values() if keras3.is_layer(x)]
+        tensors = [values[key] for key in stage.takes]
+        segment = _segment(functional, stage, operation)
+        values.update(
+            zip(stage.gives, engine.checkpointed_call(segment, (tensors,), {}, layers=layers))
+        )
+    outputs = [values[id(symbol)] for symbol in functional.outputs]
+    return keras.tree.pack_sequence_as(keras3.outputs_struct(functional), outputs)
+
+
+def _segment(functional: Any, stage: Stage, operation: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Return a function from the tensors that a stage takes to those it gives."""
+
+    def segment(tensors: Sequence[Any]) -> List[Any]:
+        values: Dict[int, Any] = dict(zip(stage.takes, tensors))
+        keras3.run_nodes(functional, stage.nodes, values, operation)
+        return [values[key] for key in stage.gives]
+
+    segment.autograph_info__ = {}  # type: ignore[attr-defined]
+    segment.__qualname__ = "the segment %s .. %s of %s" % (
+        stage.nodes[0].operation.name,
+        stage.nodes[-1].operation.name,
+        functional.name,
+    )
+    return segment
