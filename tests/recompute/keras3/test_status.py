@@ -7,7 +7,7 @@ import pytest
 from keras import layers
 
 from perftricks import recompute
-from perftricks.recompute import recompute_scope
+from perftricks.recompute import recompute_grad, recompute_scope
 from tests.recompute.comparison import recomputed
 from tests.recompute.keras3.test_blocks import WIDTH, X, Y
 from tests.recompute.keras3.training import assert_exact, fresh_model
