@@ -37,7 +37,7 @@ def loaded_by(statement: str) -> set[str]:
         "import perftricks.parallel",
         "import perftricks.recompute",
         "import perftricks.wordcount",
-        "import perftricks.recompute as r; r.apply, r.remove, r.verify, r.Plan",
+        "import perftricks.recompute as r; r.apply, r.remove, r.status, r.verify, r.Plan",
         "import perftricks; perftricks.parallel.parallel_apply; perftricks.wordcount.count_words",
         "import perftricks.recompute as r; f = r.recompute_grad(lambda x: x); f(1)",
     ],
@@ -84,11 +84,13 @@ def test_public_names():
     assert perftricks.recompute.__all__ == [
         "Plan",
         "Segment",
+        "Status",
         "Verification",
         "apply",
         "recompute_grad",
         "recompute_scope",
         "remove",
+        "status",
         "verify",
     ]
     for module in (perftricks.parallel, perftricks.recompute, perftricks.wordcount):

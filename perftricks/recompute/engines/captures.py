@@ -37,6 +37,8 @@ _FRAMEWORKS = {
 def referred(function: Any) -> List[Any]:
     """List what a function refers to: closure, defaults, globals; of a partial, its arguments."""
     function = _plain(function)
+    if str(getattr(function, "__module__", "")).startswith("perftricks.recompute."):
+        return []  # a segment, whose layers are known; it also refers to the whole model
     if isinstance(function, functools.partial):
         return [function.func, *spread((function.args, function.keywords))]
     found: List[Any] = []

@@ -65,17 +65,22 @@ def hung_on(tensor: Any) -> Dict[str, Any]:
 
 
 def hang(tensor: Any, attributes: Dict[str, Any]) -> None:
-    """Hang these on a tensor, and take away what hangs there under other names."""
-    for name in hung_on(tensor):
+    """Hang these on a tensor, and take away what hangs there under other names.
+
+    What hangs there already is left alone: another thread may be looking at it.
+    """
+    before = hung_on(tensor)
+    for name in before.keys() - attributes.keys():
         if name == "_keras_mask":
             set_mask(tensor, None)
         else:
             delattr(tensor, name)
     for name, value in attributes.items():
-        if name == "_keras_mask":
-            set_mask(tensor, value)
-        else:
-            setattr(tensor, name, value)
+        if value is not before.get(name):
+            if name == "_keras_mask":
+                set_mask(tensor, value)
+            else:
+                setattr(tensor, name, value)
 
 
 def is_symbolic() -> bool:

@@ -15,6 +15,7 @@ from keras import layers, ops
 from perftricks import recompute
 from perftricks.recompute import recompute_scope
 from perftricks.recompute.demo import xla_flags
+from perftricks.recompute.engines import captures
 from perftricks.recompute.model import is_applied
 from tests.recompute.keras3.applied import (
     applied,
@@ -607,3 +608,52 @@ def test_errors(build, options, error, words):
     """Each says what was received and what to do, and changes nothing."""
     with pytest.raises(error, match=words):
         recompute.apply(build(), **options)
+
+
+def test_each_segment_looks_at_its_own_layers(monkeypatch):
+    """What a segment costs does not grow with the model around it."""
+    looked_at = []
+    held_by = captures.held_by
+    monkeypatch.setattr(captures, "held_by", lambda x: looked_at.append(x.name) or held_by(x))
+    model = fresh_model(
+        lambda: keras.Sequential([keras.Input((WIDTH,)), *(layers.Dense(WIDTH) for _ in range(9))])
+    )
+    recompute.apply(model, every=1)
+    step(model, *data(), True)
+    assert 8 <= sum(name.startswith("dense") for name in looked_at) <= 16
+
+
+def test_gradients_add_up_in_the_plain_order():
+    """Also of a tensor that is used several times in a segment, and once more after it."""
+
+    def build():
+        inputs = keras.Input((WIDTH,))
+        x = layers.Dense(WIDTH, name="x")(inputs)
+        branches = [layers.Dense(WIDTH, activation="tanh")(x) for _ in range(3)]
+        y = layers.Add(name="y")(branches)
+        z = layers.Dense(WIDTH, activation="tanh")(y)
+        return keras.Model(inputs, layers.Dense(1)(layers.Activation("tanh")(z + x * 0.3)))
+
+    def recomputed():
+        model = build()
+        recompute.apply(model, boundaries=["x", "y"])
+        return model
+
+    x, y = data(32, WIDTH)
+    steps(build, x, y, True).assert_same(steps(recomputed, x, y, True))
+
+
+def test_a_sequential_that_holds_one_model():
+    """The model inside is what is cut into segments."""
+
+    def build(cut=True):
+        inside = keras.Sequential(
+            [keras.Input((WIDTH,)), *(layers.Dense(8 * WIDTH, "gelu") for _ in range(6))]
+        )
+        model = keras.Sequential([keras.Input((WIDTH,)), inside])
+        if cut:
+            plan = recompute.apply(model)
+            assert len(plan.segments) > 1
+        return model
+
+    steps(lambda: build(False), *data(), True).assert_same(steps(build, *data(), True))
