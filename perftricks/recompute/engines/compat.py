@@ -482,3 +482,224 @@ def torch_end_of_recomputation() -> Any:
     from torch.utils import checkpoint
 
     return getattr(checkpoint, "_StopRecomputationError", ())
+
+
+def torch_function_modes() -> List[Any]:
+    """List the objects of TorchFunctionMode in force in this thread, the innermost last.
+
+    A ``torch.device`` that is entered, and a default device, are such modes.
+    """
+    from torch import overrides
+
+    return overrides._get_current_function_mode_stack()  # type: ignore[no-any-return]
+
+
+def torch_dispatch_modes() -> List[Any]:
+    """List the objects of TorchDispatchMode that programs have put in force in this thread.
+
+    Left out are those by which torch itself traces (fake tensors, proxies, functionalization),
+    which it keeps apart, and those of its selective checkpoint, which change no number and must see
+    each operation of a recomputation once.
+    """
+    from torch.utils import _python_dispatch
+
+    if not _python_dispatch._len_torch_dispatch_stack():  # nearly always
+        return []
+    return [
+        mode
+        for mode in _python_dispatch._get_current_dispatch_mode_stack()
+        if getattr(mode, "_mode_key", None) is None
+        and type(mode).__module__ != "torch.utils.checkpoint"
+    ]
+
+
+@contextlib.contextmanager
+def torch_modes_in_force(function: Sequence[Any], dispatch: Sequence[Any]) -> Iterator[None]:
+    """Have these modes in force in this thread, and no others, for a while.
+
+    What a mode does when it is entered is not done: only that of torch's own base class.
+    """
+    from torch.overrides import TorchFunctionMode
+    from torch.utils import _python_dispatch
+
+    with contextlib.ExitStack() as stack:
+        now = torch_dispatch_modes()
+        if not _same_objects(now, dispatch):
+            for _ in now:
+                stack.callback(_python_dispatch._push_mode, _python_dispatch._pop_mode())
+            for mode in dispatch:
+                _enter(stack, _python_dispatch.TorchDispatchMode, mode)
+        now = torch_function_modes()
+        if not _same_objects(now, function):
+            for mode in reversed(now):
+                TorchFunctionMode.__exit__(mode, None, None, None)
+                stack.callback(TorchFunctionMode.__enter__, mode)
+            for mode in function:
+                _enter(stack, TorchFunctionMode, mode)
+        yield
+
+
+def _enter(stack: contextlib.ExitStack[Any], base: Any, mode: Any) -> None:
+    base.__enter__(mode)
+    stack.callback(base.__exit__, mode, None, None, None)
+
+
+def _same_objects(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others))
+
+
+# Which kernels torch chooses: ``_C._get_<name>`` tells and ``_C._set_<name>`` changes it. Programs
+# do so by the contexts ``flags`` of torch.backends, sdpa_kernel and functions of torch itself.
+_TORCH_CHOICES = (
+    "cudnn_enabled",
+    "cudnn_benchmark",
+    "cudnn_deterministic",
+    "cudnn_depthwise_kernel",
+    "cublas_allow_fp16_reduced_precision_reduction",
+    "cublas_allow_bf16_reduced_precision_reduction",
+    "cublas_allow_fp16_accumulation",
+    "cpu_allow_fp16_reduced_precision_reduction",
+    "blas_preferred_backend",
+    "linalg_preferred_backend",
+    "mkldnn_enabled",
+    "mkldnn_deterministic",
+    "nnpack_enabled",
+    "math_sdp_allow_fp16_bf16_reduction",
+    "sdp_priority_order",
+)
+_TORCH_ATTENTION = ("flash", "mem_efficient", "math", "cudnn", "overrideable", "fa3")
+# Of old, and since torch 2.9; of the latter, one that is not set follows from those above it.
+_TORCH_TF32 = ("float32_matmul_precision", "cublas_allow_tf32", "cudnn_allow_tf32")
+_TORCH_PRECISIONS = (
+    ("generic", "all"),
+    *((kind, op) for kind in ("cuda", "mkldnn") for op in ("all", "matmul", "conv", "rnn")),
+)
+
+
+@functools.lru_cache(maxsize=None)
+def _torch_settings() -> List[Tuple[Callable[[], Any], Callable[[Any], None]]]:
+    """List functions that tell and that change what this version of torch has of settings."""
+    import torch
+
+    names = [("_get_" + name, "_set_" + name) for name in (*_TORCH_CHOICES, *_TORCH_TF32)]
+    names += [("_get_%s_sdp_enabled" % x, "_set_sdp_use_" + x) for x in _TORCH_ATTENTION]
+    of_precision: List[Tuple[Callable[[], Any], Callable[[Any], None]]] = []
+    if hasattr(torch._C, "_get_fp32_precision_getter"):
+        of_precision = [
+            (
+                functools.partial(torch._C._get_fp32_precision_getter, *pair),
+                functools.partial(torch._C._set_fp32_precision_setter, *pair),
+            )
+            for pair in _TORCH_PRECISIONS
+        ]
+    return [
+        (torch.get_default_dtype, torch.set_default_dtype),
+        (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+        (torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled),
+        *(
+            (functools.partial(_listed, hooks), functools.partial(_refill, hooks))
+            for hooks in (
+                torch.nn.modules.module._global_forward_pre_hooks,
+                torch.nn.modules.module._global_forward_hooks,
+                torch.nn.modules.module._global_forward_hooks_always_called,
+                torch.nn.modules.module._global_forward_hooks_with_kwargs,
+            )
+        ),
+        *(
+            (functools.partial(_told, getattr(torch._C, tell)), getattr(torch._C, change))
+            for tell, change in (
+                *names,
+                ("_get_torch_function_state", "_set_torch_function_state"),
+            )
+            if hasattr(torch._C, tell) and hasattr(torch._C, change)
+        ),
+        *of_precision,
+    ]
+
+
+_UNTOLD = object()
+
+
+def _told(tell: Callable[[], Any]) -> Any:
+    try:
+        return tell()
+    except RuntimeError:  # the old setting has no answer where a program has used the new one
+        return _UNTOLD
+
+
+def _listed(hooks: Dict[int, Any]) -> List[Any]:
+    return [*hooks.items()]
+
+
+def _refill(hooks: Dict[int, Any], items: Iterable[Any]) -> None:
+    hooks.clear()
+    hooks.update(items)
+
+
+def torch_settings() -> List[Any]:
+    """Return the settings of torch by which the same program gives other numbers.
+
+    They hold for all threads, but for those of its function modes; hooks for all modules are such
+    a setting too.
+    """
+    return [tell() for tell, _ in _torch_settings()]
+
+
+@contextlib.contextmanager
+def torch_settings_in_force(then: Sequence[Any]) -> Iterator[None]:
+    """Have the settings be what ``torch_settings`` has returned, for a while."""
+    now = torch_settings()
+    if now != then:
+        _set_torch(then)
+    try:
+        yield
+    finally:
+        if now != then:
+            _set_torch(now)
+
+
+def _set_torch(values: Sequence[Any]) -> None:
+    for (tell, change), value in zip(_torch_settings(), values):
+        if value is not _UNTOLD and tell() != value:
+            change(*value) if isinstance(value, tuple) else change(value)
+
+
+class TorchParametrizations:
+    """What ``torch.nn.utils.parametrize.cached`` keeps at one moment: computed parameters."""
+
+    def __init__(self) -> None:
+        from torch.nn.utils import parametrize
+
+        self._module = parametrize
+        self._enabled = parametrize._cache_enabled
+        self._cache = dict(parametrize._cache)
+
+    @contextlib.contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Keep what was kept then, for a while."""
+        module = self._module
+        if not self._enabled and not module._cache_enabled:
+            yield
+            return
+        now = module._cache_enabled, module._cache
+        module._cache_enabled, module._cache = self._enabled, dict(self._cache)
+        try:
+            yield
+        finally:
+            module._cache_enabled, module._cache = now
+
+
+def torch_saved_tensors_hooks() -> Any:
+    """Return the pair of hooks by which a program has tensors saved; None if they are torch's."""
+    import torch
+
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)(False)
+    ours = top is not None and str(getattr(top[0], "__module__", "")).startswith("torch.")
+    return None if ours else top
+
+
+def torch_is_transformed() -> bool:
+    """Tell whether a transformation of torch.func (grad, vmap, jvp) is being applied."""
+    import torch
+
+    return torch._C._functorch.peek_interpreter_stack() is not None

@@ -121,6 +121,24 @@ class Buffers:
                 buffer.data = data
 
 
+class Surroundings:
+    """What of torch is in force at one moment, beside autocast, which its checkpoint sees to."""
+
+    def __init__(self) -> None:
+        self._modes = compat.torch_function_modes(), compat.torch_dispatch_modes()
+        self._settings = compat.torch_settings()
+        self._parametrizations = compat.TorchParametrizations()
+
+    @contextlib.contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Have it in force again for a while, and nothing else; in whatever thread this is."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._parametrizations.in_force())
+            stack.enter_context(compat.torch_settings_in_force(self._settings))
+            stack.enter_context(compat.torch_modes_in_force(*self._modes))
+            yield
+
+
 def home() -> None:
     """Return nothing: a value is valid wherever it is read."""
 
@@ -168,16 +186,71 @@ def written(new: Any, old: Any) -> Any:
     return _Written.apply(new.detach(), old)
 
 
+def _check(tensors: Sequence[Any]) -> None:
+    """Refuse what cannot be exact, given what a call that begins now is given."""
+    if compat.torch_is_transformed():
+        raise RuntimeError(
+            "recompute cannot be used inside of a transformation of torch.func (grad, vmap, jvp): "
+            "these do not support what recomputing needs of autograd. Call the transformation "
+            "inside of recompute_scope(False)"
+        )
+    hooks = compat.torch_saved_tensors_hooks()
+    if hooks is None:
+        return
+    pack, unpack = hooks
+    with torch.no_grad():
+        for x in tensors:
+            if x.is_floating_point() and not torch.equal(unpack(pack(x)), x):
+                raise RuntimeError(
+                    "the saved_tensors_hooks in force give back other numbers than they are given: "
+                    "a call cannot be run again exactly from those. Use hooks that only move "
+                    "tensors, or enter recompute_scope(False) where these are in force"
+                )
+
+
+class _Used:
+    """A weight that a call uses, as it is at one moment."""
+
+    def __init__(self, kind: str, name: str, value: Any) -> None:
+        self.value = value
+        self.is_trained = value.requires_grad
+        self._name = kind, name
+        self._version = value._version
+
+    def check(self) -> None:
+        """Refuse to go on if it has changed since."""
+        if self.value._version != self._version:
+            raise RuntimeError(
+                "the %s %s was updated between the forward and the backward pass of a call "
+                "that is to be recomputed; run backward before the update" % self._name
+            )
+
+
+@contextlib.contextmanager
+def _trained(used: Sequence[_Used]) -> Iterator[None]:
+    """Have weights ask for gradients, or not, as they did; else autograd saves other tensors."""
+    changed = [x for x in used if x.value.requires_grad != x.is_trained]
+    for x in changed:
+        x.value.requires_grad_(x.is_trained)
+    try:
+        yield
+    finally:
+        for x in changed:
+            x.value.requires_grad_(not x.is_trained)
+
+
 def checkpoint(pure: PureCall) -> List[Any]:
     """Run a call; the backward pass runs it again."""
+    _check(pure.tensors)
     buffers = Buffers(pure.modules)
-    fixed = [
-        ("parameter", name, x, x._version)
+    surroundings = Surroundings()
+    used = [
+        _Used("parameter", name, x)
         for module in pure.modules
         for name, x in module._parameters.items()
         if x is not None
     ]
-
+    given = [x.requires_grad for x in pure.tensors]
     failures: List[BaseException] = []
 
     def run(*tensors: Any) -> List[Any]:
@@ -189,18 +262,18 @@ def checkpoint(pure: PureCall) -> List[Any]:
                 # that in force for as long as the error lives.
                 failures.append(failure)
                 return []
-            fixed.extend(("variable", v.path, x, x._version) for v, x in pure.reads.values())
+            used.extend(_Used("variable", v.path, x) for v, x in pure.reads.values())
             buffers.forget_unchanged()
             _free_cycles()
             return outputs
-        for kind, name, x, version in fixed:
-            if x._version != version:
-                raise RuntimeError(
-                    "the %s %s was updated between the forward and the backward pass of a call "
-                    "that is to be recomputed; run backward before the update" % (kind, name)
-                )
+        for x in used:
+            x.check()
+        tensors = tuple(
+            x if x.requires_grad == was else x.detach().requires_grad_(was)
+            for x, was in zip(tensors, given)
+        )
         try:
-            with buffers.replayed():
+            with _trained(used), buffers.replayed(), surroundings.in_force():
                 return pure.run(*tensors)
         except compat.torch_end_of_recomputation() as end:
             _forget_frames(end)

@@ -1,0 +1,305 @@
+"""What torch has in force in a thread or a process: as it was at the call when that runs again."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import keras
+import numpy as np
+import pytest
+
+from perftricks.recompute import recompute_grad, recompute_scope
+from tests.recompute.keras3.training import BACKEND, array, only_torch
+
+if BACKEND == "torch":
+    import torch
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Doubling(TorchFunctionMode):
+        """Doubles what a function of torch gives, and does not like to be entered again."""
+
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+            self.entered = 0
+
+        def __enter__(self):
+            self.entered += 1
+            return super().__enter__()
+
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            return result * 2 if function is getattr(torch, self.name) else result
+
+    class Adding(TorchDispatchMode):
+        """Adds 1 to what an operation of torch gives."""
+
+        def __init__(self, name):
+            super().__init__()
+            self.operation = getattr(torch.ops.aten, name).default
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            return result + 1 if function is self.operation else result
+
+    class Symmetric(torch.nn.Module):
+        """A parametrization."""
+
+        def forward(self, w):
+            return torch.tanh(w + w.T)
+
+
+pytestmark = only_torch
+WIDTH = 6
+
+
+def inputs():
+    """Return a leaf that asks for gradients."""
+    return torch.linspace(-1.0, 1.0, WIDTH**2).reshape(WIDTH, WIDTH).clone().requires_grad_()
+
+
+def linear():
+    """Return a module of torch with the same weights each time."""
+    torch.manual_seed(0)
+    return torch.nn.Linear(WIDTH, WIDTH)
+
+
+def dense():
+    """Return a layer of Keras with the same weights each time."""
+    keras.utils.set_random_seed(0)
+    layer = keras.layers.Dense(WIDTH)
+    layer.build((WIDTH, WIDTH))
+    return layer
+
+
+def assert_same(run):
+    """Compare what a function returns with recompute off and on, a tuple of tensors."""
+    found = []
+    for on in (False, True):
+        with recompute_scope(on):
+            found.append([None if x is None else array(x.detach()) for x in run()])
+    for off, on in zip(*found):
+        np.testing.assert_array_equal(off, on)
+
+
+def backward(y, in_thread):
+    """Take gradients, in this thread or, as autograd does for a GPU, in another one."""
+    if not in_thread:
+        y.sum().backward()
+        return
+    thread = threading.Thread(target=lambda: y.sum().backward())
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+@pytest.mark.parametrize("after", [(), ("f",), ("d",), ("f", "d")])
+@pytest.mark.parametrize("before", [("f",), ("d",), ("f", "d"), ("f", "f", "d", "d"), ()])
+def test_modes(before, after, in_thread):
+    """Function and dispatch modes of the call, and no others, see it when it runs again."""
+
+    def run():
+        make = {"f": lambda: Doubling("sin"), "d": lambda: Adding("tanh")}
+        x = inputs()
+        with contextlib.ExitStack() as stack:
+            modes = [stack.enter_context(make[kind]()) for kind in before]
+            y = recompute_grad(lambda x: torch.tanh(torch.sin(x)) * torch.sin(torch.tanh(x)))(x)
+        with contextlib.ExitStack() as stack:
+            for kind in after:
+                stack.enter_context(make[kind]())
+            in_force = torch.overrides._get_current_function_mode_stack()
+            backward(y, in_thread)
+            assert torch.overrides._get_current_function_mode_stack() == in_force
+            probe = torch.sin(torch.ones(1)), torch.tanh(torch.ones(1))
+        assert all(mode.entered == 1 for mode in modes if isinstance(mode, Doubling))
+        assert not torch.overrides._get_current_function_mode_stack()
+        assert not torch.utils._python_dispatch._get_current_dispatch_mode_stack()
+        return (x.grad, *probe)
+
+    assert_same(run)
+
+
+def test_default_device():
+    """What a call creates is created on the device that a scope has named."""
+
+    def run():
+        x = inputs()
+        with torch.device("meta"):
+            y = recompute_grad(lambda x: torch.tanh(x) if torch.ones(1).is_meta else x)(x)
+        backward(y, False)
+        return (x.grad,)
+
+    assert_same(run)
+
+
+@contextlib.contextmanager
+def default_dtype():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextlib.contextmanager
+def matmul_precision():
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+SETTINGS = {
+    "precision": (matmul_precision, lambda: torch.backends.cuda.matmul.allow_tf32),
+    "default dtype": (default_dtype, lambda: torch.get_default_dtype()),
+    "attention": (
+        lambda: torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+        lambda: (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()),
+    ),
+    "mkldnn": (
+        lambda: torch.backends.mkldnn.flags(enabled=False, allow_tf32=None),
+        lambda: torch.backends.mkldnn.enabled,
+    ),
+    "cudnn": (
+        lambda: torch.backends.cudnn.flags(enabled=False, deterministic=True, allow_tf32=False),
+        lambda: (torch.backends.cudnn.enabled, torch.backends.cudnn.deterministic),
+    ),
+    "function modes": (torch._C.DisableTorchFunction, torch._C._is_torch_function_all_disabled)
+    if BACKEND == "torch"
+    else (),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings(name):
+    """Settings are those of the call while it runs again, and then what they were."""
+    enter, tell = SETTINGS[name]
+    seen = []
+
+    def call(x):
+        seen.append(tell())
+        return torch.tanh(torch.sin(x))
+
+    x, outside = inputs(), tell()
+    with recompute_scope(True), enter():
+        y = recompute_grad(call)(x)
+    backward(y, False)
+    assert seen[0] == seen[1] != outside
+    assert tell() == outside
+
+
+@pytest.mark.parametrize("first", ["outside", "inside"])
+def test_parametrizations_that_are_cached(first):
+    """A parameter computed once for all its uses is so when the call runs again."""
+
+    def run():
+        x, module = inputs(), linear()
+        torch.nn.utils.parametrize.register_parametrization(module, "weight", Symmetric())
+        with torch.nn.utils.parametrize.cached():
+            before = module(x) if first == "outside" else 0
+            y = recompute_grad(lambda x: torch.tanh(module(torch.tanh(module(x)))))(x) + before
+        backward(y, False)
+        assert not torch.nn.utils.parametrize._cache_enabled
+        return x.grad, module.parametrizations.weight.original.grad
+
+    assert_same(run)
+
+
+@pytest.mark.parametrize("when", ["removed", "added", "for all modules"])
+@pytest.mark.parametrize("make", [linear, dense])
+def test_hooks_that_replace_an_output(make, when):
+    """A forward hook of a layer or a module inside of a call is the same in both runs."""
+
+    def hook(module, args, output):
+        return torch.tanh(output) * 2
+
+    def run():
+        x, layer = inputs(), make()
+        if when == "removed":
+            handle = layer.register_forward_hook(hook)
+        if when == "for all modules":
+            handle = torch.nn.modules.module.register_module_forward_hook(hook)
+        y = recompute_grad(lambda x: torch.tanh(layer(x)))(x)
+        if when == "added":
+            handle = layer.register_forward_hook(hook)
+        else:
+            handle.remove()
+        backward(y, False)
+        handle.remove()
+        return (y, x.grad, *(p.grad for p in layer.parameters()))
+
+    assert_same(run)
+
+
+def test_hooks_run_in_both_runs_inside_and_in_one_around():
+    """A forward hook inside of a recomputed call is called twice, one of the layer itself once."""
+    inner = dense()
+
+    class Outer(keras.layers.Layer):
+        @recompute_grad
+        def call(self, x):
+            return torch.tanh(inner(x))
+
+    outer, calls = Outer(), []
+    inner.register_forward_hook(lambda *_: calls.append("inner"))
+    outer.register_forward_hook(lambda *_: calls.append("outer"))
+    with recompute_scope(True):
+        backward(outer(inputs()), False)
+    assert calls == ["inner", "outer", "inner"]
+
+
+@pytest.mark.parametrize("to", [False, True])
+@pytest.mark.parametrize("what", ["weight of torch", "weight of Keras", "layer", "input"])
+def test_training_that_is_switched_on_or_off_before_the_backward_pass(what, to):
+    """Weights frozen or set free between the passes give the gradients of the plain run."""
+
+    def run():
+        x, layer = inputs(), dense() if what in ("weight of Keras", "layer") else linear()
+        kernel = {"weight of torch": "weight", "weight of Keras": "_kernel", "input": None}
+        tensor = x if what == "input" else getattr(layer, kernel.get(what) or "_kernel")
+        tensor = getattr(tensor, "value", tensor)
+
+        def switch(on):
+            if what == "layer":
+                layer.trainable = on
+            else:
+                tensor.requires_grad_(on)
+
+        switch(not to)
+        y = recompute_grad(lambda x: torch.tanh(layer(torch.tanh(layer(x)))))(x)
+        switch(to)
+        backward(y, False)
+        assert tensor.requires_grad == to
+        return x.grad, tensor.grad, *(p.grad for p in layer.parameters())
+
+    assert_same(run)
+
+
+def test_saved_tensors_hooks():
+    """Hooks that move tensors are fine; those that change numbers are refused."""
+
+    def run():
+        x = inputs()
+        with torch.autograd.graph.save_on_cpu():
+            y = recompute_grad(lambda x: torch.tanh(torch.sin(x) * x))(x)
+        backward(y, False)
+        return (x.grad,)
+
+    assert_same(run)
+    hooks = torch.autograd.graph.saved_tensors_hooks
+    refused = pytest.raises(RuntimeError, match="give back other numbers than they are given")
+    with recompute_scope(True), hooks(torch.Tensor.half, torch.Tensor.float), refused:
+        recompute_grad(torch.sin)(inputs())
+    with recompute_scope(True), hooks(lambda t: [t], lambda t: t[0]):
+        recompute_grad(torch.sin)(inputs())
+
+
+@pytest.mark.parametrize("name", ["grad", "vmap"])
+def test_transformations_of_torch_are_refused(name):
+    """torch.func around a recomputed call is an error that says what to do."""
+    function = recompute_grad(lambda x: torch.sum(torch.sin(x)))
+    with recompute_scope(True), pytest.raises(RuntimeError, match="transformation of torch"):
+        getattr(torch.func, name)(function)(inputs().detach())
