@@ -135,6 +135,11 @@ class PureCall:
         self._effects: Optional[_Effects] = None
 
     @property
+    def call(self) -> Callable[..., Any]:
+        """What is run."""
+        return self._call
+
+    @property
     def has_run(self) -> bool:
         """Whether the first run is over."""
         return self._effects is not None
