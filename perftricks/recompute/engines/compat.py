@@ -472,6 +472,18 @@ def tensorflow_devices_of_other_replicas() -> Set[str]:
     return set(context.strategy.extended.worker_devices) - here
 
 
+def jax_runs_eagerly() -> bool:
+    """Tell whether JAX runs operations at once in this thread, and transforms nothing.
+
+    In ``jax.ensure_compile_time_eval`` it does so although something is transformed; the setting by
+    which that works counts only where a scope has it.
+    """
+    from jax._src import config, core
+
+    at_once = config.eager_constant_folding
+    return bool(core.trace_state_clean()) or bool(at_once.value and not at_once.get_global())
+
+
 def torch_list_of_values(layer: Any) -> Any:
     """Return the module of torch in which a layer of Keras lists its variables' values, or None."""
     return layer._modules.get("_torch_params")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, Callable, List, Sequence
 
 import jax
+
+from perftricks.recompute.engines import compat
 
 if TYPE_CHECKING:
     from perftricks.recompute.engines.keras3 import PureCall
@@ -34,8 +37,12 @@ def check_output(x: Any) -> None:
 
 
 def is_recording() -> bool:
-    """Say yes: a transformation may be applied to anything."""
-    return True
+    """Tell whether something is being transformed: differentiated, compiled, mapped.
+
+    Elsewhere nobody can ask for gradients, and a call may look at values, which one that is traced
+    may not.
+    """
+    return not compat.jax_runs_eagerly()
 
 
 def prepare(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,5 +90,11 @@ def written(new: Any, old: Any) -> Any:
 
 def checkpoint(pure: PureCall) -> List[Any]:
     """Run a call; the backward pass runs it again."""
-    outputs: List[Any] = jax.checkpoint(pure.run)(*pure.tensors)
+
+    def run(*tensors: Any) -> List[Any]:
+        return pure.run(*tensors)
+
+    # JAX names the function that it traces in its errors; what takes other arguments is behind it.
+    vars(run).update(__wrapped__=pure.call, __signature__=inspect.signature(run))
+    outputs: List[Any] = jax.checkpoint(run)(*pure.tensors)
     return outputs

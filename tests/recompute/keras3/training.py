@@ -17,6 +17,7 @@ from tests.recompute.comparison import Run
 BACKEND = os.environ["KERAS_BACKEND"]
 only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's own API")
 only_torch = pytest.mark.skipif(BACKEND != "torch", reason="about torch's own API")
+only_jax = pytest.mark.skipif(BACKEND != "jax", reason="about JAX's own API")
 
 
 def since(*version):

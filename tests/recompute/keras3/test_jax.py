@@ -1,0 +1,154 @@
+"""Where JAX transforms a program a call is recomputed; where it runs operations it is run plainly."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from perftricks.recompute import recompute_grad, recompute_scope
+from tests.recompute.comparison import recomputed
+from tests.recompute.keras3.training import BACKEND, array, fresh_model, only_jax, variables_of
+
+if BACKEND == "jax":
+    import jax
+    import jax.numpy as jnp
+
+pytestmark = only_jax
+WIDTH = 6
+
+
+def inputs():
+    """Return an array."""
+    return jnp.linspace(-1.0, 1.0, 4 * WIDTH).reshape(4, WIDTH)
+
+
+def looking(seen):
+    """Return a decorated function that looks at values, if it can, and says what it was given."""
+
+    @recompute_grad
+    def looks(x):
+        seen.append(isinstance(x, jax.core.Tracer))
+        return jnp.tanh(x) if float(jnp.sum(x)) > 1.0 else jnp.sin(x)
+
+    return looks
+
+
+def plainly(function):
+    """Run a function eagerly."""
+    return function(inputs())
+
+
+def without_jit(function):
+    """Run a function that would be compiled."""
+    with jax.disable_jit():
+        return jax.jit(function)(inputs())
+
+
+def while_tracing(function):
+    """Run a function on what is known while another one is compiled."""
+
+    def traced(x):
+        with jax.ensure_compile_time_eval():
+            return x + function(inputs())
+
+    return jax.jit(traced)(inputs())
+
+
+@pytest.mark.parametrize("how", [plainly, without_jit, while_tracing])
+def test_a_call_may_look_at_values_where_they_are_there(how):
+    """Eager calls are not traced with recompute on, and give what they give without it."""
+    seen, found = [], []
+    for on in (False, True):
+        with recompute_scope(on):
+            found.append(array(how(looking(seen))))
+    assert seen == [False, False]
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_eager_calls_leave_the_same_state(train):
+    """Dropout, moving averages, losses and seeds of an eager call are those of a plain one."""
+
+    def build():
+        layer = recomputed(keras.layers.BatchNormalization)()
+        dense = recomputed(keras.layers.Dense)(WIDTH, activity_regularizer="l2")
+        dropout = recomputed(keras.layers.Dropout)(0.5)
+        return keras.Sequential([keras.Input((WIDTH,)), dense, layer, dropout])
+
+    found = []
+    for on in (False, True):
+        model = fresh_model(build)
+        with recompute_scope(on):
+            y = model(inputs(), training=train)
+        found.append({**variables_of(model), "y": array(y), "losses": array(model.losses)})
+    for name, value in found[0].items():
+        np.testing.assert_array_equal(value, found[1][name], err_msg=name)
+
+
+def transformations():
+    """Return functions that transform a function and run it, by name; those with gradients."""
+    x = inputs()
+    return {
+        "grad": lambda f: jax.grad(lambda x: jnp.sum(f(x)))(x),
+        "vjp": lambda f: jax.vjp(f, x)[1](x)[0],
+        "linearize": lambda f: jax.linearize(f, x)[1](x),
+        "jit": lambda f: jax.jit(jax.grad(lambda x: jnp.sum(f(x))))(x),
+        "vmap": lambda f: jax.grad(lambda x: jnp.sum(jax.vmap(f)(x)))(x),
+        "grad of a row": lambda f: jax.vmap(jax.grad(lambda x: jnp.sum(f(x))))(x),
+        "hessian": lambda f: jax.hessian(lambda x: jnp.sum(f(x)))(x[0]),
+        "without jit": lambda f: without_jit(jax.grad(lambda x: jnp.sum(f(x)))),
+        "scan": lambda f: jax.grad(
+            lambda x: jnp.sum(jax.lax.scan(lambda c, row: (f(c + row), c), x[0], x)[0])
+        )(x),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("grad", "vjp", "linearize", "jit", "vmap", "grad of a row", "hessian", "without jit"),
+        "scan",
+    ],
+)
+def test_transformations_recompute(name):
+    """Whatever asks for gradients gets them from a call that is run again, eagerly too."""
+    transform = transformations()[name]
+    outside = jnp.cos(inputs()[0])  # closed over, as weights are
+    function = recompute_grad(lambda x: jnp.tanh(jnp.sin(x) * outside))
+
+    def found(on):
+        with recompute_scope(on):
+            return array(transform(function)), str(jax.make_jaxpr(lambda: transform(function))())
+
+    (off, plain), (on, again) = found(False), found(True)
+    np.testing.assert_allclose(off, on, rtol=1e-6)
+    if name not in ("without jit", "linearize"):  # of the former, JAX shows nothing
+        assert plain.count(" tanh ") < again.count(" tanh ")
+
+
+@pytest.mark.parametrize("name", ["grad", "jit"])
+def test_a_traced_call_that_looks_at_values_is_named(name):
+    """The error is JAX's own, and says which function of the program it is about."""
+    transform = transformations()[name]
+    with recompute_scope(True), pytest.raises(jax.errors.ConcretizationTypeError) as error:
+        transform(looking([]))
+    assert "the function looks at %s:" % __file__ in str(error.value)
+
+
+def test_predict_compiles_and_does_not_recompute():
+    """``predict`` and a compiled stateless_call give what they give without recompute."""
+    model = fresh_model(
+        lambda: keras.Sequential(
+            [keras.Input((WIDTH,)), recomputed(keras.layers.Dense)(WIDTH, "tanh")]
+        )
+    )
+    found = []
+    for on in (False, True):
+        model.make_predict_function(force=True)
+        call = jax.jit(lambda w, x: model.stateless_call(w, [], x, training=False)[0])
+        with recompute_scope(on):
+            predicted = array(model.predict(inputs(), verbose=0))
+            weights = [v.value for v in model.trainable_variables]  # predict donates the old ones
+            found.append((predicted, array(call(weights, inputs()))))
+    np.testing.assert_array_equal(*found)
