@@ -1,4 +1,4 @@
-"""Where JAX transforms a program a call is recomputed; where it runs operations it is run plainly."""
+"""JAX: a call is recomputed where a program is transformed; elsewhere it runs plainly."""
 
 from __future__ import annotations
 
