@@ -291,6 +291,28 @@ def found(row: Row) -> str:
     return f"{text}; {run['date']} | {packages}"
 
 
+def peers_session(row: Row, backend: str) -> None:
+    """Make the session that runs Keras' own tests, in the environment of its row."""
+
+    @nox.session(
+        name=f"peers({backend})",
+        python=row.python,
+        venv_backend="virtualenv" if row.python is None else "venv",
+        venv_location=f".nox/keras3-{backend}",
+        reuse_venv=True,
+        default=False,
+    )
+    def run(session: nox.Session) -> None:
+        session.install("-e", ".", *row.requirements)
+        session.run("python", "-m", "tests.peers", *session.posargs, env=row.env)
+
+    run.__doc__ = f"Run Keras' own tests on decorated layers on {backend}; -- --sample for some."
+
+
+for row, backend in zip(KERAS3, BACKENDS, strict=True):
+    peers_session(row, backend)
+
+
 # What is old may call what newer versions of its own dependencies have deprecated.
 OLD = ("-W", "ignore::DeprecationWarning")
 

@@ -151,7 +151,7 @@ class PureCall:
         """
         if self._effects is None:
             self._effects = self._run(tensors, _Scope(self, self._read, is_first=True))
-            return self._effects.structure.tensors
+            return self._effects.released()
         return self.replay(tensors, [value for _, value in self.reads.values()])
 
     def replay(self, tensors: Sequence[Any], values: Sequence[Any]) -> List[Any]:
@@ -159,17 +159,14 @@ class PureCall:
         with self._attributes.replayed():
             effects = self._thread_state.run(self._run, tensors, self._scope(values))
         assert self._effects is not None
-        if len(effects.structure.tensors) != len(self._effects.structure.tensors):
+        found = effects.released()
+        if len(found) != self._effects.count:
             raise RuntimeError(
                 "%s gave %d tensors at first and %d when it is recomputed; a call that is "
                 "recomputed must do the same each time"
-                % (
-                    _name(self._call),
-                    len(self._effects.structure.tensors),
-                    len(effects.structure.tensors),
-                )
+                % (_name(self._call), self._effects.count, len(found))
             )
-        return effects.structure.tensors
+        return found
 
     @contextlib.contextmanager
     def replaying(self, values: Sequence[Any]) -> Iterator[None]:
@@ -322,8 +319,7 @@ class _Effects:
         self._inputs = [tensor for tensor, _ in hung]
         self._owners = [owner for owner, _ in losses]
         self._variables = [(variable, precision) for variable, _, precision in written.values()]
-        self._changes = changes
-        self.structure = _Structure(
+        self._structure = _Structure(
             framework,
             (
                 outputs,
@@ -335,18 +331,32 @@ class _Effects:
             ),
         )
         leaves = [leaf for change in changes for leaf in change.leaves]
-        self.objects = [*self.structure.objects, *(x for x in leaves if not framework.is_tensor(x))]
+        self.objects = [
+            *self._structure.objects,
+            *(x for x in leaves if not framework.is_tensor(x)),
+        ]
+        self._changes = [
+            change.replacing(lambda x: _HOLE if framework.is_tensor(x) else x) for change in changes
+        ]
+        self.count = len(self._structure.tensors)
+
+    def released(self) -> List[Any]:
+        """Return the tensors, and forget them: others will take their place.
+
+        Those of a call that JAX traces must not outlive it.
+        """
+        return self._structure.released()
 
     def happen(self, tensors: Sequence[Any]) -> Any:
-        outputs, on_outputs, on_inputs, losses, values, in_attributes = self.structure.fill(tensors)
+        outputs, on_outputs, on_inputs, losses, values, in_attributes = self._structure.fill(
+            tensors
+        )
         for (variable, precision), value in zip(self._variables, values):
             with _autocast(precision):
                 variable.assign(value)
         replacements = iter(in_attributes)
         for change in self._changes:
-            change.replacing(
-                lambda leaf: next(replacements) if self._is_tensor(leaf) else leaf
-            ).apply()
+            change.replacing(lambda leaf: next(replacements) if leaf is _HOLE else leaf).apply()
         for owner, loss in zip(self._owners, losses):
             owner.add_loss(loss)
         for tensor, attributes in [
@@ -389,6 +399,14 @@ class _Structure:
             (i, numbers[id(leaf)]) for i, leaf in enumerate(self._leaves) if id(leaf) in numbers
         ]
 
+    def released(self) -> List[Any]:
+        """Return the tensors, and keep only where they were."""
+        tensors, self.tensors = self.tensors, []
+        for i, _ in self._where:
+            self._leaves[i] = None
+        self.structure = tree.pack_sequence_as(self.structure, self._leaves[: self._count])
+        return tensors
+
     def fill(self, tensors: Sequence[Any]) -> Any:
         """Return the structure with other tensors in the place of its own."""
         leaves = list(self._leaves)
@@ -400,6 +418,9 @@ class _Structure:
             start += len(parts)
         del leaves[self._count :]
         return tree.pack_sequence_as(self.structure, leaves)
+
+
+_HOLE = object()  # where a tensor was
 
 
 class _NotBuilt(BaseException):

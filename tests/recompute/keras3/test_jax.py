@@ -152,3 +152,18 @@ def test_predict_compiles_and_does_not_recompute():
             weights = [v.value for v in model.trainable_variables]  # predict donates the old ones
             found.append((predicted, array(call(weights, inputs()))))
     np.testing.assert_array_equal(*found)
+
+
+def test_nothing_leaks():
+    """No tracer of a call outlives its trace."""
+    layer = recomputed(keras.layers.BatchNormalization)()
+    layer.build((None, WIDTH))
+
+    def loss(gamma):
+        mapping = [(layer.gamma, gamma)]
+        with keras.StatelessScope(state_mapping=mapping):
+            return jnp.sum(layer(inputs(), training=True) ** 2)
+
+    with jax.checking_leaks(), recompute_scope(True):
+        gradient = jax.grad(loss)(layer.gamma.value)
+    assert np.abs(array(gradient)).max() > 0
