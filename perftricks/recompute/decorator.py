@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import sys
+import warnings
 from typing import Any, Callable, Optional, TypeVar, cast, overload
 
 from perftricks.recompute import switch
@@ -67,8 +68,9 @@ def recompute_grad(call: Optional[F] = None) -> Any:
 
             return blocks.symbolic_call(call, args, kwargs)
         if not switch.enabled(default=False):
-            return call(*args, **kwargs)
-        return engine_for(call, (args, kwargs)).checkpointed_call(call, args, kwargs)
+            return _noticed(call, call(*args, **kwargs))
+        engine = engine_for(call, (args, kwargs))
+        return _noticed(call, engine.checkpointed_call(call, args, kwargs))
 
     with contextlib.suppress(ValueError):  # some built-in functions have none
         # Keras asks for the arguments in a way that does not look behind a wrapper.
@@ -82,6 +84,21 @@ def _is_symbolic(args: Any, kwargs: Any) -> bool:
     """Tell whether a model is being built, with Keras 3, and not run."""
     kind: Any = getattr(sys.modules.get("keras"), "KerasTensor", None)
     return kind is not None and any(isinstance(x, kind) for x in spread([args, kwargs]))
+
+
+@keep_autograph_out
+def _noticed(call: Any, result: Any) -> Any:
+    """Return what a call has returned; if that is a model, say that it is not recomputed."""
+    kind: Any = getattr(sys.modules.get("keras"), "Model", ())
+    if isinstance(result, kind):
+        warnings.warn(
+            "recompute_grad is above %s, which builds the model %s: that runs once, and nothing of "
+            "the model is recomputed; put it above the call of a layer or a block function, or "
+            "use recompute.apply(model)" % (getattr(call, "__qualname__", call), result.name),
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return result
 
 
 def _check(call: Any) -> None:

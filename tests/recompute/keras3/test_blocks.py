@@ -168,3 +168,11 @@ def test_inference_and_symbolic_calls_are_plain():
         assert model(keras.Input((WIDTH,))).shape == (None, WIDTH)
         on = model.predict(X, verbose=0)
     np.testing.assert_array_equal(on, model.predict(X, verbose=0))
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_a_function_that_builds_a_model_warns(on):
+    """It runs once, and to decorate it changes nothing."""
+    with recompute_scope(on), pytest.warns(RuntimeWarning, match="builds the model .*apply"):
+        model = recompute_grad(lambda: chain(lambda function: function))()
+    assert recompute.status(model).parts == ()
