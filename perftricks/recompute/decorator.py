@@ -9,8 +9,8 @@ import sys
 import warnings
 from typing import Any, Callable, Optional, TypeVar, cast, overload
 
-from perftricks.recompute import switch
-from perftricks.recompute.engines import engine_for, keep_autograph_out
+from perftricks.recompute import engines, switch
+from perftricks.recompute.engines import keep_autograph_out
 from perftricks.recompute.engines.captures import spread
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,14 +63,18 @@ def recompute_grad(call: Optional[F] = None) -> Any:
 
     @functools.wraps(call)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if _is_symbolic(args, kwargs):
+        is_traced = engines.is_traced_by_dynamo()
+        if not is_traced and _is_symbolic(args, kwargs):
             from perftricks.recompute import blocks
 
             return blocks.symbolic_call(call, args, kwargs)
-        if not switch.enabled(default=False):
-            return _noticed(call, call(*args, **kwargs))
-        engine = engine_for(call, (args, kwargs))
-        return _noticed(call, engine.checkpointed_call(call, args, kwargs))
+        if switch.enabled(default=False):
+            result = engines.recompute(call, args, kwargs)
+        else:
+            result = call(*args, **kwargs)
+        if not is_traced:
+            _warn_of_a_model(call, result)
+        return result
 
     with contextlib.suppress(ValueError):  # some built-in functions have none
         # Keras asks for the arguments in a way that does not look behind a wrapper.
@@ -87,8 +91,8 @@ def _is_symbolic(args: Any, kwargs: Any) -> bool:
 
 
 @keep_autograph_out
-def _noticed(call: Any, result: Any) -> Any:
-    """Return what a call has returned; if that is a model, say that it is not recomputed."""
+def _warn_of_a_model(call: Any, result: Any) -> None:
+    """If what a call has returned is a model, say that it is not recomputed."""
     kind: Any = getattr(sys.modules.get("keras"), "Model", ())
     if isinstance(result, kind):
         warnings.warn(
@@ -98,7 +102,6 @@ def _noticed(call: Any, result: Any) -> Any:
             RuntimeWarning,
             stacklevel=3,
         )
-    return result
 
 
 def _check(call: Any) -> None:

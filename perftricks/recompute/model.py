@@ -21,7 +21,7 @@ import sys
 import threading
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from perftricks.recompute import stages, switch
+from perftricks.recompute import engines, stages, switch
 from perftricks.recompute.engines import engine_for, generation_of
 from perftricks.recompute.families import family_of, keras3
 from perftricks.recompute.graph import Graph, leaves
@@ -492,7 +492,7 @@ def _call_hook(layer: Any, method: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         if not switch.enabled(default=True):
             return plain(*args, **kwargs)
-        return engine_for(plain, args).checkpointed_call(plain, args, kwargs, layers=(layer,))
+        return engines.recompute(plain, args, kwargs, (layer,))
 
     call.autograph_info__ = {}  # type: ignore[attr-defined]
     return call

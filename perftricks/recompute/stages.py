@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
-from perftricks.recompute.engines import engine_for
+from perftricks.recompute import engines
 from perftricks.recompute.families import keras3
 
 
@@ -68,7 +68,6 @@ def run(
     """
     import keras
 
-    engine = engine_for(type(functional).call, (functional,))
     values = dict(zip(map(id, functional.inputs), keras.tree.flatten(inputs)))
     for stage in stages:
         if not stage.recomputed:
@@ -78,9 +77,8 @@ def run(
         layers = [x for x in operations.values() if keras3.is_layer(x)]
         tensors = [values[key] for key in stage.takes]
         segment = _segment(functional, stage, operation)
-        values.update(
-            zip(stage.gives, engine.checkpointed_call(segment, (tensors,), {}, layers=layers))
-        )
+        given = engines.recompute(segment, (tensors,), {}, layers, of=functional)
+        values.update(zip(stage.gives, given))
     outputs = [values[id(symbol)] for symbol in functional.outputs]
     return keras.tree.pack_sequence_as(keras3.outputs_struct(functional), outputs)
 

@@ -8,7 +8,7 @@ import os
 import threading
 from typing import Iterator, List, Optional, Tuple
 
-from perftricks.recompute.engines import keep_autograph_out
+from perftricks.recompute.engines import keep_autograph_out, known_to_dynamo
 
 VARIABLE = "RECOMPUTE"
 _ON = ("1", "true", "t", "yes", "y", "on")
@@ -50,6 +50,7 @@ def recompute_scope(enabled: bool) -> Iterator[None]:
         _scope.reset(token)
 
 
+@known_to_dynamo
 @keep_autograph_out
 def enabled(default: bool) -> bool:
     """Tell whether to recompute, now.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Any, Callable, Iterator, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple, TypeVar
 
 from perftricks.recompute.engines import captures
 
@@ -27,6 +27,87 @@ def keep_autograph_out(function: F) -> F:
     """
     function.autograph_info__ = {}  # type: ignore[attr-defined]
     return function
+
+
+def known_to_dynamo(function: F) -> F:
+    """Tell torch.compile to take what a function returns, while it traces, for a constant.
+
+    It neither looks inside nor asks again when what it has traced runs.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@known_to_dynamo
+@keep_autograph_out
+def is_traced_by_dynamo() -> bool:
+    """Tell whether torch.compile traces what runs now."""
+    if "torch._dynamo" not in sys.modules:
+        return False
+    from perftricks.recompute.engines import compat
+
+    return compat.dynamo_is_tracing()
+
+
+@keep_autograph_out
+def recompute(
+    call: Callable[..., Any],
+    args: Tuple[Any, ...],
+    kwargs: Dict[str, Any],
+    layers: Sequence[Any] = (),
+    of: Any = None,
+) -> Any:
+    """Return ``call(*args, **kwargs)`` and have it run again: ``checkpointed_call`` of an engine.
+
+    Args:
+        call: As the engine takes it.
+        args: As the engine takes them.
+        kwargs: As the engine takes them.
+        layers: As the engine takes them.
+        of: A layer by which the engine is found, if ``call`` does not belong to one.
+    """
+    _keep_dynamo_out()
+    return _entrance[0](call, args, kwargs, layers, of)
+
+
+@keep_autograph_out
+def _recompute(
+    call: Callable[..., Any],
+    args: Tuple[Any, ...],
+    kwargs: Dict[str, Any],
+    layers: Sequence[Any],
+    of: Any,
+) -> Any:
+    engine = engine_for(call, (of, args, kwargs))
+    return engine.checkpointed_call(call, args, kwargs, layers=layers)
+
+
+_entrance: List[Callable[..., Any]] = [_recompute]
+
+
+@known_to_dynamo
+@keep_autograph_out
+def _keep_dynamo_out() -> bool:
+    """Have torch.compile, if it is there, run as it is what is recomputed, and our bookkeeping.
+
+    It could only take for constants what it finds in that. A mark on a function would not do: what
+    the function calls would be compiled, piece by piece. Torch is not imported to find out.
+    """
+    is_there = hasattr(sys.modules.get("torch._dynamo"), "disable")
+    if is_there and _entrance[0] is _recompute and _uses_torch():
+        from perftricks.recompute.engines import compat
+
+        _entrance[0] = compat.without_dynamo(_recompute)
+    return True
+
+
+@keep_autograph_out
+def _uses_torch() -> bool:
+    if _version("keras") < (3,):
+        return False
+    from perftricks.recompute.engines import compat
+
+    return compat.keras_backend() == "torch"
 
 
 @keep_autograph_out

@@ -496,6 +496,27 @@ def torch_end_of_recomputation() -> Any:
     return getattr(checkpoint, "_StopRecomputationError", ())
 
 
+def dynamo_is_tracing() -> bool:
+    """Tell whether torch.compile is tracing in this thread."""
+    from torch._guards import CompileContext
+
+    return CompileContext.try_get() is not None
+
+
+def without_dynamo(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that torch.compile runs as it is, with all that it calls."""
+    import torch
+
+    try:
+        return torch.compiler.disable(  # type: ignore[no-any-return]
+            function,
+            reason="perftricks.recompute runs it outside of what is compiled; without "
+            "fullgraph=True, what is around it is compiled",
+        )
+    except TypeError:  # before torch 2.8 it cannot be told why
+        return torch.compiler.disable(function)  # type: ignore[no-any-return]
+
+
 def torch_function_modes() -> List[Any]:
     """List the objects of TorchFunctionMode in force in this thread, the innermost last.
 
