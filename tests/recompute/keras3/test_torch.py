@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 
 import keras
@@ -303,3 +304,89 @@ def test_transformations_of_torch_are_refused(name):
     function = recompute_grad(lambda x: torch.sum(torch.sin(x)))
     with recompute_scope(True), pytest.raises(RuntimeError, match="transformation of torch"):
         getattr(torch.func, name)(function)(inputs().detach())
+
+
+@pytest.fixture
+def dynamo():
+    """Return torch.compile's counters, fresh; nothing is compiled when the test is over."""
+    import torch._dynamo.utils
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield torch._dynamo.utils.counters
+    torch._dynamo.reset()
+
+
+def compiled(function, weight, on, **options):
+    """Run a compiled function twice; return its results and gradients."""
+    x, weight.grad = inputs(), None
+    with recompute_scope(on):
+        step = torch.compile(function, backend="eager", **options)
+        y = [step(x), step(x)][-1]
+        y.sum().backward()
+    return [array(a.detach()) for a in (y, x.grad, weight.grad)]
+
+
+def block_in_a_step():
+    """Return a step around a block, plain and decorated, and the weight of the block."""
+    weight = inputs()
+
+    def block(x, scale=2.0):
+        return torch.tanh(x @ weight) * scale
+
+    decorated = recompute_grad(block)
+    return (
+        lambda x: torch.sin(block(torch.cos(x))),
+        lambda x: torch.sin(decorated(torch.cos(x))),
+        weight,
+    )
+
+
+def test_a_compiled_step_is_in_one_piece_with_recompute_off(dynamo):
+    """What is decorated does not break what torch.compile makes, even with fullgraph=True."""
+    plain, decorated, weight = block_in_a_step()
+    expected = compiled(plain, weight, False)
+    dynamo.clear()
+    found = compiled(decorated, weight, False, fullgraph=True)
+    np.testing.assert_array_equal(found, expected)
+    assert dynamo["stats"]["unique_graphs"] == 1
+    assert not dynamo["graph_break"]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own, where it breaks a graph
+def test_a_compiled_step_with_recompute_on(dynamo):
+    """A recomputed call runs as it is between two compiled pieces; nothing of ours is compiled."""
+    plain, decorated, weight = block_in_a_step()
+    expected = compiled(plain, weight, False)
+    dynamo.clear()
+    np.testing.assert_array_equal(compiled(decorated, weight, True), expected)
+    assert dynamo["stats"]["unique_graphs"] == 2  # the cosine and the sine
+    assert len(dynamo["graph_break"]) == 1
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="runs it outside of what is"):
+        compiled(decorated, weight, True, fullgraph=True)
+
+
+def test_a_block_that_is_compiled_itself(dynamo):
+    """A decorated function may be one that torch.compile has made; it is compiled in both runs."""
+    weight, ran = inputs(), []
+
+    def counting(graph, example):
+        def run(*args):
+            ran.append(graph)
+            return graph.forward(*args)
+
+        return run
+
+    @recompute_grad
+    @functools.partial(torch.compile, backend=counting)
+    def block(x):
+        return torch.tanh(torch.sin(x @ weight)) * x
+
+    def run():
+        x, weight.grad = inputs(), None
+        block(x).sum().backward()
+        return x.grad, weight.grad
+
+    assert_same(run)
+    assert len(ran) == 3
+    assert all(graph is ran[0] for graph in ran)
