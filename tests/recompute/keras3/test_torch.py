@@ -362,6 +362,7 @@ def test_a_compiled_step_with_recompute_on(dynamo):
     np.testing.assert_array_equal(compiled(decorated, weight, True), expected)
     assert dynamo["stats"]["unique_graphs"] == 2  # the cosine and the sine
     assert len(dynamo["graph_break"]) == 1
+    torch._dynamo.reset()
     with pytest.raises(torch._dynamo.exc.Unsupported, match="runs it outside of what is"):
         compiled(decorated, weight, True, fullgraph=True)
 
