@@ -167,3 +167,53 @@ def test_nothing_leaks():
     with jax.checking_leaks(), recompute_scope(True):
         gradient = jax.grad(loss)(layer.gamma.value)
     assert np.abs(array(gradient)).max() > 0
+
+
+def quantized(w):
+    """Return a function from an array to a product with rounded weights; its gradient is ours."""
+
+    @jax.custom_vjp
+    def product(x, w):
+        return x @ (jnp.round(w * 4) / 4)
+
+    product.defvjp(
+        lambda x, w: (product(x, w), (x, w)),
+        lambda saved, g: (g @ saved[1].T, saved[0].T @ g),
+    )
+    return lambda x: product(x, w)
+
+
+OTHERS = {
+    "custom_vjp": lambda w, x: quantized(w)(x),
+    "straight through": lambda w, x: x @ (w + jax.lax.stop_gradient(jnp.round(w * 4) / 4 - w)),
+    "checkpoint": lambda w, x: jax.checkpoint(lambda x: jnp.tanh(x @ w))(x),
+    "remat": lambda w, x: keras.remat(lambda x: jnp.tanh(x @ w))(x),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_others_do_to_gradients_inside_of_a_call(name):
+    """Weights in custom gradients and other checkpoints in a call have the plain gradients."""
+    weights = jnp.cos(jnp.arange(WIDTH**2, dtype="float32")).reshape(WIDTH, WIDTH)
+
+    class Outer(keras.layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(WIDTH, WIDTH))
+
+        @recompute_grad
+        def call(self, x):
+            return OTHERS[name](self.kernel.value, x)
+
+    layer = Outer()
+    layer.build((4, WIDTH))
+
+    def loss(weights, x):
+        return jnp.sum(jnp.square(layer.stateless_call([weights], [], x)[0]))
+
+    found = []
+    for on in (False, True):
+        with recompute_scope(on):
+            found.append(jax.jit(jax.grad(loss, argnums=(0, 1)))(weights, inputs()))
+    for off, on in zip(*found):
+        assert np.abs(off).max() > 0.1
+        np.testing.assert_allclose(off, on, rtol=1e-5, atol=1e-6)

@@ -391,3 +391,77 @@ def test_a_block_that_is_compiled_itself(dynamo):
     assert_same(run)
     assert len(ran) == 3
     assert all(graph is ran[0] for graph in ran)
+
+
+def rounded(x, weight):
+    """Return a product of rounded numbers, with the gradient of one that is not rounded."""
+
+    class Rounded(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight):
+            ctx.save_for_backward(x, weight)
+            return (torch.round(x * 4) / 4) @ weight
+
+        @staticmethod
+        def backward(ctx, gradient):
+            x, weight = ctx.saved_tensors
+            return gradient @ weight.T, x.T @ gradient
+
+    return Rounded.apply(x, weight)
+
+
+def by_torch(function):
+    """Checkpoint a function as torch does."""
+    return lambda x: torch.utils.checkpoint.checkpoint(function, x, use_reentrant=False)
+
+
+OTHERS = {
+    "function of autograd": lambda s, x: rounded(x, s.kernel.value),
+    "straight through": lambda s, x: (
+        x @ (s.kernel + keras.ops.stop_gradient(keras.ops.round(s.kernel * 4) / 4 - s.kernel))
+    ),
+    "checkpoint": lambda s, x: by_torch(lambda x: s.dense(torch.tanh(x @ s.kernel.value)))(x),
+    "remat": lambda s, x: keras.remat(lambda x: torch.tanh(s.dense(x) @ s.kernel.value))(x),
+    # Keras' own seeds and moving averages move on once more when these are run again, which makes
+    # the gradients of a plain run what they are.
+    "dropout": lambda s, x: s.second(
+        by_torch(lambda x: s.first(s.dense(x), training=True))(s.first(x, training=True)),
+        training=True,
+    ),
+    "dropout in remat": lambda s, x: keras.remat(lambda x: s.first(s.dense(x), training=True))(
+        s.second(x, training=True)
+    ),
+    "averages": lambda s, x: by_torch(lambda x: s.norm(s.dense(x), training=True))(x),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_others_do_to_gradients_inside_of_a_call(name):
+    """Weights in functions of autograd, and in other checkpoints, have the plain gradients."""
+
+    class Outer(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(WIDTH, "tanh")
+            self.norm = keras.layers.BatchNormalization()
+            self.first, self.second = (keras.layers.Dropout(0.4) for _ in range(2))
+
+        def build(self, shape):
+            self.dense.build(shape)
+            self.norm.build(shape)
+            self.kernel = self.add_weight(shape=(WIDTH, WIDTH), name="kernel")
+
+        @recompute_grad
+        def call(self, x):
+            return OTHERS[name](self, x)
+
+    def run():
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(0)
+        layer, x = Outer(), inputs()
+        for _ in range(2):
+            layer(torch.tanh(x)).square().sum().backward()
+        trained = [v.value.grad for v in layer.trainable_variables]
+        return (x.grad, *trained, *(v.value for v in layer.non_trainable_variables))
+
+    assert_same(run)
