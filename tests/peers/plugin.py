@@ -91,6 +91,13 @@ def pytest_runtest_logreport(report):
         found["steps"] = dict(report.user_properties).get("steps", [])
 
 
+def pytest_collectreport(report):
+    """Write down a file of tests that cannot be imported: none of its tests is run."""
+    if report.failed and not os.environ.get("PYTEST_XDIST_WORKER"):
+        error = str(report.longrepr).strip().rpartition("\n")[2][:300]
+        _results[report.nodeid] = {"outcome": "not collected", "steps": [], "error": error}
+
+
 def pytest_sessionfinish():
     """Leave the results behind."""
     if not os.environ.get("PYTEST_XDIST_WORKER"):

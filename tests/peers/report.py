@@ -36,6 +36,8 @@ def tell(plain, again, backend, version, archive) -> int:
             if kind in ("last bits", "differs", "raises"):
                 differences.setdefault(name, step)
     print(table(rows))
+    for name in sorted(name for name, was in plain.items() if was["outcome"] == "not collected"):
+        print(f"\n{name}\n  none of its tests is run: {plain[name]['error']}")
     expected = {
         name: reason
         for name, reason in listed.get(backend, {}).items()
@@ -58,6 +60,7 @@ def tell(plain, again, backend, version, archive) -> int:
 COLUMNS = {
     "plainly": "plain passed",
     "fail plainly": "plain failed",
+    "files not run": "plain not collected",
     "recomputed": "recomputed passed",
     "steps exact": "exact",
     "last bits": "last bits",

@@ -123,6 +123,8 @@ def _difference(plain, again):
         if not np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
             size = max(float(np.abs(a.astype("float64")).max()), 0.1)
             distance = float(np.abs(a.astype("float64") - b.astype("float64")).max()) / size
+            if not np.isfinite(distance):  # NaN is no larger than any number
+                distance = np.inf
             worst = max(worst, (name, distance), key=lambda pair: pair[1])
     if not worst[1]:
         return "exact"
