@@ -24,7 +24,6 @@ except ImportError:  # before TensorFlow 2.11
     from tensorflow.python.eager import tape
 
 v1 = tf.compat.v1
-_PREFIXES = ("_keras", "_uses_learning_phase")
 _FAR = 1 << 40
 
 
@@ -125,8 +124,39 @@ def unrecorded() -> Any:
 
 
 def record(name: str, outputs: Sequence[Any], inputs: Sequence[Any], backward: Any) -> None:
-    """Tell all tapes of an operation."""
-    tape.record_operation(name, list(outputs), list(inputs), backward)
+    """Tell all tapes of an operation.
+
+    Args:
+        name: Its name.
+        outputs: What it gives.
+        inputs: What it takes.
+        backward: Returns the gradients of the inputs, given those of the outputs: None for what
+            has none. A tape would make zeros of that, which become gradients where there is none
+            in a plain run, and are not numbers any more when they meet an infinite one.
+    """
+    outputs, inputs = list(outputs), list(inputs)
+    if len(outputs) == 1:
+        tape.record_operation(name, outputs, inputs, backward)
+        return
+    there: Set[int] = set()
+
+    def gate(number: int) -> Any:
+        def passed(dy: Any) -> List[Any]:
+            there.add(number)
+            return [dy]
+
+        return passed
+
+    def behind_the_gates(*upstream: Any) -> Any:
+        known = [dy if number in there else None for number, dy in enumerate(upstream)]
+        there.clear()
+        return backward(*known)
+
+    with stop_recording():
+        made = [tf.raw_ops.Identity(input=x) for x in outputs]
+    tape.record_operation(name, made, inputs, behind_the_gates)
+    for number, (x, output) in enumerate(zip(made, outputs)):
+        tape.record_operation("PerftricksGate", [output], [x], gate(number))
 
 
 def outside(graph: Any, tensors: Sequence[Any]) -> List[Any]:
@@ -144,13 +174,6 @@ def attributes(graph: Any, values: Dict[str, Any]) -> Any:
 def bytes_attribute(value: bytes) -> Any:
     """Return an attribute of an operation that holds bytes."""
     return v1.AttrValue(s=value)
-
-
-def copy_keras_attributes(old: Any, new: Any) -> None:
-    """Copy what Keras notes on tensors: masks, shapes, history, use of the learning phase."""
-    for name, value in vars(old).items():
-        if name.startswith(_PREFIXES):
-            setattr(new, name, value)
 
 
 def compiles_with_xla(graph: Any) -> bool:
@@ -219,6 +242,14 @@ def is_known(context: Any) -> bool:
 def is_loop(context: Any) -> bool:
     """Tell whether a context is that of a loop."""
     return isinstance(context, control_flow_ops.WhileContext)
+
+
+def is_in_loop(graph: Any) -> bool:
+    """Tell whether operations are created in a loop of TensorFlow 1 now."""
+    context = control_flow(graph)
+    while context is not None and not is_loop(context):
+        context = context.outer_context
+    return context is not None
 
 
 def merge_out_of(context: Any, tensor: Any) -> Any:

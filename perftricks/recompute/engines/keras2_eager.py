@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 import tensorflow as tf
 
 from perftricks.recompute.engines import captures, compat, compat_keras2
+from perftricks.recompute.engines.keras2_tensors import Path, Results, hang, hung_on
 from perftricks.recompute.engines.operations import DRAWS, WRITES
 from perftricks.recompute.engines.python_state import Attributes
 
@@ -68,6 +69,8 @@ class _Call:
         self._call = call
         self._structure = (args, kwargs)
         self._leaves = tf.nest.flatten(self._structure)
+        self._given = {id(x): x for x in self._leaves if _is_tensor(x) and _differentiable(x)}
+        self._hung = {key: dict(hung_on(x)) for key, x in self._given.items()}
         self._attributes = Attributes(modules)
         self._scopes = compat_keras2.Scopes()
         self._drawn: List[Any] = []
@@ -82,24 +85,24 @@ class _Call:
         )
         with compat_keras2.unrecorded(), first, compat_keras2.variables_noted(used):
             outputs = self._call(*self._structure[0], **self._structure[1])
-        made = [
-            x for x in self._tensors(outputs) if x._id > start and _differentiable(x)
-        ]  # what an argument has given back is not made
+        made: Dict[int, Tuple[Path, Any]] = {}  # what an argument has given back is not made
+        for path, x in self._results(outputs, self._leaves).items():
+            if x._id > start and _differentiable(x):
+                made.setdefault(id(x), (path, x))
         # What is also an argument may have been captured besides: the tape adds both parts.
         captured = [x for x in used.tensors.values() if x._id <= start and _differentiable(x)]
-        given = [x for x in self._leaves if _is_tensor(x) and _differentiable(x)]
-        numbers = [i for i, x in enumerate(self._tensors(outputs)) if any(x is y for y in made)]
         if made:
+            paths = [path for path, _ in made.values()]
             variables = list(used.variables.values())
             for variable in variables:
                 compat_keras2.variable_accessed(variable)
-            handles = [variable.handle for variable in variables]
-            _check_forward_mode([*given, *captured, *handles])
+            sources = [*self._given.values(), *captured, *(v.handle for v in variables)]
+            _check_forward_mode(sources)
             compat_keras2.record(
                 "PerftricksRecompute",
-                made,
-                [*given, *captured, *handles],
-                lambda *upstream: self._gradient(numbers, captured, variables, upstream),
+                [x for _, x in made.values()],
+                sources,
+                lambda *upstream: self._gradient(paths, captured, variables, upstream),
             )
         return outputs
 
@@ -114,38 +117,39 @@ class _Call:
             self._drawn.append(result)
         return result
 
-    def _tensors(self, outputs: Any) -> List[Any]:
-        """List what the call returned and what it left in attributes, each tensor once."""
-        found = [x for x in tf.nest.flatten(outputs) if _is_tensor(x)]
-        for change in self._attributes.changes():
-            found.extend(x for x in change.leaves if _is_tensor(x))
-        return list({id(x): x for x in found}.values())
+    def _results(self, outputs: Any, given: Sequence[Any]) -> Dict[Path, Any]:
+        """List what the call has given, and what it has left in attributes."""
+        found = Results(outputs, given).tensors
+        for number, change in enumerate(self._attributes.changes()):
+            for place, x in enumerate(change.leaves):
+                if _is_tensor(x):
+                    found["attribute", number, place] = x
+        return found
 
     def _gradient(
         self,
-        numbers: Sequence[int],
+        paths: Sequence[Path],
         captured: Sequence[Any],
         variables: Sequence[Any],
         upstream: Sequence[Any],
     ) -> List[Any]:
-        given = [
-            # Not tf.identity, which in TensorFlow 2.0 may return the tensor itself.
-            tf.raw_ops.Identity(input=x) if _is_tensor(x) and _differentiable(x) else x
-            for x in self._leaves
-        ]
-        copies = [y for x, y in zip(self._leaves, given) if _is_tensor(x) and _differentiable(x)]
-        for x, y in zip(self._leaves, given):
-            if x is not y:
-                compat_keras2.copy_keras_attributes(x, y)
-        sources = [*copies, *captured, *variables]
+        # Not tf.identity, which in TensorFlow 2.0 may return the tensor itself.
+        copies = {key: tf.raw_ops.Identity(input=x) for key, x in self._given.items()}
+        for key, x in copies.items():
+            hang(x, self._hung[key])
+        sources = [*copies.values(), *captured, *variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
-            again = self._replay(given)
-        made = [again[i] for i in numbers]
-        found: List[Any] = tape.gradient(made, sources, output_gradients=list(upstream))
+            again = self._replay([copies.get(id(x), x) for x in self._leaves])
+        wanted = [i for i, dy in enumerate(upstream) if dy is not None]
+        found: List[Any] = tape.gradient(
+            [again[paths[i]] for i in wanted],
+            sources,
+            output_gradients=[upstream[i] for i in wanted],
+        )
         return found
 
-    def _replay(self, leaves: Sequence[Any]) -> List[Any]:
+    def _replay(self, leaves: Sequence[Any]) -> Dict[Path, Any]:
         args, kwargs = tf.nest.pack_sequence_as(self._structure, leaves)
         drawn = iter(self._drawn)
 
@@ -160,7 +164,7 @@ class _Call:
                     compat_keras2.assign_handle(handle, old)
                 with self._scopes.entered(), compat_keras2.operations_through(answer):
                     outputs = self._call(*args, **kwargs)
-                return self._tensors(outputs)
+                return self._results(outputs, leaves)
             finally:
                 for handle, value in values:
                     compat_keras2.assign_handle(handle, value)

@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import tensorflow as tf
 
 from perftricks.recompute import switch
 from perftricks.recompute.engines import compat, compat_keras2
 from perftricks.recompute.engines.keras2_slice import Slice, replay
+from perftricks.recompute.engines.keras2_tensors import Results, beneath, once_more
 from perftricks.recompute.engines.ordering import in_order
 
 _GRADIENT = "PerftricksRecompute"
 SWITCHED_GRADIENT = "PerftricksSwitchedRecompute"
 _RECIPE = "_perftricks_recompute"
+_GATE = "PerftricksGate"
+_GATED = "_perftricks_gated"
 
 
 def checkpointed(call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
@@ -34,19 +37,31 @@ def checkpointed(call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[s
     outputs = call(*args, **kwargs)
     if tf.compat.v1.get_default_graph() is not graph:
         return outputs
-    leaves = tf.nest.flatten(outputs)
-    tensors = {id(leaf): leaf for leaf in leaves if isinstance(leaf, tf.Tensor)}
+    results = Results(outputs, tf.nest.flatten((args, kwargs)))
     with compat_keras2.quiet_ids(graph):
         from_outside = compat.tensorflow_stand_ins(graph)
+        operations = [op for op in graph.get_operations()[start:] if op not in from_outside]
+        ends = _ends(graph, results, set(operations))
         found = Slice.leading_to(
-            [t for t in tensors.values() if t.graph is graph and is_differentiable(t)],
-            [op for op in graph.get_operations()[start:] if op not in from_outside],
+            list({id(end): end for _, end in ends}.values()),
+            operations,
             may_add_outputs=not (
                 compat_keras2.may_record() or compat_keras2.compiles_with_xla(graph)
             ),
         )
-        attached = {} if found is None else attach(graph, found, start=start)
-    return tf.nest.pack_sequence_as(outputs, [attached.get(id(leaf), leaf) for leaf in leaves])
+        new = {} if found is None else attach(graph, found, start=start)
+        for x, end in ends:
+            if x is not end and id(end) in new:
+                new[id(x)] = once_more(x.op, new[id(end)])
+    return results.replaced(new)
+
+
+def _ends(graph: Any, results: Results, operations: Set[Any]) -> List[Tuple[Any, Any]]:
+    """List the results that may have a gradient, each with the tensor that is recomputed for it."""
+    tensors = {id(x): x for x in results.tensors.values()}
+    here = [x for x in tensors.values() if getattr(x, "graph", None) is graph]
+    ends = [(x, beneath(x)) for x in here if x.op in operations and is_differentiable(x)]
+    return [(x, end) for x, end in ends if end.op in operations]
 
 
 def is_differentiable(x: Any) -> bool:
@@ -73,6 +88,9 @@ def attach(
             computed from what stands for its outputs.
     """
     attributes = {_RECIPE: compat_keras2.bytes_attribute(found.recipe.SerializeToString())}
+    gated = compat_keras2.is_in_loop(graph)
+    if gated:
+        attributes[_GATED] = compat_keras2.bytes_attribute(b"")
     sources = [*(found.starts if starts is None else starts), *found.kept]
     outputs = list(found.outputs)
     if start is not None and graph.building_function:
@@ -83,16 +101,35 @@ def attach(
     with compat_keras2.stop_recording(), compat_keras2.attributes(graph, attributes), override:
         attached = tf.identity_n(inputs, name="recompute")
     operation = attached[0].op
+    given = attached[: len(found.outputs)]
     compat_keras2.record(
         "IdentityN",
-        attached,
+        given,
         compat_keras2.outside(graph, inputs),
         lambda *upstream: _gradient(operation, *upstream),
     )
-    for old, new in zip(found.outputs, attached):
+    for old, new in zip(found.outputs, given):
         new.set_shape(old.shape)
-        compat_keras2.copy_keras_attributes(old, new)
-    return {id(old): new for old, new in zip(found.outputs, attached)}
+    if gated:
+        with graph.gradient_override_map({"Identity": _GATE}):
+            given = [tf.identity(x) for x in given]
+    return {id(old): new for old, new in zip(found.outputs, given)}
+
+
+@tf.RegisterGradient(_GATE)  # type: ignore[untyped-decorator]
+def _gate(operation: Any, upstream: Any) -> Any:
+    """Note that there is a gradient: inside of a loop, zeros may be anything, even a constant."""
+    x = operation.inputs[0]
+    _there(x.op).add(x.value_index)
+    return upstream
+
+
+def _there(operation: Any) -> Set[int]:
+    """Return the numbers of the outputs of which a gate has noted that they have a gradient."""
+    if not hasattr(operation.graph, _GATED):
+        setattr(operation.graph, _GATED, {})
+    found: Dict[str, Set[int]] = getattr(operation.graph, _GATED)
+    return found.setdefault(operation.name, set())
 
 
 _pass_by = threading.local()
@@ -123,6 +160,7 @@ def _gradient(operation: Any, *upstream: Any) -> List[Any]:
     recipe = compat_keras2.parse_recipe(operation.get_attr(_RECIPE))
     count = len(recipe.outputs)
     wanted = [i for i in range(count) if not _is_missing(operation, i, upstream[i])]
+    _there(operation).clear()
     gradients: List[Optional[Any]] = [None] * len(operation.inputs)
     if getattr(_pass_by, "on", False):
         for i in wanted:
@@ -203,6 +241,8 @@ def _is_missing(operation: Any, i: int, gradient: Any) -> bool:
     """Tell whether nothing uses an output: TensorFlow then hands over zeros it has made of it."""
     if gradient is None:
         return True
+    if _GATED in operation.node_def.attr:
+        return i not in _there(operation)
     maker = getattr(gradient, "op", None)
     return (
         maker is not None and maker.type == "ZerosLike" and maker.inputs[0] is operation.outputs[i]
