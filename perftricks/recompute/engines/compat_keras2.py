@@ -90,11 +90,40 @@ def session_of(backend: Any) -> Any:
 
 def is_saving() -> bool:
     """Tell whether a Keras is writing a SavedModel."""
-    for prefix in _ENGINES:
-        base: Any = sys.modules.get(prefix + "engine.base_layer_utils")
-        if hasattr(base, "call_context") and getattr(base.call_context(), "saving", False):
-            return True
-    return False
+    return any(getattr(context, "saving", False) for context in _call_contexts())
+
+
+def is_only_inference(graph: Any) -> bool:
+    """Tell whether nobody is going to differentiate what is traced now: a prediction, an export.
+
+    A layer around says that this is no training, no tape is active, and there are no sessions, in
+    which one graph serves for both.
+    """
+    if may_record() or not graph.building_function or not eager_outside_functions():
+        return False
+    return any(
+        context.in_call and getattr(context, "training", None) is False
+        for context in _call_contexts()
+    )
+
+
+def is_of_no_layer(leaves: Sequence[Any]) -> bool:
+    """Tell whether tensors are symbols of a Keras whose models call layers, and no layer is called.
+
+    Up to TensorFlow 2.3 symbols are tensors of a graph that is used for nothing else.
+    """
+    if any(map(is_symbol, leaves)):
+        return True
+    graphs = [getattr(x, "graph", None) for x in leaves if hasattr(x, "_keras_history")]
+    is_shown = any(getattr(graph, "name", None) == "keras_graph" for graph in graphs)
+    return is_shown and not any(context.in_call for context in _call_contexts())
+
+
+def _call_contexts() -> List[Any]:
+    modules: List[Any] = [
+        sys.modules.get(prefix + "engine.base_layer_utils") for prefix in _ENGINES
+    ]
+    return [base.call_context() for base in modules if hasattr(base, "call_context")]
 
 
 def differentiate_through(op: Any, stand_ins: Dict[int, Any]) -> None:
@@ -169,6 +198,50 @@ def outside(graph: Any, tensors: Sequence[Any]) -> List[Any]:
 def attributes(graph: Any, values: Dict[str, Any]) -> Any:
     """Give the operations that are created inside additional attributes."""
     return graph._attr_scope(values)
+
+
+@contextlib.contextmanager
+def gradient_of(graph: Any, kind: str, name: str) -> Iterator[None]:
+    """Give the operations of a type that are created inside another gradient.
+
+    Where TensorFlow can, it keeps the gradient in Python, and nothing but a mark is written into
+    the graph: one that is saved then has the gradient of the type where it is loaded without us.
+
+    Args:
+        graph: The graph.
+        kind: The type.
+        name: The name under which the gradient is registered.
+    """
+    if not hasattr(graph, "_gradient_function_map"):  # before TensorFlow 2.1
+        with graph.gradient_override_map({kind: name}):
+            yield
+        return
+    before = graph._gradient_function_map
+    graph._gradient_function_map = {kind: _registered_gradient(name)}
+    try:
+        with attributes(graph, {_MARK: bytes_attribute(name.encode())}):
+            yield
+    finally:
+        graph._gradient_function_map = before
+
+
+_MARK = "_perftricks_gradient"
+
+
+def _registered_gradient(name: str) -> Any:
+    from tensorflow.python.framework import ops
+
+    registry = getattr(ops, "gradient_registry", None) or ops._gradient_registry
+    return registry.lookup(name)
+
+
+def _restore_gradients(operations: Sequence[Any]) -> None:
+    """Give copies of marked operations the gradients that they were marked for."""
+    for op in operations:
+        if op.type == "IdentityN":
+            mark = op.node_def.attr
+            if _MARK in mark:
+                op._gradient_function = _registered_gradient(mark[_MARK].s.decode())
 
 
 def bytes_attribute(value: bytes) -> Any:
@@ -627,6 +700,8 @@ def import_recipe(graph: Any, recipe: Recipe, starts: Sequence[Any]) -> List[Any
     for node in recipe.graph_def.node:
         if node.op in _BRANCHES:
             _name_functions(graph.get_operation_by_name("%s/%s" % (prefix, node.name)))
+        if _MARK in node.attr:
+            _restore_gradients([graph.get_operation_by_name("%s/%s" % (prefix, node.name))])
     return list(tensors[: len(wanted)])
 
 
@@ -650,6 +725,7 @@ def _name_functions(op: Any) -> None:
         if op.type.endswith("If"):
             names = ["_true_graph", "_false_graph"]
     for name, graph in zip(names, graphs):
+        _restore_gradients(graph.get_operations())
         graph.name = control_flow_util_v2.unique_fn_name("", graph.name)
         setattr(op, name, graph)
 
@@ -837,13 +913,27 @@ def operations_of_function(name: str) -> Set[str]:
     from tensorflow.python.eager import context
 
     if not hasattr(context.Context, "get_function_def"):  # up to TensorFlow 2.1
-        frame: Any = sys._getframe(1)
-        while frame is not None and not hasattr(frame.f_locals.get("self"), "graph"):
-            frame = frame.f_back
-        graph = None if frame is None else frame.f_locals["self"].graph.as_graph_def()
+        running = _graph_of_function()
+        graph = None if running is None else running.as_graph_def()
         nodes = [] if graph is None else [graph.node, *(f.node_def for f in graph.library.function)]
         return {node.op for listed in nodes for node in listed}
     return compat.tensorflow_function_operations([name])
+
+
+def variables_of_function() -> List[Any]:
+    """List the variables of a function that runs eagerly, called as ``operations_of_function`` is.
+
+    A function that has been traced before tells nobody of them unless a tape records.
+    """
+    return list(getattr(_graph_of_function(), "variables", ()))
+
+
+def _graph_of_function() -> Any:
+    """Return the graph of the function that is run by one of the callers, or None."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and not hasattr(frame.f_locals.get("self"), "graph"):
+        frame = frame.f_back
+    return None if frame is None else frame.f_locals["self"].graph
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ it gave is kept: a dropout layer keeps its mask, a byte for each number.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Sequence, Tuple
+import warnings
+from typing import Any, Callable, Dict, Sequence, Set, Tuple
 
 import tensorflow as tf
 
@@ -39,12 +40,49 @@ def checkpointed_call(
         layers: The layers that ``call`` runs, if they are not found by themselves; see ``keras3``.
     """
     leaves = tf.nest.flatten((args, kwargs))
-    if any(compat_keras2.is_symbol(leaf) for leaf in leaves):
+    if compat_keras2.is_of_no_layer(leaves):
+        _warn(call)
+        return call(*args, **kwargs)
+    if _is_empty(leaves):
         return call(*args, **kwargs)
     if not tf.executing_eagerly():
+        call = compat_keras2.converted(call)
+        graph = tf.compat.v1.get_default_graph()
+        if compat_keras2.is_saving() or compat_keras2.is_only_inference(graph):
+            return call(*args, **kwargs)
         from perftricks.recompute.engines import keras2_graph
 
-        return keras2_graph.checkpointed(compat_keras2.converted(call), args, kwargs)
+        return keras2_graph.checkpointed(call, args, kwargs)
     from perftricks.recompute.engines import keras2_eager
 
     return keras2_eager.checkpointed(call, args, kwargs, layers)
+
+
+_warned: Set[Tuple[str, str]] = set()
+
+
+def _warn(call: Callable[..., Any]) -> None:
+    """Say, once for each function, that a model which is built of it does not recompute it."""
+    name = getattr(call, "__module__", ""), getattr(call, "__qualname__", repr(call))
+    if name not in _warned:
+        _warned.add(name)
+        warnings.warn(
+            "%s.%s got symbolic tensors of Keras: a model that is built of what it returns calls "
+            "the layers inside and not the function, so nothing of it is recomputed; use "
+            "recompute.apply(model, boundaries=[...]) on the model, or make it the decorated call "
+            "of a layer" % name,
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def _is_empty(leaves: Sequence[Any]) -> bool:
+    """Tell whether a tensor of a graph is known to have no elements.
+
+    Grappler divides by their number where it looks into a normalization of what is computed twice,
+    and the process ends.
+    """
+    if tf.executing_eagerly():
+        return False
+    shapes = [x.shape for x in leaves if isinstance(x, tf.Tensor)]
+    return any(shape.rank is not None and shape.num_elements() == 0 for shape in shapes)

@@ -110,6 +110,8 @@ class _Call:
         used.note(inputs)
         if name.startswith("__"):
             _check_function(name)
+            for variable in compat_keras2.variables_of_function():
+                used.note_variable(variable)
         if name in WRITES and id(inputs[0]) not in self._before:
             self._before[id(inputs[0])] = inputs[0], compat_keras2.read_handle(inputs[0])
         result = run()

@@ -97,7 +97,7 @@ def attach(
         with compat_keras2.stop_recording():
             outputs = in_order(outputs, sources, graph.get_operations()[start:])
     inputs = [*outputs, *sources]
-    override = graph.gradient_override_map({"IdentityN": gradient})
+    override = compat_keras2.gradient_of(graph, "IdentityN", gradient)
     with compat_keras2.stop_recording(), compat_keras2.attributes(graph, attributes), override:
         attached = tf.identity_n(inputs, name="recompute")
     operation = attached[0].op

@@ -1,0 +1,184 @@
+"""Weights that a call uses within a gradient of somebody else, or within a function."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+from perftricks.recompute import recompute_grad
+from tests.recompute.keras2.binding import GRAPH, TF, keras, layers, tf
+from tests.recompute.keras2.training import ON, assert_exact, fresh_model, steps, way
+
+WIDTH = 6
+
+
+def around(layer):
+    """Return a builder of a model that calls a layer on something that needs a gradient."""
+
+    def build():
+        inputs = layers.Input((WIDTH,))
+        x = layers.Dense(WIDTH, activation="tanh")(inputs)
+        return keras.models.Model(inputs, layers.Dense(WIDTH)(layer()(x)))
+
+    return build
+
+
+def data():
+    """Return inputs and targets."""
+    x = np.random.RandomState(0).normal(size=(8, WIDTH)).astype("float32")
+    return x, np.tanh(x[..., ::-1]).astype("float32")
+
+
+class Inside(layers.Layer):
+    """A layer with a Dense inside, to derive from."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(WIDTH, activation="tanh")
+
+    def build(self, shape):
+        self.dense.build(shape)
+        super().build(shape)
+
+
+class Quantized(Inside):
+    """Rounds its kernel, and lets the gradient through as if it did not."""
+
+    @recompute_grad
+    def call(self, x):
+        @tf.custom_gradient
+        def rounded(kernel):
+            return tf.round(kernel * 4.0) / 4.0, lambda dy: dy * 0.5
+
+        kernel = tf.identity(self.dense.kernel)
+        return tf.tanh(tf.matmul(x, rounded(kernel)) + self.dense.bias)
+
+
+class OwnGradient(Inside):
+    """Uses weights within a function that says what their gradients are."""
+
+    @recompute_grad
+    def call(self, x):
+        kernel = self.dense.kernel
+
+        @tf.custom_gradient
+        def product(x):
+            def gradient(dy, variables=None):
+                dx = tf.matmul(dy, kernel, transpose_b=True)
+                return dx, [2.0 * tf.matmul(x, dy, transpose_a=True) for _ in variables]
+
+            return tf.matmul(x, kernel), gradient
+
+        return tf.tanh(product(tf.sin(x)))
+
+
+class OwnRecompute(Inside):
+    """Recomputes a part of itself with TensorFlow's own tool."""
+
+    def build(self, shape):
+        super().build(shape)
+        self.inner = tf.recompute_grad(lambda z: tf.sin(self.dense(z)))
+
+    @recompute_grad
+    def call(self, x):
+        return tf.exp(self.inner(tf.tanh(x)))
+
+
+class Traced(Inside):
+    """Runs a part of itself in a tf.function, which may have been traced before."""
+
+    def build(self, shape):
+        super().build(shape)
+        self.inner = tf.function(lambda z: tf.sin(self.dense(z)))
+
+    @recompute_grad
+    def call(self, x):
+        return tf.exp(self.inner(tf.tanh(x)))
+
+
+def needs_resources(layer):
+    """Skip where the plain run refuses what a layer does."""
+    if GRAPH and TF < (2, 2) and layer is not Quantized:
+        pytest.skip(
+            "the plain run cannot: variables of this Keras are no resources, or in no scope"
+        )
+    if layer is OwnRecompute and TF < (2, 15):
+        pytest.skip("recompute_grad of older versions takes variables of its own scopes only")
+
+
+@pytest.mark.parametrize(
+    "layer", [Quantized, OwnGradient, OwnRecompute, Traced], ids=lambda kind: kind.__name__
+)
+def test_weights_within_gradients_of_others(layer):
+    """All gradients are there and right, and nothing is warned of."""
+    needs_resources(layer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # A tf.function inside adds up the parts of a gradient in another order.
+        assert_exact(around(layer), *data(), tolerance=4e-6)
+        names = steps(around(layer), *data(), ON).arrays
+    assert sum(name.startswith("gradient of") for name in names) >= 6
+
+
+class Ragged(Inside):
+    """A layer whose decorated part returns a ragged tensor."""
+
+    @recompute_grad
+    def inner(self, x):
+        y = tf.reshape(self.dense(x), (-1,))
+        lengths = tf.fill([tf.shape(x)[0]], WIDTH)
+        return tf.RaggedTensor.from_row_lengths(y, lengths)
+
+    def call(self, x):
+        return tf.reshape(self.inner(x).flat_values, tf.shape(x))
+
+
+def test_a_ragged_tensor_is_returned():
+    """What it is made of has its gradient."""
+    assert_exact(around(Ragged), *data(), tolerance=4e-6)
+
+
+def test_an_empty_batch():
+    """In a graph, a normalization of nothing does not end the process."""
+    norm = layers.LayerNormalization() if hasattr(layers, "LayerNormalization") else None
+    if norm is None or TF < (2, 15):
+        pytest.skip("there is no LayerNormalization, or it ends the process without us, too")
+    block = recompute_grad(lambda x: norm(tf.tanh(x)))
+    norm.build((0, WIDTH))
+
+    def gradient(x):
+        return tf.gradients(tf.reduce_sum(block(x)), x)[0]
+
+    with way(ON):
+        if GRAPH:
+            with tf.compat.v1.Session() as session:
+                x = tf.zeros((0, WIDTH))
+                dx = gradient(x)
+                session.run(tf.compat.v1.global_variables_initializer())
+                found = session.run(dx)
+        else:
+            found = tf.function(gradient)(tf.zeros((0, WIDTH)))
+    assert found.shape == (0, WIDTH)
+
+
+@pytest.mark.skipif(GRAPH, reason="in a graph with sessions it is recomputed")
+def test_a_function_of_symbols():
+    """A decorated function in the functional API says once that it is not recomputed."""
+    inner, outer = layers.Dense(12, activation="tanh"), layers.Dense(WIDTH)
+
+    @recompute_grad
+    def block(x):
+        return x + outer(inner(x))
+
+    with way(ON):
+        inputs = layers.Input((WIDTH,))
+        with pytest.warns(RuntimeWarning, match=r"block got symbolic tensors.*boundaries"):
+            x = block(inputs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            model = keras.models.Model(inputs, block(x))
+        model.compile("sgd", "mse")
+        assert np.isfinite(model.train_on_batch(*data()))
+    assert len(fresh_model(lambda: model).weights) == 4
