@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 if os.environ["KERAS_BACKEND"] == "jax":
@@ -25,7 +26,7 @@ if os.environ["KERAS_BACKEND"] == "jax":
 import keras
 import numpy as np
 
-from bench.recompute.verdicts import Trained, arrays, differences, raised, verdict
+from bench.recompute.verdicts import Trained, arrays, raised, verdict
 from perftricks import recompute
 from tests.recompute.keras3.kept import kept_bytes
 from tests.recompute.keras3.zoo import BATCH, CASES, Case
@@ -52,16 +53,43 @@ def _nothing(classes: set[type]) -> contextlib.AbstractContextManager[Any]:
 
 
 @contextlib.contextmanager
-def _decorated(classes: set[type]) -> Iterator[None]:
-    before = {each: each.call for each in classes}  # type: ignore[attr-defined]
+def _calls_wrapped(
+    classes: set[type], wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """Wrap the call of each class for a while."""
+    before: dict[Any, Any] = {each: each.call for each in classes}  # type: ignore[attr-defined]
     try:
         for each, call in before.items():
-            each.call = recompute.recompute_grad(call)  # type: ignore[attr-defined]
-        with recompute.recompute_scope(True):
-            yield
+            each.call = wrap(call)
+        yield
     finally:
         for each, call in before.items():
-            each.call = call  # type: ignore[attr-defined]
+            each.call = call
+
+
+@contextlib.contextmanager
+def _decorated(classes: set[type]) -> Iterator[None]:
+    with _calls_wrapped(classes, recompute.recompute_grad), recompute.recompute_scope(True):
+        yield
+
+
+def _remat(classes: set[type]) -> contextlib.AbstractContextManager[None]:
+    """Have ``keras.remat`` run the calls: the tool of each framework, by another name."""
+
+    def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+            # Keywords are bound beforehand: on TensorFlow it takes none within ``fit``.
+            return keras.remat(lambda *tensors: call(self, *tensors, **kwargs))(*args)
+
+        return wrapped
+
+    return _calls_wrapped(classes, wrap)
+
+
+def _remat_scope(classes: set[type]) -> contextlib.AbstractContextManager[Any]:
+    scope: contextlib.AbstractContextManager[Any] = keras.RematScope(mode="full")
+    return scope
 
 
 PLAIN = Way(False, _nothing, lambda case, model: None)
@@ -72,6 +100,11 @@ WAYS = {
     ),
     "decorated blocks": Way(True, _decorated, lambda case, model: None),
 }
+# Other tools, around blocks; where a model has none, around each layer.
+TOOLS = {
+    "keras.remat": Way(False, _remat, lambda case, model: None),
+    "keras.RematScope": Way(False, _remat_scope, lambda case, model: None),
+}
 
 
 def main() -> None:
@@ -79,7 +112,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser()
     parser.add_argument("model", choices=list(CASES), metavar="MODEL")
-    parser.add_argument("--way", action="append", choices=list(WAYS))
+    parser.add_argument("--way", action="append", choices=[*WAYS, *TOOLS], help="default: ours")
     options = parser.parse_args()
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -87,11 +120,15 @@ def main() -> None:
         # Grappler fuses operations where nobody needs what is between, which rounds differently: a
         # plain run needs it in its backward pass, a recomputed one does not.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    record = {"model": options.model, "versions": _versions(), **trial(CASES[options.model])}
+    record = {
+        "model": options.model,
+        "versions": _versions(),
+        **trial(CASES[options.model], options.way or list(WAYS)),
+    }
     print(json.dumps(record), flush=True)
 
 
-def trial(case: Case) -> dict[str, Any]:
+def trial(case: Case, ways: Sequence[str]) -> dict[str, Any]:
     """Return what comes out: an entry for the plain run, and one for each way."""
     classes: set[type] = set()
     try:
@@ -99,8 +136,9 @@ def trial(case: Case) -> dict[str, Any]:
     except Exception as error:
         return {"plain": raised(error)}
     found: dict[str, Any] = {"plain": record}
-    for name, way in WAYS.items():
-        if way.blocks and not classes:
+    for name in ways:
+        way = {**WAYS, **TOOLS}[name]
+        if way.blocks and not case.blocks:
             continue
         try:
             trained, record = _train(case, way, classes)
@@ -121,7 +159,7 @@ def _train(case: Case, way: Way, classes: set[type]) -> tuple[Trained, dict[str,
     with way.scope(classes):
         model = case.build()
         if way is PLAIN:
-            classes.update(type(x) for x in model._flatten_layers() if case.is_block(x))
+            classes.update(type(x) for x in _blocks(case, model))
         way.treat(case, model)
         kept = kept_bytes(model, x)
         gradients, losses = {}, {}
@@ -144,6 +182,14 @@ def _train(case: Case, way: Way, classes: set[type]) -> tuple[Trained, dict[str,
     }
 
 
+def _blocks(case: Case, model: Any) -> list[Any]:
+    """List the blocks of a model; the layers with weights or state of one that has none."""
+    layers = list(model._flatten_layers(include_self=False))
+    if case.blocks:
+        return [layer for layer in layers if case.is_block(layer)]
+    return [layer for layer in layers if layer.variables and not list(layer._layers)]
+
+
 def _eager_step(model: Any, x: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     import tensorflow as tf
 
@@ -162,9 +208,11 @@ def _eager_step(model: Any, x: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _count(trained: Trained, plain: Trained) -> dict[str, Any]:
-    """Return how many gradients differ, of how many."""
-    different = list(differences(trained.gradients, plain.gradients))
-    return {"different": len(different), "gradients": len(plain.gradients)}
+    """Return which gradients differ, and how many there are."""
+    ours, theirs = trained.gradients, plain.gradients.values()
+    pairs = zip(ours.items(), theirs, strict=True)
+    different = [name for (name, a), b in pairs if not np.array_equal(a, b)]
+    return {"different": different, "gradients": len(plain.gradients)}
 
 
 def _versions() -> dict[str, str]:

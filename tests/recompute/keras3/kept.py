@@ -76,7 +76,15 @@ def _itemsize(dtype: Any) -> int:
 
 
 # What hands on its input, or has no bytes of its own.
-_SAME = {"Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient", "PreventGradient"}
+_SAME = {
+    "Identity",
+    "IdentityN",
+    "Reshape",
+    "Squeeze",
+    "ExpandDims",
+    "StopGradient",
+    "PreventGradient",
+}
 _FREE = {"Placeholder", "Const", "ReadVariableOp", "Shape", "VarHandleOp"}
 
 
@@ -103,7 +111,7 @@ def _tensorflow(model: Any, x: Any) -> int:
             continue
         for tensor in operation.inputs:
             while tensor.op.type in _SAME:
-                tensor = tensor.op.inputs[0]
+                tensor = tensor.op.inputs[tensor.value_index]
             if tensor.op in forward and tensor.op.type not in _FREE:
                 kept[id(tensor)] = tensor
     return sum(

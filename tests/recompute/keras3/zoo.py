@@ -365,10 +365,7 @@ def _unet(size: int = 32, width: int = 16, time: int = 16) -> Any:
     embedding = layers.Dense(4 * time, activation="silu")(layers.Dense(time)(noise))
 
     def block(x: Any, width: int) -> Any:
-        if x.shape[-1] == width:
-            short = x
-        else:
-            short = layers.Conv2D(width, 1)(x)
+        short = x if x.shape[-1] == width else layers.Conv2D(width, 1)(x)
         y = layers.Conv2D(width, 3, padding="same")(
             layers.Activation("silu")(layers.GroupNormalization(4)(x))
             if x.shape[-1] % 4 == 0
