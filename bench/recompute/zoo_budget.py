@@ -1,7 +1,7 @@
 """torch's memory budget: prints a line of JSON, the gradients at some budgets against budget 1.
 
 Usage: ``python -m bench.recompute.zoo_budget``. A model of torch's own layers, as Dynamo takes
-minutes for one of Keras: blocks with dropout. It is compiled for the CPU by ``torch.compile``, which
+minutes for one of Keras: blocks with dropout. ``torch.compile`` compiles it for the CPU, and
 recomputes what ``activation_memory_budget`` does not allow it to keep; one loss and one backward
 pass, from equal weights and an equal state of torch's random numbers.
 """
