@@ -447,6 +447,26 @@ for row, backend in zip(KERAS3, BACKENDS, strict=True):
     keras3_bench_session(row, backend)
 
 
+def zoo_session(row: Row, backend: str) -> None:
+    """Make the session that trains the zoo on a backend of Keras 3."""
+
+    @nox.session(
+        name=f"zoo({backend})", python=row.python, venv_backend="virtualenv", default=False
+    )
+    def run(session: nox.Session) -> None:
+        session.install("-e", ".", *row.requirements)
+        session.install("--no-deps", *row.bare)
+        report = f"build/zoo-{backend}.json"
+        program = ("python", "-W", "ignore", "-m", "bench.recompute.zoo", "--backend", backend)
+        session.run(*program, "--json", report, *session.posargs)
+
+    run.__doc__ = f"Train other people's models, plainly and recomputed, on {backend}; resumes."
+
+
+for row, backend in zip(KERAS3, BACKENDS, strict=True):
+    zoo_session(row, backend)
+
+
 def keras2_bench_session(row: Row) -> None:
     """Make the session that measures recompute on a row of Keras 2."""
     key = row.session.partition("(")[2].rstrip(")")

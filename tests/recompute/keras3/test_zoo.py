@@ -20,8 +20,14 @@ from tests.recompute.keras3.kept import kept_bytes
 from tests.recompute.keras3.training import BACKEND, FEW_ULP, GROWN, fit, fresh_model, steps
 from tests.recompute.keras3.zoo import CASES
 
+# What Keras says plainly, too: a masked language model does not use BERT's pooler, and there are
+# layers that cannot be quantized.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Gradients do not exist"),
+    pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method"),
+]
 # XLA groups the operations of these in other ways, whatever the flags in conftest say.
-ROUNDED = {"Mixtral"} if BACKEND == "jax" else set()
+ROUNDED = {"Gemma, int8 and LoRA", "Mixtral"} if BACKEND == "jax" else set()
 QUICK = {
     "BERT": "a nested model, padding, dropout, a softmax",
     "BERT, masked LM, tied": "a weight that is used in two segments",
@@ -92,7 +98,7 @@ def test_a_segment_for_each_block(name):
     assert [one for one in blocks if one] == [[f"transformer_layer_{i}"] for i in range(4)]
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("BERT", False), ("ViT", False), ("ViT", True)])
+@pytest.mark.parametrize(("name", "blocks"), [("BERT", False), ("ViT", True)])
 def test_saved_and_removed(name, blocks, tmp_path):
     """It is saved without a trace of perftricks, and remove leaves none."""
     case, options = CASES[name], options_of(name, blocks)
