@@ -17,7 +17,7 @@ from tests.recompute.keras3.applied import (
     assert_saved_without_us,
 )
 from tests.recompute.keras3.kept import kept_bytes
-from tests.recompute.keras3.training import BACKEND, FEW_ULP, GROWN, fit, fresh_model, steps
+from tests.recompute.keras3.training import BACKEND, GROWN, fit, fresh_model, steps
 from tests.recompute.keras3.zoo import CASES
 
 # What Keras says plainly, too: a masked language model does not use BERT's pooler, and there are
@@ -32,7 +32,6 @@ QUICK = {
     "BERT": "a nested model, padding, dropout, a softmax",
     "BERT, masked LM, tied": "a weight that is used in two segments",
     "GPT-2, LoRA": "weights that are not trained inside of what is recomputed",
-    "Gemma, int8 and LoRA": "weights that have no gradient, and quantized_call",
     "Mixtral": "experts, whose router adds a loss",
     "ViT": "blocks inside of one layer",
 }
@@ -50,8 +49,13 @@ def train(name, on, **options):
     return fit(applied(case.build, **options), *case.data(), on, loss=loss)
 
 
-@pytest.mark.parametrize("blocks", [False, True], ids=["model", "blocks"])
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        *((name, blocks) for name in QUICK for blocks in (False, True)),
+        ("Gemma, int8 and LoRA", True),  # quantized_call; to quantize a model takes seconds
+    ],
+)
 def test_exact(name, blocks):
     """Losses, weights, momentum and state of two steps of fit are those of the plain run."""
     options = options_of(name, blocks)
@@ -59,13 +63,13 @@ def test_exact(name, blocks):
     plain.assert_same(train(name, True, **options), GROWN if name in ROUNDED else 0.0)
 
 
-@pytest.mark.parametrize("name", ["BERT, masked LM, tied", "Gemma, int8 and LoRA"])
+@pytest.mark.parametrize("name", ["BERT, masked LM, tied", "GPT-2, LoRA"])
 def test_exact_gradients(name):
     """Gradients and state of two steps of a loop of one's own are those of the plain run."""
     case = CASES[name]
     build, (x, _) = applied(case.build), case.data()
     plain = steps(build, x, 0.25, False)
-    plain.assert_same(steps(build, x, 0.25, True), FEW_ULP if name in ROUNDED else 0.0)
+    plain.assert_same(steps(build, x, 0.25, True))
 
 
 @pytest.mark.parametrize("name", QUICK)
