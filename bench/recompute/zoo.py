@@ -3,6 +3,7 @@
 Usage::
 
     python -m bench.recompute.zoo --backend torch --json build/zoo-torch.json [MODEL ...]
+    python -m bench.recompute.zoo_budget > build/zoo-budget.json
     python -m bench.recompute.zoo --write docs/zoo.md build/zoo-*.json
 
 The first trains each model in a process of its own, and appends a line of JSON for each; a model
@@ -129,7 +130,8 @@ def render(records: list[Record]) -> str:
     """
     zoo: dict[tuple[str, str], Record] = {}
     for record in records:
-        zoo.setdefault((record["model"], record["backend"]), {}).update(record)
+        if "model" in record:
+            zoo.setdefault((record["model"], record["backend"]), {}).update(record)
     notes: dict[str, int] = {}
     lines = [_head(zoo)]
     for title, ways in (("Ours", OURS), ("Other tools", TOOLS)):
@@ -141,6 +143,9 @@ def render(records: list[Record]) -> str:
         lines += ["", f"## {title}", "", table(("model", "way", *NAMES.values()), rows)]
     lines += ["", "Errors:", ""] if notes else []
     lines += [f"{number}. `{error}`" for error, number in notes.items()]
+    for record in records:
+        if "budgets" in record:
+            lines += ["", _budgets(record)]
     return "\n".join(lines)
 
 
@@ -158,8 +163,22 @@ def _head(zoo: dict[tuple[str, str], Record]) -> str:
         found = [record[way]["verdict"] for record in some for way in OURS if way in record]
         counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(found).most_common())
         text = ", ".join(f"{package} {version}" for package, version in versions.items())
-        lines.append(f"- {name} ({text}): {counts or 'not trained yet'}.")
+        lines.append(f"- {name}{f' ({text})' * bool(text)}: {counts or 'not trained yet'}.")
     return "\n".join(lines)
+
+
+def _budgets(record: Record) -> str:
+    """Return a table of torch's memory budget, from a record of ``zoo_budget``."""
+    rows = []
+    for budget, found in record["budgets"].items():
+        wrong = (
+            f"**wrong**: {found['different']} of {found['gradients']}, by {found['largest']:.0%}"
+        )
+        loss = "the same" if found["same_loss"] else "another one"
+        rows.append((budget, loss, wrong if found["different"] else "exact"))
+    header = ("`activation_memory_budget`", "loss", "gradients, against budget 1")
+    head = f"A model of torch's own layers with dropout, compiled by torch {record['torch']}:"
+    return f"{head}\n\n{table(header, rows)}"
 
 
 def _rows(

@@ -1,4 +1,4 @@
-"""What trials of layers write for readers."""
+"""What trials of layers and of models write for readers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bench.recompute import layer_table
+from bench.recompute import layer_table, zoo
 
 ERROR = "ValueError: no `keywords` here, " + "and on it goes " * 20
 
@@ -53,3 +53,64 @@ def test_page_without_markers(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["layer_table", str(page)])
     with pytest.raises(SystemExit, match="expected the lines"):
         layer_table.main()
+
+
+def zoo_record(model, backend, **ways):
+    return {"model": model, "backend": backend, "date": "2026-01-02", **ways}
+
+
+def verdict(text, kept, detail="", different=()):
+    found = {"verdict": text, "detail": detail, "kept_bytes": kept}
+    return {**found, "different": list(different), "gradients": 9}
+
+
+def test_zoo():
+    """A row a model and way, bytes beside the verdict, each error once, what is missing named."""
+    raises = {"verdict": "raises", "detail": ERROR}
+    plain = {"kept_bytes": 2_000_000}
+    rounded = verdict("exact but for rounding", 1000, "gradients 1e-07", ["a", "b"])
+    page = zoo.render(
+        [
+            zoo_record("BERT", "torch", plain=plain, apply=verdict("exact", 500_000)),
+            zoo_record("BERT", "torch", plain=plain, **{"keras.remat": raises}),
+            zoo_record("BERT", "jax", plain=plain, apply=rounded),
+            zoo_record("NASNetMobile", "torch", plain=raises),
+            {"torch": "2.13", "budgets": {"0.1": dict(WRONG)}},
+        ]
+    )
+    lines = page.splitlines()
+    bits = "last bits (2 of 9 gradients; gradients 1e-07), 2.0 MB → 1 kB"
+    assert f"| BERT | apply | not trained | {bits} | exact, 2.0 MB → 500 kB |" in lines
+    assert "| BERT | keras.remat | not trained | not trained | raises (1) |" in lines
+    assert "| NASNetMobile | apply | not trained | not trained | plainly raises (1) |" in lines
+    assert "| 0.1 | the same | **wrong**: 3 of 9, by 50% |" in lines
+    assert len([line for line in lines if line.startswith("1. `ValueError")]) == 1
+    assert "- TensorFlow (): not trained yet." not in page
+    assert "- TensorFlow: not trained yet." in lines
+
+
+WRONG = {"same_loss": True, "different": 3, "gradients": 9, "largest": 0.5}
+
+
+def test_zoo_is_listed():
+    """The models are listed without importing a framework."""
+    assert {"BERT", "VGG16", "Whisper"} <= set(zoo.models())
+
+
+def test_zoo_is_resumed(tmp_path, monkeypatch):
+    """What a file has is not trained again, and each result is in the file at once."""
+    trained = []
+
+    def trial(backend, name, ways, patience):
+        trained.append(name)
+        if name == "BERT":
+            raise KeyboardInterrupt
+        return {"model": name, "plain": {}}
+
+    monkeypatch.setattr(zoo, "trial", trial)
+    file = tmp_path / "build" / "zoo.json"
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            zoo.train("torch", file, ["VGG16", "BERT", "ViT"], [], 1)
+    assert trained == ["VGG16", "BERT", "BERT"]
+    assert [record["model"] for record in zoo.read(file)] == ["VGG16"]
