@@ -211,6 +211,8 @@ def _cell(record: Record | None, way: str, notes: dict[str, int]) -> str:
     if found["detail"]:
         different = found["different"]
         text += f" ({len(different)} of {found['gradients']} gradients; {found['detail']})"
+    if way in TOOLS:  # some run the whole model again at once: little is kept, and nothing saved
+        return text
     return f"{text}, {_size(plain['kept_bytes'])} → {_size(found['kept_bytes'])}"
 
 
