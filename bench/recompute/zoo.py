@@ -75,15 +75,22 @@ def train(backend: str, file: Path, names: list[str], ways: list[str], patience:
     done = {record["model"] for record in read(file)} if file.exists() else set()
     for name in names:
         if name not in done:
-            record = {"backend": backend, "date": datetime.date.today().isoformat()}
-            record |= trial(backend, name, ways, patience)
+            found = trial(backend, name, ways, patience)
+            if found is None:
+                print(f"{backend}, {name}: stopped after {patience:g} s", file=sys.stderr)
+                continue
+            record = {"backend": backend, "date": datetime.date.today().isoformat(), **found}
             with file.open("a", encoding="utf-8") as output:
                 print(json.dumps(record), file=output)
             print(f"{backend}, {name}: {summary(record)}", file=sys.stderr, flush=True)
 
 
-def trial(backend: str, name: str, ways: list[str], patience: float) -> Record:
-    """Train a model in a process of its own; return what it found, or how it failed."""
+def trial(backend: str, name: str, ways: list[str], patience: float) -> Record | None:
+    """Train a model in a process of its own; return what it found, or how it failed.
+
+    Returns:
+        A record; None if it took too long, so that it is tried again the next time.
+    """
     environment = {
         **os.environ,
         "KERAS_BACKEND": backend,
@@ -99,8 +106,7 @@ def trial(backend: str, name: str, ways: list[str], patience: float) -> Record:
             command, env=environment, capture_output=True, text=True, timeout=patience
         )
     except subprocess.TimeoutExpired:
-        failure = f"was stopped after {patience:g} s"
-        return {"model": name, "plain": {"verdict": "raises", "detail": failure}}
+        return None
     if ended.returncode:
         failure = f"exit status {ended.returncode}: {ended.stderr[-500:]}"
         return {"model": name, "plain": {"verdict": "raises", "detail": failure}}
