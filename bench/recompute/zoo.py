@@ -166,7 +166,7 @@ def _head(zoo: dict[tuple[str, str], Record]) -> str:
     for backend, name in NAMES.items():
         some = [record for (_, which), record in zoo.items() if which == backend]
         versions = {k: v for record in some for k, v in record.get("versions", {}).items()}
-        found = [record[way]["verdict"] for record in some for way in OURS if way in record]
+        found = [_words(record[way]) for record in some for way in OURS if way in record]
         counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(found).most_common())
         text = ", ".join(f"{package} {version}" for package, version in versions.items())
         lines.append(f"- {name}{f' ({text})' * bool(text)}: {counts or 'not trained yet'}.")
@@ -211,7 +211,7 @@ def _cell(record: Record | None, way: str, notes: dict[str, int]) -> str:
     if found["verdict"] == "raises":
         who = "plainly raises" if found is plain else "raises"
         return f"{who} ({notes.setdefault(_shortened(found['detail']), len(notes) + 1)})"
-    text = found["verdict"].replace("exact but for rounding", "last bits")
+    text = _words(found)
     if text.startswith("wrong"):
         text = f"**{text}**"
     if found["detail"]:
@@ -220,6 +220,10 @@ def _cell(record: Record | None, way: str, notes: dict[str, int]) -> str:
     if way in TOOLS:  # some run the whole model again at once: little is kept, and nothing saved
         return text
     return f"{text}, {_size(plain['kept_bytes'])} → {_size(found['kept_bytes'])}"
+
+
+def _words(found: Record) -> str:
+    return str(found["verdict"]).replace("exact but for rounding", "last bits")
 
 
 def _size(count: int) -> str:
