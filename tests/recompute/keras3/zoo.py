@@ -103,7 +103,7 @@ def _tokens(*more: str) -> Dict[str, np.ndarray]:
 
 
 def _encoder_data(*more: str) -> Tuple[Any, Any]:
-    return _tokens(*more), np.arange(BATCH) % CLASSES
+    return _tokens(*more), np.arange(BATCH, dtype="int32") % CLASSES
 
 
 def _language_data() -> Tuple[Any, Any]:
