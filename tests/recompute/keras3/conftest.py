@@ -62,3 +62,11 @@ def fresh(monkeypatch):
     keras.utils.clear_session()
     yield
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(params=["decorated", "applied", "applied to layers"])
+def way(request):
+    """How recomputation is asked for; what is on and off is up to the scope of a test."""
+    from tests.recompute.keras3.training import WAYS
+
+    return WAYS[request.param]

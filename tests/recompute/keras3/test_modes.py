@@ -6,16 +6,13 @@ Each is bound to the ways of asking for recomputation: layers that are decorated
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
 
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 
-from perftricks import recompute
 from perftricks.recompute import recompute_grad, recompute_scope
-from tests.recompute.comparison import recomputed
 from tests.recompute.keras3.training import (
     BACKEND,
     GROWN,
@@ -32,20 +29,6 @@ from tests.recompute.keras3.training import (
 
 WIDTH = 6
 not_torch = pytest.mark.skipif(BACKEND == "torch", reason="Keras has it on TensorFlow and JAX only")
-
-
-class Way(NamedTuple):
-    """How to ask for recomputation of a model that a test builds."""
-
-    layer: object  # gives the class of layers to use in place of another
-    options: dict | None  # of apply
-
-    def model(self, inputs, outputs):
-        model = keras.Model(inputs, outputs)
-        if self.options is not None:
-            plan = recompute.apply(model, **self.options)
-            assert any(segment.recomputed for segment in plan.segments)
-        return model
 
 
 class Block(layers.Layer):
@@ -81,19 +64,6 @@ class Wave(layers.Layer):
 
     def call(self, x):
         return ops.sin(self.dense(x)) * x
-
-
-WAYS = {
-    "decorated": Way(recomputed, None),
-    "applied": Way(lambda kind: kind, {"every": 1}),
-    "applied to layers": Way(lambda kind: kind, {"layers": lambda layer: bool(layer.weights)}),
-}
-
-
-@pytest.fixture(params=WAYS)
-def way(request):
-    """How recomputation is asked for; what is on and off is up to the scope of a test."""
-    return WAYS[request.param]
 
 
 @pytest.fixture

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+from unittest import mock
 
 import keras
 import numpy as np
 import pytest
 
+from perftricks import recompute
 from perftricks.recompute import recompute_scope
-from tests.recompute.comparison import Run
+from tests.recompute.comparison import Run, recomputed
 
 BACKEND = os.environ["KERAS_BACKEND"]
 only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's own API")
+only_jax = pytest.mark.skipif(BACKEND != "jax", reason="about JAX's own API")
 only_torch = pytest.mark.skipif(BACKEND != "torch", reason="about torch's own API")
 only_jax = pytest.mark.skipif(BACKEND != "jax", reason="about JAX's own API")
 
@@ -215,3 +221,125 @@ def gradient(function, x):
     x.requires_grad_()
     function(x).backward()
     return array(x.grad)
+
+
+class Way(NamedTuple):
+    """How to ask for recomputation of a model that a test builds."""
+
+    layer: object  # gives the class of layers to use in place of another
+    options: dict | None  # of apply, for a model that has a graph
+
+    def model(self, inputs, outputs):
+        """Return a functional model."""
+        return self.apply(keras.Model(inputs, outputs))
+
+    def apply(self, model):
+        """Return a model after ``apply``, where this is the way; one without a graph by layers."""
+        if self.options is not None:
+            has_graph = isinstance(model, (keras.Sequential, keras.src.models.Functional))
+            options = self.options if has_graph or "layers" in self.options else {}
+            plan = recompute.apply(model, **options)
+            assert any(segment.recomputed for segment in plan.segments)
+        return model
+
+
+def _same(kind):
+    return kind
+
+
+PLAIN = Way(_same, None)
+WAYS = {
+    "decorated": Way(recomputed, None),
+    "applied": Way(_same, {"every": 1}),
+    "applied to layers": Way(_same, {"layers": lambda layer: bool(layer.weights)}),
+}
+
+
+@contextlib.contextmanager
+def recomputations():
+    """List the calls that are handed to the framework to be run again."""
+    engine = importlib.import_module("perftricks.recompute.engines." + BACKEND)
+    calls, checkpoint = [], engine.checkpoint
+
+    def counted(pure):
+        calls.append(pure)
+        return checkpoint(pure)
+
+    counted.autograph_info__ = {}
+    with mock.patch.object(engine, "checkpoint", counted):
+        yield calls
+
+
+def assert_same_program(way, program, *, tolerance=FEW_ULP if XLA_ROUNDS else 0.0):
+    """Run a whole program plainly and recomputed, from imports on; compare the runs it returns.
+
+    The plain one knows nothing of perftricks. In the other one, recomputation is switched on for
+    everything that the program does, as by ``RECOMPUTE=1``, and must really happen.
+
+    Args:
+        way: How to ask for recomputation.
+        program: A function of a way that returns a Run.
+        tolerance: As ``Run.assert_same`` has it.
+    """
+    runs = []
+    for which in (PLAIN, way):
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(7)
+        with recomputations() as calls, recompute_scope(which is way):
+            runs.append(program(which))
+        assert bool(calls) == (which is way)
+    runs[0].assert_same(runs[1], tolerance)
+
+
+def update(models, variables, optimizer, loss, *data):
+    """Take a step of a custom loop with an optimizer of Keras; return the loss.
+
+    Args:
+        models: All that the loss runs, whose state it may change.
+        variables: The trainable variables that are updated.
+        optimizer: Which updates them.
+        loss: A function of the data.
+        data: Arrays, nested.
+    """
+    value, gradients = value_and_gradients(models, variables, loss, *data)
+    known = [(g, v) for g, v in zip(gradients, variables) if g is not None]
+    if BACKEND == "torch":
+        import torch
+
+        with torch.no_grad():
+            optimizer.apply_gradients(known)
+    else:
+        optimizer.apply_gradients(known)
+    return float(array(value))
+
+
+def value_and_gradients(models, variables, loss, *data):
+    """Return a loss and its gradients, of which some may be None; the models' state moves on."""
+    data = keras.tree.map_structure(keras.ops.convert_to_tensor, data)
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            value = loss(*data)
+        return value, tape.gradient(value, [v.value for v in variables])
+    if BACKEND == "torch":
+        for model in models:
+            model.zero_grad()
+        value = loss(*data)
+        value.backward()
+        return value.detach(), [v.value.grad for v in variables]
+    import jax
+
+    state = [v for model in models for v in model.non_trainable_variables]
+
+    def compute(values):
+        with keras.StatelessScope(state_mapping=zip(variables, values)) as scope:
+            found = loss(*data)
+        return found, [scope.get_current_value(v) for v in state]
+
+    values = [v.value for v in variables]
+    (value, found), gradients = jax.jit(jax.value_and_grad(compute, has_aux=True))(values)
+    for v, new in zip(state, found):
+        if new is not None:
+            v.assign(new)
+    return value, gradients
