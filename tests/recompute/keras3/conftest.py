@@ -70,3 +70,11 @@ def way(request):
     from tests.recompute.keras3.training import WAYS
 
     return WAYS[request.param]
+
+
+@pytest.fixture(scope="session")
+def strategy():
+    """Two replicas; a second strategy in a process would number its exchanges differently."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

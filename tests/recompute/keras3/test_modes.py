@@ -316,14 +316,6 @@ def test_autograph():
     np.testing.assert_array_equal(results[0], results[1])
 
 
-@pytest.fixture(scope="module")
-def strategy():
-    """Two replicas; a second strategy in a process would number its exchanges differently."""
-    import tensorflow as tf
-
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
 @only_tensorflow
 @pytest.mark.parametrize("synchronized", [False, True])
 def test_mirrored_strategy(way, strategy, synchronized):

@@ -9,11 +9,18 @@ import functools
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 
 from tests.recompute.comparison import Run
 from tests.recompute.keras3.programs import WIDTH, data, fitted, network, sgd
-from tests.recompute.keras3.training import BACKEND, GROWN, array, variables_of
+from tests.recompute.keras3.training import (
+    BACKEND,
+    GROWN,
+    array,
+    assert_same_program,
+    variables_of,
+)
 
 PROGRAMS = {}
 
@@ -408,19 +415,18 @@ def adversarial(way):
 
     @tf.function
     def step():
-        table, weights = model.trainable_variables[0], model.trainable_variables
-        losses = []
-        for move in (0.0, 0.5):
-            if move:
-                direction = tf.convert_to_tensor(found[0])
-                direction = move * direction / tf.norm(direction)
-                table.assign_add(direction)
-            with tf.GradientTape() as tape:
-                losses.append(tf.reduce_mean((model(x, training=True) - 1) ** 2))
-            found = tape.gradient(losses[-1], values_of(weights))
+        table, *_ = weights = model.trainable_variables
+        with tf.GradientTape() as tape:
+            first = tf.reduce_mean((model(x, training=True) - 1) ** 2)
+        direction = tf.convert_to_tensor(tape.gradient(first, table.value))
+        direction *= 0.5 / tf.norm(direction)
+        table.assign_add(direction)
+        with tf.GradientTape() as tape:
+            second = tf.reduce_mean((model(x, training=True) - 1) ** 2)
+        found = tape.gradient(second, values_of(weights))
         table.assign_sub(direction)
         optimizer.apply_gradients(zip(found, weights))
-        return losses
+        return first, second
 
     losses = [float(loss) for _ in range(2) for loss in step()]
     return Run(losses, variables_of(model, optimizer))
@@ -485,3 +491,149 @@ def torch_step(model, call, *batches, rate=0.05):
             if weight.grad is not None:
                 weight -= rate * weight.grad
     return float(loss.detach())
+
+
+@program("torch")
+def autocast(way):
+    """``torch.autocast``: the backward pass, outside of it, computes again inside of it."""
+    import torch
+
+    model = network(way)
+
+    def call(x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(x, training=True).float()
+
+    losses = [torch_step(model, call, torch_data(seed)) for seed in range(2)]
+    return Run(losses, variables_of(model))
+
+
+@program("torch")
+def several_gradients(way):
+    """A graph is kept for a second backward pass, and for a gradient of a gradient."""
+    import torch
+
+    model = network(way, outputs=1)
+    x, y = torch_data()
+    loss = mean_square(model(x.requires_grad_(), training=True), y[:, :1])
+    loss.backward(retain_graph=True)
+    loss.backward(retain_graph=True)
+    (dx,) = torch.autograd.grad(loss, x, create_graph=True)
+    ((dx.norm(dim=1) - 1) ** 2).mean().backward()
+    return gradients(model, [v.value.grad for v in model.trainable_variables], loss.detach())
+
+
+@program("torch")
+def hooks(way):
+    """Hooks of gradients change them once; a weight is updated as soon as its gradient is there."""
+    model, seen = network(way), []
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.register_hook(lambda gradient: seen.append(1) or 0.5 * gradient)
+            weight.register_post_accumulate_grad_hook(_updated)
+    losses = []
+    for seed in range(2):
+        x, y = torch_data(seed)
+        loss = mean_square(model(x, training=True), y)
+        loss.backward()
+        losses.append(float(loss.detach()))
+    return Run([*losses, len(seen)], variables_of(model))
+
+
+def _updated(weight):
+    weight.data -= 0.05 * weight.grad
+    weight.grad = None
+
+
+@program("torch")
+def kept_elsewhere(way):
+    """``save_on_cpu`` and anomaly detection around a step."""
+    import torch
+
+    model = network(way)
+    with torch.autograd.graph.save_on_cpu(), torch.autograd.detect_anomaly():
+        loss = torch_step(model, lambda x: model(x, training=True), torch_data())
+    return Run([loss], variables_of(model))
+
+
+@program("torch")
+def modules_of_torch(way):
+    """Modules of torch inside of decorated layers, and a model of Keras inside of a module."""
+    import torch
+
+    class Inner(layers.Layer):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def call(self, x, training=None):
+            return self.module.train(bool(training))(x)
+
+    class Outer(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model, self.head = model, torch.nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x):
+            return self.head(self.model(x, training=True))
+
+    torch.manual_seed(0)
+    inputs = x = keras.Input((WIDTH,))
+    for _ in range(2):
+        x = way.layer(Inner)(
+            torch.nn.Sequential(
+                torch.nn.Linear(WIDTH, WIDTH),
+                torch.nn.BatchNorm1d(WIDTH),
+                torch.nn.ReLU(inplace=True),
+                torch.nn.Dropout(0.3),
+            )
+        )(x)
+    module = Outer(way.model(inputs, layers.Dense(WIDTH)(x)))
+    losses = [torch_step(module, module, torch_data(seed)) for seed in range(2)]
+    return Run(losses, {k: v.numpy().copy() for k, v in module.state_dict().items()})
+
+
+@program("torch")
+def second_order_optimizer(way):
+    """L-BFGS runs the model as often as it likes."""
+    import torch
+
+    model = network(way)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
+    x, y = torch_data()
+    losses = []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = mean_square(model(x, training=False), y)
+        loss.backward()
+        losses.append(float(loss.detach()))
+        return loss
+
+    optimizer.step(closure)
+    return Run(losses, variables_of(model))
+
+
+@program("torch", GROWN)
+def forward_mode(way):
+    """``torch.func.jvp`` and a Hessian by autograd."""
+    import torch
+
+    model = network(way)
+    x, y = torch_data(rows=2)
+
+    def run(x):
+        return model(x, training=False)
+
+    found = {
+        "jvp": torch.func.jvp(run, (x,), (y,))[1],
+        "hessian": torch.autograd.functional.hessian(lambda x: run(x).sum(), x),
+    }
+    return Run([], {k: array(v.detach()) for k, v in found.items()})
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_exact(name, way):
+    """The same losses, gradients and variables."""
+    run, tolerance = PROGRAMS[name]
+    assert_same_program(way, run, **({} if tolerance is None else {"tolerance": tolerance}))
