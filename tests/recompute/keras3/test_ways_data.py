@@ -23,6 +23,8 @@ from tests.recompute.keras3.training import (
     variables_of,
 )
 
+two_ways = pytest.mark.parametrize("way", ["decorated", "applied"], indirect=True)
+
 
 class Batches(keras.utils.PyDataset):
     """Batches by number, some with weights of the samples."""
@@ -184,6 +186,7 @@ if BACKEND == "torch":
     SOURCES.append(torch_loader)
 
 
+@two_ways
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.__name__)
 def test_data(source, way):
     """The same losses and variables."""
@@ -195,6 +198,7 @@ if BACKEND == "tensorflow":
     FILES.append(tensorboard)
 
 
+@two_ways
 @pytest.mark.parametrize("program", FILES, ids=lambda program: program.__name__)
 def test_callbacks_and_copies(program, way, tmp_path_factory):
     """The same losses and variables."""

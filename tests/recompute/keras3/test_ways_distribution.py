@@ -21,6 +21,8 @@ from tests.recompute.keras3.training import (
     variables_of,
 )
 
+two_ways = pytest.mark.parametrize("way", ["decorated", "applied to layers"], indirect=True)
+
 
 @contextlib.contextmanager
 def distributed(make):
@@ -56,6 +58,7 @@ def layouts_of_outputs(devices):
     return keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
 
 
+@two_ways
 @pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution is JAX's")
 @pytest.mark.parametrize("make", [data_parallel, model_parallel, layouts_of_outputs])
 def test_keras_distribution(make, way):
@@ -70,6 +73,7 @@ def test_keras_distribution(make, way):
     assert_same_program(way, program)
 
 
+@two_ways
 @only_tensorflow
 def test_strategy_in_a_custom_loop(way, strategy):
     """``strategy.run`` with tape and update inside, in a tf.function."""
@@ -131,6 +135,7 @@ def sharded(model):
     return fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
 
 
+@two_ways
 @only_torch
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("wrap", [replicated, replicated_statically, replicated_searching, sharded])

@@ -17,6 +17,9 @@ from tests.recompute.keras3.training import (
     variables_of,
 )
 
+two_ways = pytest.mark.parametrize("way", ["decorated", "applied to layers"], indirect=True)
+
+
 WIDTH = 6
 CLASSES = 3
 EAGER = [False, True] if BACKEND == "tensorflow" else [False]
@@ -83,6 +86,7 @@ def trained(model, loss, y, eager, x=None):
     return Run(losses, variables_of(model, model.optimizer))
 
 
+@two_ways
 @pytest.mark.parametrize("eager", EAGER)
 @pytest.mark.parametrize("name", HEADS)
 def test_losses_of_probabilities(name, eager, way):
@@ -139,6 +143,7 @@ def _reshaped(way):
 PLACES = [_activation_layer, _function, _operation, _subclassed, _wrapped, _reshaped]
 
 
+@two_ways
 @pytest.mark.parametrize("eager", EAGER)
 @pytest.mark.parametrize("build", PLACES, ids=lambda build: build.__name__[1:])
 def test_places_of_the_softmax(build, eager, way):
@@ -150,6 +155,7 @@ def test_places_of_the_softmax(build, eager, way):
     assert_same_program(way, program)
 
 
+@two_ways
 def test_two_heads(way):
     """Each of two losses finds the logits of its own output, one of them by a name."""
 
@@ -194,6 +200,7 @@ def _half_used(way):
     return way.apply(keras.Model(inputs, [layers.Dense(1)(used), unused]))
 
 
+@two_ways
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 def test_outputs_that_nobody_uses(way):
     """Weights that only lead there have no gradient where the plain run gives none."""

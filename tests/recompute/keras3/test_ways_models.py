@@ -16,6 +16,9 @@ from tests.recompute.comparison import Run
 from tests.recompute.keras3.programs import WIDTH, Block, data, fitted, network, sgd
 from tests.recompute.keras3.training import array, assert_same_program, variables_of
 
+two_ways = pytest.mark.parametrize("way", ["decorated", "applied to layers"], indirect=True)
+
+
 LENGTH = 5
 
 
@@ -237,6 +240,7 @@ PROGRAMS = [
 ]
 
 
+@two_ways
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
 def test_exact(program, way):
     """The same losses and variables."""

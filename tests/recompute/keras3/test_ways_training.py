@@ -20,6 +20,8 @@ from tests.recompute.keras3.training import (
     variables_of,
 )
 
+two_ways = pytest.mark.parametrize("way", ["decorated", "applied"], indirect=True)
+
 
 class Gan(keras.Model):
     """Two models with an optimizer each."""
@@ -429,6 +431,7 @@ PROGRAMS = [
 ]
 
 
+@two_ways
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
 def test_exact(program, way):
     """The same losses and variables."""

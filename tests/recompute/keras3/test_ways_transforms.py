@@ -22,6 +22,9 @@ from tests.recompute.keras3.training import (
     variables_of,
 )
 
+two_ways = pytest.mark.parametrize("way", ["decorated", "applied"], indirect=True)
+
+
 PROGRAMS = {}
 
 
@@ -632,6 +635,7 @@ def forward_mode(way):
     return Run([], {k: array(v.detach()) for k, v in found.items()})
 
 
+@two_ways
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_exact(name, way):
     """The same losses, gradients and variables."""
