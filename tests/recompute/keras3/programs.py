@@ -17,6 +17,7 @@ class Block(layers.Layer):
 
     def __init__(self, width=WIDTH, **kwargs):
         super().__init__(**kwargs)
+        self.width = width
         self.inner, self.outer = layers.Dense(2 * width, "gelu"), layers.Dense(width)
         self.norm, self.average = layers.LayerNormalization(), layers.BatchNormalization()
         self.dropout = layers.Dropout(0.2, seed=3)
@@ -26,6 +27,12 @@ class Block(layers.Layer):
         self.outer.build((None, self.inner.units))
         self.norm.build(shape)
         self.average.build(shape)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
 
     def call(self, x, training=None):
         y = self.dropout(self.inner(self.norm(x)), training=training)
