@@ -59,14 +59,18 @@ def tests_in(archive: Path) -> list[str]:
 
 
 def sample(files: list[str]) -> list[str]:
-    """Choose some files by the day: all of them have their turn."""
-    return sorted(random.Random(datetime.date.today().isoformat()).sample(files, SAMPLE))
+    """Choose some files by the day; in as many days as it takes, all of them have their turn."""
+    mixed = random.Random(0).sample(files, len(files))
+    start = datetime.date.today().toordinal() * SAMPLE % len(files)
+    return sorted((mixed + mixed)[start : start + SAMPLE])
 
 
 def results(archive: Path, files, backend: str, mode: str, given) -> dict[str, dict]:
     """Run tests in one way; return how each ended."""
-    path = (FOLDER / f"{backend}-{mode}.json").resolve()
+    part = "-part" if given.sample or given.files else ""
+    path = (FOLDER / f"{backend}-{mode}{part}.json").resolve()
     if not given.again:
+        path.unlink(missing_ok=True)
         here = os.getcwd()
         env = {
             **os.environ,
@@ -79,7 +83,7 @@ def results(archive: Path, files, backend: str, mode: str, given) -> dict[str, d
         options = ("-p", "tests.peers.plugin", "-p", "no:cacheprovider", "-q", "--tb=short")
         spread = ("-n", given.jobs, "--dist", "loadfile", "--timeout", "600", "-W", "ignore")
         command = (sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", ".")
-        log = FOLDER / f"{backend}-{mode}.log"
+        log = path.with_suffix(".log")
         print(f"{backend}, {mode}: {len(files)} files of tests ({log})", flush=True)
         with log.open("w", encoding="utf-8") as out:
             subprocess.run(

@@ -51,7 +51,8 @@ def outcome(kind, options, noted):
     args, kwargs = noted[0]
     kwargs = {name: x for name, x in kwargs.items() if name != "training"}
     try:
-        runs = [_step(kind, options, args, kwargs, on) for on in (False, True)]
+        state = []
+        runs = [_step(kind, options, args, kwargs, on, state) for on in (False, True)]
     except _PlainError as error:
         return f"not compared: {error}"
     except Exception as error:
@@ -63,7 +64,11 @@ class _PlainError(Exception):
     """A step that fails without recomputation, too."""
 
 
-def _step(kind, options, args, kwargs, on):
+def _step(kind, options, args, kwargs, on, state):
+    """Take a step; ``state`` is what variables are before, noted where it is still empty.
+
+    The options may hold a layer, which is then the same one in both steps.
+    """
     import keras
 
     from perftricks.recompute import recompute_scope
@@ -83,6 +88,10 @@ def _step(kind, options, args, kwargs, on):
         inputs = keras.tree.map_structure(_as_tensor, list(args))
         with recompute_scope(False):
             whole(inputs)
+        if not state:
+            state.extend(np.array(keras.ops.convert_to_numpy(v.value)) for v in whole.variables)
+        for variable, value in zip(whole.variables, state, strict=True):
+            variable.assign(value)
         keras.utils.set_random_seed(8)
         # A step at first, as some layers make what they need in it.
         return step(whole, list(args), np.float32(0.5), on)
