@@ -732,7 +732,12 @@ def torch_saved_tensors_hooks() -> Any:
 
 
 def torch_is_transformed() -> bool:
-    """Tell whether a transformation of torch.func (grad, vmap, jvp) is being applied."""
+    """Tell whether a transformation of torch.func that goes backward, or vmap, is being applied.
+
+    Forward-mode differentiation (jvp) goes along with a call and needs nothing of autograd.
+    """
     import torch
 
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    forward = torch._C._functorch.TransformType.Jvp
+    return any(level.key() != forward for level in stack)
