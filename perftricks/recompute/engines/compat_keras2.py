@@ -177,7 +177,8 @@ def record(name: str, outputs: Sequence[Any], inputs: Sequence[Any], backward: A
         return passed
 
     def behind_the_gates(*upstream: Any) -> Any:
-        known = [dy if number in there else None for number, dy in enumerate(upstream)]
+        # A ForwardAccumulator goes through no gate before it gets here.
+        known = [dy if not there or n in there else None for n, dy in enumerate(upstream)]
         there.clear()
         return backward(*known)
 
