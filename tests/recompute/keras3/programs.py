@@ -40,11 +40,10 @@ class Block(layers.Layer):
 
 
 def network(way, *, width=WIDTH, outputs=WIDTH, name=None):
-    """Return a functional model of two blocks between two layers."""
+    """Return a functional model of a block between two layers."""
     inputs = keras.Input((width,))
     x = layers.Dense(width, "tanh")(inputs)
-    for _ in range(2):
-        x = way.layer(Block)(width)(x)
+    x = way.layer(Block)(width)(x)
     model = way.model(inputs, way.layer(layers.Dense)(outputs)(x))
     if name:
         model.name = name

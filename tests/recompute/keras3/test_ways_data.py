@@ -38,7 +38,7 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, i):
         batch = data(i, rows=4 - i)  # the last ones are smaller
-        return (*batch, np.arange(4.0 - i)) if self.weighted else batch
+        return (*batch, np.arange(4 - i, dtype="float32")) if self.weighted else batch
 
 
 def trained(way, batches, **options):

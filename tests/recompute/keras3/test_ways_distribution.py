@@ -53,8 +53,8 @@ def layouts_of_outputs(devices):
     mesh = keras.distribution.DeviceMesh((2, 1), ["batch", "model"], devices)
     layout = keras.distribution.LayoutMap(mesh)
     layout[".*kernel"] = (None, "model")
-    layout[".*dense.*/output"] = ("batch", None)
-    layout[".*block.*/output"] = ("batch", None)
+    layout["dense[^/]*/output"] = ("batch", None)
+    layout["block[^/]*/output"] = ("batch", None)
     return keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
 
 

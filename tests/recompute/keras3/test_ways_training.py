@@ -5,6 +5,8 @@ Each program is run plainly and recomputed, whole, and leaves the same losses an
 
 from __future__ import annotations
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -218,7 +220,7 @@ def weighted_samples(way):
     model = network(way, outputs=3)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(sgd(), loss, weighted_metrics=["accuracy"])
-    y = np.arange(8) % 3
+    y = np.arange(8, dtype="int32") % 3
     first = fitted(model, x, y, sample_weight=np.linspace(0, 2, 8).astype("float32"))
     second = fitted(model, x, y, class_weight={0: 1.0, 1: 0.5, 2: 3.0})
     return Run(first.losses + second.losses, second.arrays)
@@ -288,7 +290,7 @@ def two_towers(way):
     views = [ops.normalize(encoder(view), axis=-1) for view in (a, b)]
     model = keras.Model([a, b], ops.matmul(views[0], ops.transpose(views[1])) / 0.1)
     model.compile(sgd(), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    (x, y), labels = data(), np.arange(8) % 4
+    (x, y), labels = data(), np.arange(8, dtype="int32") % 4
     return fitted(model, [x, y], labels)
 
 
@@ -340,7 +342,8 @@ class Variational(keras.Model):
         mean, log_variance = ops.split(self.encoder(x, training=training), 2, axis=-1)
         loss = -0.5 * ops.mean(1 + log_variance - mean**2 - ops.exp(log_variance))
         self.add_loss(loss)
-        self.divergence.update_state(loss)
+        if BACKEND != "jax":  # where Keras has no metrics of layers
+            self.divergence.update_state(loss)
         noise = keras.random.normal(ops.shape(mean), seed=self.seeds)
         return self.decoder(mean + ops.exp(0.5 * log_variance) * noise, training=training)
 
@@ -354,7 +357,7 @@ def variational(way):
     model.compile(sgd(), "mse")
     x, _ = data()
     history = model.fit(x, x, batch_size=4, epochs=2, shuffle=False, verbose=0).history
-    return Run([*history["loss"], *history["divergence"]], variables_of(model, model.optimizer))
+    return Run([*itertools.chain(*history.values())], variables_of(model, model.optimizer))
 
 
 class Quantizer(layers.Layer):
@@ -395,7 +398,8 @@ class Endpoint(layers.Layer):
 
     def call(self, targets, logits, sample_weight=None):
         self.add_loss(self.loss(targets, logits, sample_weight))
-        self.accuracy.update_state(targets, logits, sample_weight)
+        if BACKEND != "jax":  # where Keras has no metrics of layers
+            self.accuracy.update_state(targets, logits, sample_weight)
         return ops.sigmoid(logits)
 
 
@@ -410,7 +414,6 @@ def endpoint(way):
 
 
 PROGRAMS = [
-    gan,
     gan_in_fit,
     accumulation_by_the_optimizer,
     accumulation_by_hand,
@@ -429,6 +432,8 @@ PROGRAMS = [
     quantized_codes,
     endpoint,
 ]
+if BACKEND != "jax":  # where a custom loop is compiled as a whole, as ``gan_in_fit`` is
+    PROGRAMS.append(gan)
 
 
 @two_ways
