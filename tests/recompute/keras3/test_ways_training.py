@@ -9,7 +9,6 @@ import itertools
 
 import keras
 import numpy as np
-import pytest
 from keras import layers, ops
 
 from tests.recompute.comparison import Run
@@ -18,11 +17,10 @@ from tests.recompute.keras3.training import (
     BACKEND,
     array,
     assert_same_program,
+    in_turn,
     update,
     variables_of,
 )
-
-two_ways = pytest.mark.parametrize("way", ["decorated", "applied"], indirect=True)
 
 
 class Gan(keras.Model):
@@ -436,8 +434,7 @@ if BACKEND != "jax":  # where a custom loop is compiled as a whole, as ``gan_in_
     PROGRAMS.append(gan)
 
 
-@two_ways
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+@in_turn(PROGRAMS)
 def test_exact(program, way):
     """The same losses and variables."""
     assert_same_program(way, program)

@@ -10,7 +10,6 @@ import warnings
 
 import keras
 import numpy as np
-import pytest
 from keras import layers
 
 from tests.recompute.comparison import Run
@@ -18,23 +17,22 @@ from tests.recompute.keras3.programs import WIDTH, data, fitted, network, sgd
 from tests.recompute.keras3.training import (
     BACKEND,
     GROWN,
+    ROUNDING,
     array,
     assert_same_program,
+    in_turn,
     variables_of,
 )
-
-two_ways = pytest.mark.parametrize("way", ["decorated", "applied"], indirect=True)
-
 
 PROGRAMS = {}
 
 
-def program(backend, tolerance=None):
+def program(backend, tolerance=ROUNDING):
     """Add a program of one backend; within a tolerance where it adds in another order."""
 
     def add(function):
         if backend == BACKEND:
-            PROGRAMS[function.__name__] = function, tolerance
+            PROGRAMS[function] = tolerance
         return function
 
     return add
@@ -640,9 +638,7 @@ def forward_mode(way):
     return Run([], {k: array(v.detach()) for k, v in found.items()})
 
 
-@two_ways
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_exact(name, way):
+@in_turn(PROGRAMS)
+def test_exact(program, way):
     """The same losses, gradients and variables."""
-    run, tolerance = PROGRAMS[name]
-    assert_same_program(way, run, **({} if tolerance is None else {"tolerance": tolerance}))
+    assert_same_program(way, program, tolerance=PROGRAMS[program])

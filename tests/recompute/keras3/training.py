@@ -257,6 +257,15 @@ WAYS = {
 }
 
 
+def in_turn(programs, ways=("decorated", "applied")):
+    """Mark a test of programs, of which each is recomputed in one of the ways, in turn."""
+    pairs = [
+        pytest.param(program, ways[i % len(ways)], id=f"{program.__name__}-{ways[i % len(ways)]}")
+        for i, program in enumerate(programs)
+    ]
+    return pytest.mark.parametrize(("program", "way"), pairs, indirect=["way"])
+
+
 @contextlib.contextmanager
 def recomputations():
     """Count the calls that are handed to the framework to be run again, in a list of one each."""
