@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib.util
 import itertools
 import pickle
 
@@ -192,7 +193,7 @@ def test_data(program, way):
 
 
 FILES = [checkpoints, interrupted, averages_swapped, loaded, cloned, deep_copied, pickled]
-if BACKEND == "tensorflow":
+if BACKEND == "tensorflow" and importlib.util.find_spec("tensorboard"):
     FILES.append(tensorboard)
 
 

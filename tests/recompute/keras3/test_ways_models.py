@@ -191,7 +191,7 @@ class Language(keras.Model):
     def step(self, token, caches, at):
         x, new = self.table(token), []
         for decoder, cache in zip(self.decoders, caches):
-            x, cache = decoder(x, cache, at, training=False)
+            x, cache = decoder(x, cache, at=at, training=False)
             new.append(cache)
         return ops.matmul(x, ops.transpose(self.table.embeddings)), new
 
@@ -248,11 +248,18 @@ PROGRAMS = [
 if BACKEND != "torch":  # there a plain one cannot be trained
     PROGRAMS.append(stateful)
 
+# Weights that are used in each turn of a loop, inside and outside of recomputed calls, or in a
+# regularizer too: the parts of their gradients are added in another order, but on torch.
+REORDERED = {
+    "tensorflow": {cells, measured, shared_parts, time_distributed},
+    "jax": {shared_parts},
+    "torch": set(),
+}[BACKEND]
+
 
 @two_ways
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
 def test_exact(program, way):
     """The same losses and variables."""
-    # On torch, the parts of a gradient are added in the plain order, from inside and outside too.
-    tolerance = GROWN if program is shared_parts and BACKEND != "torch" else 0.0
-    assert_same_program(way, program, tolerance=max(tolerance, ROUNDING))
+    tolerance = GROWN if program in REORDERED else ROUNDING
+    assert_same_program(way, program, tolerance=tolerance)

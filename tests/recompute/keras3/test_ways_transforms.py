@@ -434,7 +434,7 @@ def adversarial(way):
     return Run(losses, variables_of(model, optimizer))
 
 
-@program("tensorflow")
+@program("tensorflow", GROWN)
 def checked_numerics(way):
     """``tf.debugging.enable_check_numerics`` rewrites each operation."""
     import tensorflow as tf
