@@ -10,7 +10,7 @@ import contextlib
 import functools
 import sys
 import threading
-from types import MethodType, ModuleType
+from types import ModuleType
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Set, Tuple
 
 _reporting = 0  # how many calls have their operations reported, in all threads
@@ -266,15 +266,16 @@ def tensorflow_captured_again(
     if not hasattr(graph, "capture"):
         yield [[x] for x, *_ in tensors[:count]]
         return
+    if graph is begun_in:
+        tensors = tensors[:count]  # a handle of a variable is captured as ever: tapes must notice
     known = graph._function_captures._by_val_internal
-    capture = graph.capture
     names: List[List[Any]] = []
     others: Dict[int, Tuple[Any, Any]] = {}
     there: Dict[int, Any] = {}
 
     def stand_in(x: Any, made: Dict[int, Any]) -> Any:
         found = next((known[name] for name in made if name in known), None)
-        found = capture(x) if found is None else found
+        found = graph.capture(x) if found is None else found
         there.update(dict.fromkeys(made, found))
         return found
 
@@ -285,18 +286,53 @@ def tensorflow_captured_again(
         else:
             others.update(dict.fromkeys(made, (x, made)))
 
-    def capture_again(tensor: Any, name: Any = None, **more: Any) -> Any:
+    def again(tensor: Any) -> Any:
         if id(tensor) not in there and id(tensor) in others:
             stand_in(*others[id(tensor)])
-        return there[id(tensor)] if id(tensor) in there else capture(tensor, name, **more)
+        return there.get(id(tensor))
 
-    graph.capture = capture_again
-    try:
+    with _captures_through(graph, again):
         yield names
+
+
+_capturing = threading.local()
+_capturing_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _captures_through(graph: Any, answer: Callable[[Any], Any]) -> Iterator[None]:
+    """Let a function say what stands in a graph for a tensor, or None, in this thread.
+
+    Replicas are built in one graph by a thread each, and take turns.
+    """
+    answers: List[Any] = vars(_capturing).setdefault("answers", [])
+    with _capturing_lock:
+        if not hasattr(graph.capture, "users"):
+            graph.capture = _capture(graph)
+        graph.capture.users += 1
+    answers.append((graph, answer))
+    try:
+        yield
     finally:
-        del graph.capture
-        if not isinstance(capture, MethodType):  # another call's, around this one
-            graph.capture = capture
+        answers.pop()
+        with _capturing_lock:
+            graph.capture.users -= 1
+            if not graph.capture.users:
+                del graph.capture
+
+
+def _capture(graph: Any) -> Any:
+    plain = graph.capture
+
+    def capture(tensor: Any, name: Any = None, **more: Any) -> Any:
+        for where, answer in reversed(vars(_capturing).get("answers", ())):
+            found = answer(tensor) if where is graph else None
+            if found is not None:
+                return found
+        return plain(tensor, name, **more)
+
+    capture.users = 0  # type: ignore[attr-defined]
+    return capture
 
 
 def tensorflow_outside(graph: Any, x: Any) -> List[Any]:
