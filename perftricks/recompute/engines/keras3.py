@@ -24,6 +24,7 @@ A framework module (``tensorflow``, ``jax``, ``torch``) has these functions:
 - ``read(value, home)``: the value of a variable as a tensor;
 - ``is_in_function(home)``: whether a function is traced that may run again later, elsewhere; there
   variables are read as in a plain call;
+- ``may_assign(home)``: whether what is assigned now is there at the end of the call;
 - ``noticed(variable, value)``: tell whoever asks, inside of the call, which variables are used that
   one is, and which tensor stands for it;
 - ``keep(value)``: the same, safe from an update in place;
@@ -277,9 +278,10 @@ class _Scope(keras.StatelessScope):  # type: ignore[misc]
 
     def _refused(self, what: str, variable: Any) -> RuntimeError:
         return RuntimeError(
-            "a call that is to be recomputed runs a tf.function that %s the variable %s, which the "
-            "call changes and which could not be put back; put the tf.function around the "
-            "training step, or take it away" % (what, variable.path)
+            "a call that is to be recomputed has a loop, a branch or a tf.function inside that %s "
+            "the variable %s (a seed that counts up, a moving average), which could not be put "
+            "back; recompute what is inside of the loop instead, put the tf.function around the "
+            "training step, or draw random numbers outside" % (what, variable.path)
         )
 
     def add_update(self, update: Tuple[Any, Any]) -> None:
@@ -287,7 +289,7 @@ class _Scope(keras.StatelessScope):  # type: ignore[misc]
         framework = self._pure.framework
         if not framework.takes_effect(variable):
             return
-        if framework.is_in_function(self._home):
+        if not framework.may_assign(self._home):
             raise self._refused("assigns to", variable)
         old = self.get_current_value(variable)
         if self._is_first and id(variable) not in self.written:

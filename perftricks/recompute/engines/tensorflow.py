@@ -92,6 +92,11 @@ def is_in_function(home: Any) -> bool:
     return compat.tensorflow_is_in_function(home)
 
 
+def may_assign(home: Any) -> bool:
+    """Tell whether no loop, branch or function inside of the call is being traced."""
+    return tf.executing_eagerly() or tf.compat.v1.get_default_graph() is home
+
+
 def noticed(variable: Any, value: Any) -> None:
     """Let tapes and a ``tf.custom_gradient`` inside of the call know that it uses a variable."""
     if variable.trainable and isinstance(value, tf.Tensor):

@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from perftricks import recompute
 from tests.recompute.comparison import Run
 from tests.recompute.keras3.programs import WIDTH, Block, data, fitted, network, sgd
 from tests.recompute.keras3.training import (
     BACKEND,
     GROWN,
     ROUNDING,
+    WAYS,
     array,
     assert_same_program,
+    only_tensorflow,
     variables_of,
 )
 
@@ -61,12 +64,11 @@ def both_directions(way):
 class Cell(layers.Layer):
     """A recurrent cell with a normalization and a dropout mask that it keeps for all steps."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, rate=0.0, **kwargs):
         super().__init__(**kwargs)
         self.state_size = WIDTH
         self.dense, self.norm = layers.Dense(WIDTH, "tanh"), layers.LayerNormalization()
-        # Keras on JAX cannot trace random numbers that are drawn in the loop.
-        self.dropout = layers.Dropout(0.0 if BACKEND == "jax" else 0.2, seed=4)
+        self.dropout = layers.Dropout(rate, seed=4)
 
     def build(self, shape):
         self.dense.build((None, shape[-1] + WIDTH))
@@ -81,7 +83,10 @@ class Cell(layers.Layer):
 def cells(way):
     """A decorated cell runs in a loop; with a stock cell and a stack of them beside it."""
     inputs = keras.Input((LENGTH, WIDTH))
-    x = layers.RNN(way.layer(Cell)(), return_sequences=True)(inputs)
+    # Keras on JAX cannot trace random numbers that are drawn in the loop; for TensorFlow see below.
+    x = layers.RNN(way.layer(Cell)(0.2 if BACKEND == "torch" else 0.0), return_sequences=True)(
+        inputs
+    )
     x = layers.RNN([way.layer(layers.GRUCell)(3), layers.LSTMCell(WIDTH)], return_sequences=True)(x)
     return trained(way.model(inputs, x))
 
@@ -263,3 +268,26 @@ def test_exact(program, way):
     """The same losses and variables."""
     tolerance = GROWN if program in REORDERED else ROUNDING
     assert_same_program(way, program, tolerance=tolerance)
+
+
+@only_tensorflow
+def test_a_decorated_cell_draws():
+    """A cell draws its own random numbers in each turn of a loop, and draws them again."""
+
+    def program(way):
+        inputs = keras.Input((LENGTH, WIDTH))
+        x = layers.RNN(way.layer(Cell)(0.2), return_sequences=True)(inputs)
+        return trained(way.model(inputs, x))
+
+    assert_same_program(WAYS["decorated"], program, tolerance=GROWN)
+
+
+@only_tensorflow
+def test_a_loop_that_draws_is_refused():
+    """A recurrent layer whose cell draws in each turn cannot be recomputed as a whole."""
+    inputs = keras.Input((LENGTH, WIDTH))
+    model = keras.Model(inputs, layers.RNN(Cell(0.2), name="loop")(inputs))
+    recompute.apply(model, layers="loop")
+    model.compile("sgd", "mse")
+    with pytest.raises(RuntimeError, match="has a loop, a branch"):
+        model.fit(np.ones((4, LENGTH, WIDTH)), np.ones((4, WIDTH)), verbose=0)
