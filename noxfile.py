@@ -292,13 +292,12 @@ def found(row: Row) -> str:
 
 
 def peers_session(row: Row, backend: str) -> None:
-    """Make the session that runs Keras' own tests, in the environment of its row."""
+    """Make the session that runs Keras' own tests, with what its row installs."""
 
     @nox.session(
         name=f"peers({backend})",
         python=row.python,
         venv_backend="virtualenv" if row.python is None else "venv",
-        venv_location=f".nox/keras3-{backend}",
         reuse_venv=True,
         default=False,
     )
