@@ -29,15 +29,17 @@ def import_bert4keras():
     return build_transformer_model
 
 
-def builder(hidden=HIDDEN, depth=LAYERS, heads=2, length=LENGTH):
-    """Return a builder of a BERT that classifies, with dropout of activations and of attention."""
-    build_transformer_model = import_bert4keras()
-    configuration = {
+def configuration(hidden=HIDDEN, depth=LAYERS, heads=2, length=LENGTH):
+    """Return what a model of bert4keras is configured with, two kinds of dropout included."""
+    return {
         "vocab_size": VOCABULARY,
         "hidden_size": hidden,
         "num_hidden_layers": depth,
         "num_attention_heads": heads,
+        "attention_head_size": hidden // heads,
+        "attention_key_size": hidden // heads,
         "intermediate_size": 4 * hidden,
+        "embedding_size": hidden // 2,
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.1,
         "attention_probs_dropout_prob": 0.1,
@@ -46,16 +48,71 @@ def builder(hidden=HIDDEN, depth=LAYERS, heads=2, length=LENGTH):
         "initializer_range": 0.02,
     }
 
+
+# What build_transformer_model is called with, beside the configuration.
+FAMILIES = {
+    "bert": {"model": "bert", "embedding_size": None},
+    "bert-lm": {"model": "bert", "application": "lm", "with_mlm": True, "embedding_size": None},
+    "bert-unilm": {"model": "bert", "application": "unilm", "with_mlm": True},
+    "albert": {"model": "albert"},
+    "electra": {"model": "electra"},
+    "nezha": {"model": "nezha"},
+    "roformer": {"model": "roformer"},
+    "roformer-v2": {"model": "roformer_v2"},
+    "gpt": {"model": "gpt", "embedding_size": None},
+    "gpt2": {"model": "gpt2", "embedding_size": None},
+    "t5": {"model": "t5"},
+    "t5.1.1": {"model": "t5.1.1", "hidden_act": ["gelu", "linear"]},
+}
+
+
+def builder(hidden=HIDDEN, depth=LAYERS, heads=2, length=LENGTH, family="bert"):
+    """Return a builder of a model of a family that classifies by its first token."""
+    build_transformer_model = import_bert4keras()
+    options = {**configuration(hidden, depth, heads, length), **FAMILIES[family]}
+    how = {name: options.pop(name) for name in ("model", "application") if name in options}
+
     def build():
         from bert4keras.backend import keras
 
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "bert_config.json")
             with open(path, "w") as file:
-                json.dump(configuration, file)
-            bert = build_transformer_model(path, return_keras_model=False)
-        x = keras.layers.Lambda(lambda x: x[:, 0])(bert.output)
-        return keras.models.Model(bert.model.inputs, keras.layers.Dense(3)(x))
+                json.dump(options, file)
+            model = build_transformer_model(path, **how)
+        x = keras.layers.Lambda(lambda x: x[:, 0])(model.output)
+        return keras.models.Model(model.inputs, keras.layers.Dense(3)(x))
+
+    return build
+
+
+def inputs_of(build, rows=8):
+    """Return token and segment numbers for as many inputs as a model has."""
+    (tokens, segments), targets = data(rows)
+    names = [x.name for x in build().inputs]
+    if len(names) == 1:
+        return tokens, targets
+    return [tokens, tokens if "Decoder" in names[1] else segments], targets
+
+
+def gated_attention_units():
+    """Return a builder of a model of two gated attention units, with padding masks."""
+    import_bert4keras()
+
+    def build():
+        from bert4keras.backend import keras
+        from bert4keras.layers import Embedding, GatedAttentionUnit, SinusoidalPositionEmbedding
+
+        tokens = keras.layers.Input(shape=(None,))
+        x = Embedding(VOCABULARY, HIDDEN, mask_zero=True)(tokens)
+        positions = SinusoidalPositionEmbedding(8, merge_mode="zero")(x)
+        for _ in range(LAYERS):
+            unit = GatedAttentionUnit(
+                2 * HIDDEN, 8, normalization="softmax_plus", attention_dropout=0.1
+            )
+            x = keras.layers.add([x, unit([x, positions], p_bias="rotary")])
+        x = keras.layers.Lambda(lambda x: x[:, 0], mask=lambda x, mask=None: None)(x)
+        return keras.models.Model(tokens, keras.layers.Dense(3)(x))
 
     return build
 

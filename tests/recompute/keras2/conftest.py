@@ -15,6 +15,7 @@ if "PERFTRICKS_KERAS" not in os.environ:
     collect_ignore_glob = ["*"]
 else:
     from perftricks.recompute.engines import products
+    from tests.recompute.graphs import forgotten
     from tests.recompute.keras2.binding import K, clear_session
 
 
@@ -34,5 +35,6 @@ def fresh(monkeypatch):
     # So that products are kept in the tests' small layers, too.
     monkeypatch.setattr(products, "_SHORT", 1)
     clear_session()
-    yield
+    with forgotten():
+        yield
     K.set_floatx("float32")

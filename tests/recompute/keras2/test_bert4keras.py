@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.recompute.keras2.binding import STANDALONE
+from tests.recompute.keras2.binding import STANDALONE, K
 from tests.recompute.keras2.training import (
     OFF,
     ON,
@@ -27,7 +27,13 @@ if not STANDALONE:
 if importlib.util.find_spec("bert4keras") is None:
     pytest.skip("this row does without bert4keras", allow_module_level=True)
 
-from tests.recompute.keras2.bert import builder, data
+from tests.recompute.keras2.bert import (
+    FAMILIES,
+    builder,
+    data,
+    gated_attention_units,
+    inputs_of,
+)
 
 
 def test_its_layers_have_our_decorator():
@@ -45,6 +51,54 @@ def test_the_same_losses_gradients_and_weights():
     """Steps and fit, with padding masks and both kinds of dropout."""
     # What goes into attention goes past it, too: its gradient is added up in another order.
     assert_exact(builder(), *data(8), tolerance=4e-6)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_families(family):
+    """Other ways to tell positions, shared layers, causal masks, decoders that read an encoder."""
+    build = builder(family=family)
+    assert_exact(build, *inputs_of(build), tolerance=4e-6)
+
+
+def test_gated_attention_units():
+    """Units with rotary positions, a mask, and dropout of their own."""
+    build = gated_attention_units()
+    assert_exact(build, *inputs_of(build), tolerance=4e-6)
+
+
+def distance_of_pairs(y_true, y_pred):
+    """Return the error, and how far apart two passes of the same rows are (R-Drop)."""
+    first, second = K.softmax(y_pred[::2]), K.softmax(y_pred[1::2])
+    divergence = K.sum((first - second) * (K.log(first) - K.log(second)), axis=-1)
+    return K.mean(K.square(y_true - y_pred)) + K.mean(divergence)
+
+
+def test_two_passes_that_drop_something_else():
+    """R-Drop: each row twice in a batch, each with masks of its own, drawn again in the replay."""
+    (tokens, segments), targets = data(4)
+    x, y = [tokens.repeat(2, 0), segments.repeat(2, 0)], targets.repeat(2, 0)
+    assert_exact(builder(), x, y, tolerance=4e-6, loss=distance_of_pairs)
+
+
+def test_moving_averages_of_weights():
+    """The optimizer of bert4keras that keeps averages of the weights keeps the same ones."""
+    builder()
+    from bert4keras.optimizers import Adam, extend_with_exponential_moving_average
+
+    averaging = extend_with_exponential_moving_average(Adam)
+    found = []
+    for how in (OFF, ON):
+        with way(how):
+            model = fresh_model(builder())
+            optimizer = averaging(1e-3, ema_momentum=0.5)
+            model.compile(optimizer, "mse")
+            model.fit(*data(8), batch_size=4, epochs=2, shuffle=False, verbose=0)
+            before = model.get_weights()
+            optimizer.apply_ema_weights()
+            found.append(model.get_weights())
+            assert any((a != b).any() for a, b in zip(before, found[-1]))
+    for plain, recomputed in zip(*found):
+        np.testing.assert_allclose(recomputed, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_the_gradient_is_that_of_the_loss():

@@ -7,10 +7,13 @@ missing is an error and not a skip.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 
 import pytest
+
+from tests.recompute.graphs import forgotten
 
 BACKEND = os.environ.get("KERAS_BACKEND")
 OF_KERAS = "Layer '.*' .* was passed an input with a mask:UserWarning"  # about its own layers
@@ -60,7 +63,8 @@ def fresh(monkeypatch):
     """Each test starts with a fresh Keras and with nothing switched."""
     monkeypatch.delenv("RECOMPUTE", raising=False)
     keras.utils.clear_session()
-    yield
+    with forgotten() if BACKEND == "tensorflow" else contextlib.nullcontext():
+        yield
     keras.config.set_dtype_policy("float32")
 
 
