@@ -1,4 +1,4 @@
-"""Decorated functions in the functional API of Keras 3: a call becomes a stage of the model.
+"""Decorated functions in Keras' functional API: a call becomes a stage of the model.
 
 ::
 
@@ -12,18 +12,20 @@ that it has called, and knows nothing of the function. So the calls themselves, 
 graph, are marked. The model is saved as it is without marks, and one that is loaded has none.
 
 The method that runs a graph is replaced in Keras' class, once, when the first function is marked;
-for a graph without marked calls it does what it did.
+for a graph without marked calls it does what it did. In the graphs with sessions of Keras 2 there
+is nothing to mark: there a function that is called on symbols is recomputed like any other.
 """
 
 from __future__ import annotations
 
 import functools
 import weakref
+from types import ModuleType
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from perftricks.recompute import stages, switch
 from perftricks.recompute.engines import captures
-from perftricks.recompute.families import keras3
+from perftricks.recompute.families import family_of, keras3
 from perftricks.recompute.stages import Stage
 
 _MARK = "perftricks_block"
@@ -58,35 +60,45 @@ class Marked(NamedTuple):
 
 
 def symbolic_call(call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Return ``call(*args, **kwargs)``, and mark the calls of layers that it has made."""
-    import keras
-
-    outputs = call(*args, **kwargs)
-    owner = getattr(call, "__self__", None)
-    given = captures.spread([args, kwargs, captures.reached([call, owner], _below)])
-    before = _behind([x for x in given if isinstance(x, keras.KerasTensor)], set())
-    results = [x for x in keras.tree.flatten(outputs) if isinstance(x, keras.KerasTensor)]
-    nodes = _behind(results, set(before))
-    block = Block(getattr(call, "__qualname__", repr(call)))
-    for node in nodes.values():
-        setattr(node, _MARK, block)
-    if nodes:
+    """Return ``call(*args, **kwargs)``, and mark the calls of layers of Keras 3 that it made."""
+    outputs, found = marking(call, args, kwargs, keras3)
+    if found:
         _install()
     return outputs
 
 
-def _below(x: Any) -> List[Any]:
-    return keras3.everything_in(x) if keras3.is_layer(x) else []
+def marking(
+    call: Callable[..., Any], args: Any, kwargs: Any, family: ModuleType
+) -> Tuple[Any, bool]:
+    """Return ``call(*args, **kwargs)``, and whether it has called layers, which are now marked."""
+
+    def below(x: Any) -> List[Any]:
+        found: List[Any] = family.everything_in(x) if family.is_layer(x) else []
+        return found
+
+    outputs = call(*args, **kwargs)
+    owner = getattr(call, "__self__", None)
+    given = captures.spread([args, kwargs, captures.reached([call, owner], below)])
+    before = _behind([x for x in given if family.is_symbol(x)], set(), family)
+    results = [x for x in captures.spread([outputs]) if family.is_symbol(x)]
+    nodes = _behind(results, set(before), family)
+    block = Block(getattr(call, "__qualname__", repr(call)))
+    for own in nodes.values():
+        setattr(own, _MARK, block)
+    return outputs, bool(nodes)
 
 
-def _behind(tensors: Sequence[Any], known: Set[int]) -> Dict[int, Any]:
-    """Return the calls that tensors come from, by id, as far as they are not known."""
+def _behind(tensors: Sequence[Any], known: Set[int], family: ModuleType) -> Dict[int, Any]:
+    """Return what Keras keeps of the calls that tensors come from, by id, if not known."""
     found: Dict[int, Any] = {}
     waiting = list(tensors)
     while waiting:
-        node = keras3.node_of(waiting.pop())
-        if node is not None and id(node) not in found and id(node) not in known:
-            found[id(node)] = node
+        node = family.node_of(waiting.pop())
+        if node is None:
+            continue
+        own = family.own(node)
+        if id(own) not in found and id(own) not in known:
+            found[id(own)] = own
             waiting.extend(node.input_tensors)
     return found
 
@@ -95,7 +107,7 @@ def marked_in(functional: Any) -> List[Marked]:
     """List the blocks in a graph, in the order they run."""
     return [
         Marked(name, tuple(dict.fromkeys(node.operation.name for node in stage.nodes)))
-        for name, stage in _stages_of(functional) or ()
+        for name, stage in stages_of(functional) or ()
         if stage.recomputed
     ]
 
@@ -104,14 +116,19 @@ def marked_in(functional: Any) -> List[Marked]:
 _known: Any = weakref.WeakKeyDictionary()
 
 
-def _stages_of(functional: Any) -> Optional[List[Tuple[str, Stage]]]:
+def stages_of(functional: Any) -> Optional[List[Tuple[str, Stage]]]:
     """Return all calls of a graph in stages, with the names of their functions, or None."""
     if functional not in _known:
-        nodes = keras3.nodes_of(functional)
-        marked = any(hasattr(node, _MARK) for node in nodes)
+        nodes = family_of(functional).nodes_of(functional)
+        marked = any(_block_of(functional, node) is not None for node in nodes)
         _known[functional] = _staged(functional, nodes) if marked else None
     found: Optional[List[Tuple[str, Stage]]] = _known[functional]
     return found
+
+
+def _block_of(functional: Any, node: Any) -> Optional[Block]:
+    block: Optional[Block] = getattr(family_of(functional).own(node), _MARK, None)
+    return block
 
 
 def _staged(functional: Any, nodes: Sequence[Any]) -> List[Tuple[str, Stage]]:
@@ -121,7 +138,7 @@ def _staged(functional: Any, nodes: Sequence[Any]) -> List[Tuple[str, Stage]]:
     """
     units: Dict[int, List[Any]] = {}
     for node in nodes:
-        units.setdefault(id(getattr(node, _MARK, node)), []).append(node)
+        units.setdefault(id(_block_of(functional, node) or node), []).append(node)
     waiting = [_unit(functional, unit, nodes) for unit in units.values()]
     known = {id(x) for x in functional.inputs}
     found: List[Stage] = []
@@ -130,7 +147,7 @@ def _staged(functional: Any, nodes: Sequence[Any]) -> List[Tuple[str, Stage]]:
         waiting.remove(ready)
         known.update(ready.gives)
         found.append(ready)
-    names = [getattr(getattr(stage.nodes[0], _MARK, None), "name", "") for stage in found]
+    names = [getattr(_block_of(functional, stage.nodes[0]), "name", "") for stage in found]
     return list(zip(names, stages.passing_on(found, [id(x) for x in functional.outputs])))
 
 
@@ -144,7 +161,7 @@ def _unit(functional: Any, unit: Sequence[Any], nodes: Sequence[Any]) -> Stage:
         unit,
         tuple(key for key in takes if key not in made),
         tuple(key for key in made if key in needed),
-        hasattr(unit[0], _MARK),
+        _block_of(functional, unit[0]) is not None,
     )
 
 
@@ -157,7 +174,7 @@ def _install() -> None:
     def run(self: Any, inputs: Any, operation_fn: Any = None, call_fn: Any = None) -> Any:
         operation = operation_fn or (lambda x: x)
         if call_fn is None and switch.enabled(default=False) and not keras3.is_symbolic(inputs):
-            found = _stages_of(self)
+            found = stages_of(self)
             if found is not None:
                 return stages.run(self, [stage for _, stage in found], inputs, operation)
         return plain(self, inputs, operation_fn=operation, call_fn=call_fn)

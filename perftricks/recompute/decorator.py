@@ -64,10 +64,9 @@ def recompute_grad(call: Optional[F] = None) -> Any:
     @functools.wraps(call)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         is_traced = engines.is_traced_by_dynamo()
-        if not is_traced and _is_symbolic(args, kwargs):
-            from perftricks.recompute import blocks
-
-            return blocks.symbolic_call(call, args, kwargs)
+        as_block = None if is_traced else _symbolic_call(args, kwargs)
+        if as_block is not None:
+            return as_block(call, args, kwargs)
         if switch.enabled(default=False):
             result = engines.recompute(call, args, kwargs)
         else:
@@ -84,10 +83,22 @@ def recompute_grad(call: Optional[F] = None) -> Any:
 
 
 @keep_autograph_out
-def _is_symbolic(args: Any, kwargs: Any) -> bool:
-    """Tell whether a model is being built, with Keras 3, and not run."""
-    kind: Any = getattr(sys.modules.get("keras"), "KerasTensor", None)
-    return kind is not None and any(isinstance(x, kind) for x in spread([args, kwargs]))
+def _symbolic_call(args: Any, kwargs: Any) -> Optional[Callable[..., Any]]:
+    """Return what calls a function where a model is being built and not run; else None."""
+    kind: Any = getattr(sys.modules.get("keras"), "KerasTensor", ())
+    names = {"KerasTensor", "RaggedKerasTensor", "SparseKerasTensor", "Tensor"}
+    found = [x for x in spread([args, kwargs]) if type(x).__name__ in names]
+    if any(isinstance(x, kind) for x in found):
+        from perftricks.recompute import blocks
+
+        return blocks.symbolic_call
+    if any(type(x).__module__.startswith(_OF_KERAS_2) for x in found):
+        from perftricks.recompute import model_keras2
+        from perftricks.recompute.engines import compat_keras2
+
+        if compat_keras2.is_of_no_layer(found):
+            return model_keras2.symbolic_call
+    return None
 
 
 @keep_autograph_out
@@ -102,6 +113,10 @@ def _warn_of_a_model(call: Any, result: Any) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+# Where the symbols of Keras 2 are defined; those of old ones are tensors of TensorFlow.
+_OF_KERAS_2 = ("tensorflow", "tf_keras", "keras.src.engine", "keras.engine")
 
 
 def _check(call: Any) -> None:

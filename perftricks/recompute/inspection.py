@@ -117,7 +117,7 @@ def _decorated(layer: Any) -> List[Part]:
 def _functions(layer: Any) -> List[Part]:
     """List the blocks of a graph of layers that decorated functions have made."""
     graph = family_of(layer).graph_of(layer)
-    if generation_of(layer) == 2 or graph is None or graph is not layer:
+    if graph is None or graph is not layer or family_of(layer).is_static(graph):
         return []
     from perftricks.recompute import blocks
 

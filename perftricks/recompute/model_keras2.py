@@ -8,9 +8,12 @@ TensorFlow 1, v1 graphs) the gradients are led another way: ``engines.keras2_sta
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+import weakref
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from perftricks.recompute import switch
+import tensorflow as tf
+
+from perftricks.recompute import blocks, switch
 from perftricks.recompute.engines import keep_autograph_out, keras2
 from perftricks.recompute.engines.compat_keras2 import is_symbol
 from perftricks.recompute.families import keras2 as compat
@@ -18,11 +21,51 @@ from perftricks.recompute.graph import Graph
 from perftricks.recompute.segments import Part
 
 Hook = Tuple[Any, str, Any]
+Piece = Tuple[List[Any], List[Any], List[Any]]  # calls, the symbols they take, and those they give
 
 
 @keep_autograph_out
 def _wanted() -> bool:
     return switch.enabled(default=True) and not compat.is_only_inference()
+
+
+class InParts:
+    """A graph of layers that is run part by part; some are recomputed as a whole.
+
+    Args:
+        functional: The model.
+        pieces: Of each part, in order: its calls, the symbols it takes, the symbols it gives.
+        recomputed: Of each part, whether it is recomputed.
+    """
+
+    def __init__(
+        self, functional: Any, pieces: Sequence[Piece], recomputed: Sequence[bool]
+    ) -> None:
+        # The model keeps this object, and is not kept by it.
+        self._runs = [compat.PartOfGraph(functional, *piece) for piece in pieces]
+        self._pieces = pieces
+        self._layers = [
+            list({id(n.operation): n.operation for n in nodes}.values()) for nodes, _, _ in pieces
+        ]
+        self._recomputed = recomputed
+
+    def run(self, functional: Any, inputs: Any, training: Any, mask: Any) -> Any:
+        """Return what the model returns."""
+        flat = compat.reference_inputs(functional, inputs)
+        masks = [None] * len(flat) if mask is None else compat.reference_inputs(functional, mask)
+        for x, own in zip(flat, masks):
+            x._keras_mask = own
+        values = {id(symbol): x for symbol, x in zip(functional.inputs, flat)}
+        for number, (_, takes, gives) in enumerate(self._pieces):
+            segment = _segment(self._runs[number], training)
+            tensors = [values[id(symbol)] for symbol in takes]
+            if self._recomputed[number]:
+                layers = self._layers[number]
+                given = keras2.checkpointed_call(segment, (tensors,), {}, layers=layers)
+            else:
+                given = segment(tensors)
+            values.update(zip(map(id, gives), given))
+        return compat.pack_outputs(functional, [values[id(x)] for x in functional.outputs])
 
 
 def graph_hook(graph: Graph, parts: Sequence[Part], recomputed: Sequence[bool]) -> Hook:
@@ -32,30 +75,62 @@ def graph_hook(graph: Graph, parts: Sequence[Part], recomputed: Sequence[bool]) 
     if graph.is_static:
         return _static_hook(functional, [piece[1:] for piece in pieces], recomputed)
     plain = type(functional)._run_internal_graph.__get__(functional)
-    runs = [compat.PartOfGraph(functional, *piece) for piece in pieces]
-    layers = [list({id(n.operation): n.operation for n in piece[0]}.values()) for piece in pieces]
+    in_parts = InParts(functional, pieces, recomputed)
 
     @functools.wraps(plain)
     @keep_autograph_out
     def run(inputs: Any, training: Any = None, mask: Any = None, **more: Any) -> Any:
-        flat = compat.reference_inputs(functional, inputs)
-        if not _wanted() or any(more.values()) or any(map(is_symbol, flat)):
+        if not _wanted() or any(more.values()) or _has_symbols(inputs):
             return plain(inputs, training=training, mask=mask, **more)
-        masks = [None] * len(flat) if mask is None else compat.reference_inputs(functional, mask)
-        for x, own in zip(flat, masks):
-            x._keras_mask = own
-        values = {id(symbol): x for symbol, x in zip(functional.inputs, flat)}
-        for i, part in enumerate(parts):
-            segment = _segment(runs[i], training)
-            tensors = [values[key] for key in part.takes]
-            if recomputed[i]:
-                given = keras2.checkpointed_call(segment, (tensors,), {}, layers=layers[i])
-            else:
-                given = segment(tensors)
-            values.update(zip(part.gives, given))
-        return compat.pack_outputs(functional, [values[id(x)] for x in functional.outputs])
+        return in_parts.run(functional, inputs, training, mask)
 
     return functional, "_run_internal_graph", run
+
+
+def symbolic_call(call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Return ``call(*args, **kwargs)``; the calls of layers it made become a part of the model."""
+    outputs, found = blocks.marking(call, args, kwargs, compat)
+    if found:
+        for kind in compat.graph_classes():
+            _run_blocks(kind)
+    return outputs
+
+
+@functools.lru_cache(maxsize=None)  # each once
+def _run_blocks(kind: Any) -> None:
+    plain = kind._run_internal_graph
+    known: Any = weakref.WeakKeyDictionary()
+
+    @functools.wraps(plain)
+    @keep_autograph_out
+    def run(self: Any, inputs: Any, training: Any = None, mask: Any = None, **more: Any) -> Any:
+        wanted = switch.enabled(default=False) and not compat.is_only_inference()
+        in_parts = None
+        if wanted and isinstance(self, kind) and not any(more.values()):
+            if self not in known:
+                known[self] = _blocks_of(self)
+            in_parts = known[self]
+        if in_parts is not None and not _has_symbols(inputs):
+            return in_parts.run(self, inputs, training, mask)
+        return plain(self, inputs, training=training, mask=mask, **more)
+
+    kind._run_internal_graph = run
+
+
+def _blocks_of(functional: Any) -> Optional[InParts]:
+    stages = blocks.stages_of(functional)
+    if stages is None:
+        return None
+    symbols = _symbols(functional, [node for _, stage in stages for node in stage.nodes])
+    pieces = [
+        (list(s.nodes), [symbols[k] for k in s.takes], [symbols[k] for k in s.gives])
+        for _, s in stages
+    ]
+    return InParts(functional, pieces, [stage.recomputed for _, stage in stages])
+
+
+def _has_symbols(inputs: Any) -> bool:
+    return any(map(is_symbol, tf.nest.flatten(inputs)))
 
 
 def _segment(part: compat.PartOfGraph, training: Any) -> Callable[..., Any]:
@@ -66,10 +141,16 @@ def _segment(part: compat.PartOfGraph, training: Any) -> Callable[..., Any]:
     return segment
 
 
-def _piece(graph: Graph, part: Part) -> Tuple[List[Any], List[Any], List[Any]]:
+def _symbols(functional: Any, nodes: Sequence[Any]) -> Dict[int, Any]:
+    """Return all symbols of a graph by their ids."""
+    symbols: Dict[int, Any] = {id(x): x for x in functional.inputs}
+    symbols.update((id(x), x) for node in nodes for x in node.outputs)
+    return symbols
+
+
+def _piece(graph: Graph, part: Part) -> Piece:
     """Return the calls of a part, and the symbols it takes and gives."""
-    symbols: Dict[int, Any] = {id(x): x for x in graph.functional.inputs}
-    symbols.update((id(x), x) for node in graph.nodes for x in node.outputs)
+    symbols = _symbols(graph.functional, graph.nodes)
     return (
         graph.nodes[part.start : part.stop],
         [symbols[key] for key in part.takes],

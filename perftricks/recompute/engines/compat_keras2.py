@@ -114,9 +114,31 @@ def is_of_no_layer(leaves: Sequence[Any]) -> bool:
     """
     if any(map(is_symbol, leaves)):
         return True
-    graphs = [getattr(x, "graph", None) for x in leaves if hasattr(x, "_keras_history")]
+    graphs = [getattr(x, "graph", None) for x in leaves]
     is_shown = any(getattr(graph, "name", None) == "keras_graph" for graph in graphs)
     return is_shown and not any(context.in_call for context in _call_contexts())
+
+
+def complete_history(symbol: Any) -> None:
+    """Have a plain operation on symbols known as the call of a layer, as models do with outputs.
+
+    Up to TensorFlow 2.3; later every operation on symbols is.
+    """
+    for prefix in _ENGINES:
+        base: Any = sys.modules.get(prefix + "engine.base_layer_utils")
+        if hasattr(base, "create_keras_history") and not hasattr(symbol, "_keras_history"):
+            base.create_keras_history([symbol])
+
+
+def graph_classes(method: str) -> List[Any]:
+    """List the classes for graphs of layers that have a method, one for each Keras there is."""
+    modules = [
+        (sys.modules.get(prefix + name), kind)
+        for prefix in ("keras.", *_ENGINES)
+        for name, kind in (("engine.network", "Network"), ("engine.functional", "Functional"))
+    ]
+    found = [getattr(module, kind, None) for module, kind in modules]
+    return [kind for kind in found if hasattr(kind, method)]
 
 
 def _call_contexts() -> List[Any]:

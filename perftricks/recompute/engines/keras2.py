@@ -16,8 +16,7 @@ it gave is kept: a dropout layer keeps its mask, a byte for each number.
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Callable, Dict, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Sequence, Tuple
 
 import tensorflow as tf
 
@@ -40,9 +39,6 @@ def checkpointed_call(
         layers: The layers that ``call`` runs, if they are not found by themselves; see ``keras3``.
     """
     leaves = tf.nest.flatten((args, kwargs))
-    if compat_keras2.is_of_no_layer(leaves):
-        _warn(call)
-        return call(*args, **kwargs)
     if _is_empty(leaves):
         return call(*args, **kwargs)
     if not tf.executing_eagerly():
@@ -56,24 +52,6 @@ def checkpointed_call(
     from perftricks.recompute.engines import keras2_eager
 
     return keras2_eager.checkpointed(call, args, kwargs, layers)
-
-
-_warned: Set[Tuple[str, str]] = set()
-
-
-def _warn(call: Callable[..., Any]) -> None:
-    """Say, once for each function, that a model which is built of it does not recompute it."""
-    name = getattr(call, "__module__", ""), getattr(call, "__qualname__", repr(call))
-    if name not in _warned:
-        _warned.add(name)
-        warnings.warn(
-            "%s.%s got symbolic tensors of Keras: a model that is built of what it returns calls "
-            "the layers inside and not the function, so nothing of it is recomputed; use "
-            "recompute.apply(model, boundaries=[...]) on the model, or make it the decorated call "
-            "of a layer" % name,
-            RuntimeWarning,
-            stacklevel=4,
-        )
 
 
 def _is_empty(leaves: Sequence[Any]) -> bool:

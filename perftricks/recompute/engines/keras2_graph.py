@@ -49,11 +49,29 @@ def checkpointed(call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[s
                 compat_keras2.may_record() or compat_keras2.compiles_with_xla(graph)
             ),
         )
+        if found is not None and _has_called_layers(call, args, operations, outputs):
+            from perftricks.recompute.engines import keras2_static
+
+            keras2_static.block(graph, found, operations)
+            return outputs
         new = {} if found is None else attach(graph, found, start=start)
         for x, end in ends:
             if x is not end and id(end) in new:
                 new[id(x)] = once_more(x.op, new[id(end)])
     return results.replaced(new)
+
+
+def _has_called_layers(
+    call: Callable[..., Any], args: Tuple[Any, ...], operations: Sequence[Any], outputs: Any
+) -> bool:
+    """Tell whether a model is going to be built of what layers have given in a call of no layer.
+
+    Then Keras knows the tensors that they gave, and no others in their place.
+    """
+    if any(hasattr(x, "_inbound_nodes") for x in (getattr(call, "__self__", None), *args[:1])):
+        return False
+    made = {x for op in operations for x in map(id, op.outputs)}
+    return any(hasattr(x, "_keras_history") and id(x) in made for x in tf.nest.flatten(outputs))
 
 
 def _ends(graph: Any, results: Results, operations: Set[Any]) -> List[Tuple[Any, Any]]:

@@ -16,6 +16,7 @@ what is needed next saves nothing anyway.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Set
 
 from perftricks.recompute.engines import compat_keras2
@@ -91,6 +92,51 @@ class StandIns:
                 if piece is not None:
                     found.append((piece, inside))
         return found
+
+
+_BLOCKS = "_perftricks_blocks"
+
+
+def block(graph: Any, found: Slice, operations: Sequence[Any]) -> None:
+    """Recompute what a decorated function has made of symbols of Keras, in models built of it.
+
+    The symbols stay what they are, for Keras knows them. Gradients are led another way as soon as
+    a model is built; what is made of its outputs later differentiates them directly.
+    """
+    blocks: List[Any] = vars(graph).setdefault(_BLOCKS, [])
+    earlier = {key: x for stand_ins, _ in blocks for key, x in stand_ins.items()}
+    starts = [earlier.get(id(x), x) for x in found.starts]
+    stand_ins = attach(graph, found, starts, SWITCHED_GRADIENT)
+    blocks.append(({id(x): stand_ins[id(x)] for x in found.outputs}, (found, set(operations))))
+    for kind in compat_keras2.graph_classes("_init_graph_network"):
+        _lead_when_built(kind)
+
+
+@functools.lru_cache(maxsize=None)  # each once
+def _lead_when_built(kind: Any) -> None:
+    plain = kind._init_graph_network
+
+    @functools.wraps(plain)
+    def init(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = plain(self, *args, **kwargs)
+        for graph in {getattr(x, "graph", None) for x in self.outputs}:
+            _lead(getattr(graph, _BLOCKS, ()))
+        return result
+
+    kind._init_graph_network = init
+
+
+def _lead(blocks: Sequence[Any]) -> None:
+    """Lead the gradients of what follows each block through what stands for its outputs."""
+    changes: Dict[Any, Dict[int, Any]] = {}
+    for stand_ins, (found, inside) in blocks:
+        for tensor in found.outputs:
+            stand_in = stand_ins[id(tensor)]
+            for op in tensor.consumers():
+                if op not in inside and op is not stand_in.op:
+                    changes.setdefault(op, {})[id(tensor)] = stand_in
+    for op, inputs in changes.items():
+        compat_keras2.differentiate_through(op, inputs)
 
 
 def _loops_of(graph: Any) -> Dict[Any, List[Any]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import collections
 import importlib
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import tensorflow as tf
 
@@ -59,7 +59,7 @@ def is_model(layer: Any) -> bool:
 
 def is_layer(x: Any) -> bool:
     """Tell whether something is a layer."""
-    return hasattr(x, "call") and hasattr(x, "_inbound_nodes")
+    return not isinstance(x, type) and hasattr(x, "call") and hasattr(x, "_inbound_nodes")
 
 
 def is_input_layer(layer: Any) -> bool:
@@ -106,6 +106,30 @@ def _node(own: Any) -> Node:
     more = tf.nest.flatten(getattr(own, "arguments", None) or {})
     takes += [x for x in more if hasattr(x, "_keras_history")]
     return Node(layer, takes, tf.nest.flatten(own.output_tensors), own)
+
+
+def node_of(symbol: Any) -> Optional[Node]:
+    """Return the call that a symbol comes from, or None if it is an input."""
+    if not hasattr(symbol, "_keras_history"):
+        compat_keras2.complete_history(symbol)
+    layer, number = symbol._keras_history[:2]
+    return None if is_input_layer(layer) else _node(layer._inbound_nodes[number])
+
+
+def own(node: Node) -> Any:
+    """Return what Keras itself keeps of a call."""
+    return node.own
+
+
+def is_symbol(x: Any) -> bool:
+    """Tell whether ``x`` is a symbol of a Keras whose models call layers."""
+    in_graph_of_symbols = getattr(getattr(x, "graph", None), "name", None) == "keras_graph"
+    return compat_keras2.is_symbol(x) or in_graph_of_symbols
+
+
+def graph_classes() -> List[Any]:
+    """List the classes whose method runs a graph of layers, one for each Keras that is loaded."""
+    return compat_keras2.graph_classes("_run_internal_graph")
 
 
 def shape_of(symbol: Any) -> Tuple[Any, ...]:

@@ -82,6 +82,18 @@ def node_of(symbol: Any) -> Any:
     return None if node.is_input else node
 
 
+def own(node: Any) -> Any:
+    """Return what Keras itself keeps of a call."""
+    return node
+
+
+def is_symbol(x: Any) -> bool:
+    """Tell whether ``x`` is a symbolic tensor."""
+    import keras
+
+    return isinstance(x, keras.KerasTensor)
+
+
 def graph_class() -> Any:
     """Return the class whose method runs graphs of layers: models, and functions of Keras."""
     from keras.src.ops.function import Function

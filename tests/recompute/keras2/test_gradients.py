@@ -7,9 +7,18 @@ import warnings
 import numpy as np
 import pytest
 
+from perftricks import recompute
 from perftricks.recompute import recompute_grad
 from tests.recompute.keras2.binding import GRAPH, TF, keras, layers, tf
-from tests.recompute.keras2.training import ON, assert_exact, fresh_model, steps, way
+from tests.recompute.keras2.training import (
+    OFF,
+    ON,
+    Steps,
+    assert_exact,
+    fresh_model,
+    steps,
+    way,
+)
 
 WIDTH = 6
 
@@ -163,22 +172,64 @@ def test_an_empty_batch():
     assert found.shape == (0, WIDTH)
 
 
-@pytest.mark.skipif(GRAPH, reason="in a graph with sessions it is recomputed")
-def test_a_function_of_symbols():
-    """A decorated function in the functional API says once that it is not recomputed."""
-    inner, outer = layers.Dense(12, activation="tanh"), layers.Dense(WIDTH)
+class Counted(layers.Layer):
+    """Counts how often it runs."""
+
+    runs = 0
+
+    def call(self, x):
+        def count(x):
+            Counted.runs += 1
+            return x
+
+        y = tf.compat.v1.py_func(count, [x], x.dtype)
+        y.set_shape(x.shape)
+        return x + tf.stop_gradient(y - x)
+
+
+def blocks_model():
+    """Return a model of two blocks that a decorated function has built, one taking two tensors."""
 
     @recompute_grad
-    def block(x):
-        return x + outer(inner(x))
+    def block(x, gate=None):
+        y = layers.Dense(WIDTH, activation="tanh")(Counted()(x))
+        y = layers.Dropout(0.3, seed=3)(y)
+        return layers.add([x, y if gate is None else layers.multiply([y, gate])])
 
+    inputs = layers.Input((WIDTH,))
+    x = layers.Dense(WIDTH)(inputs)
+    x = block(block(x), gate=layers.Activation("sigmoid")(x))
+    return keras.models.Model(inputs, layers.Dense(3)(x))
+
+
+def test_functions_of_symbols():
+    """Blocks that decorated functions have built are recomputed, each as a whole, exactly."""
+    x, _ = data()
+    # What is used in a block and after it has a gradient that is added up in another order.
+    assert_exact(blocks_model, x, np.ones((len(x), 3), "float32"), tolerance=4e-6)
+
+
+def test_functions_of_symbols_run_twice():
+    """Their layers run once more in the backward pass; without the switch they do not."""
+    x, _ = data()
+    counts = {}
+    for how in (OFF, ON):
+        with way(how):
+            step = Steps(blocks_model, x, np.ones((len(x), 3), "float32"))
+            if GRAPH:  # the operations of both passes are there
+                operations = tf.convert_to_tensor(step.model.outputs[0]).graph.get_operations()
+                counts[how] = sum(op.type == "Tanh" for op in operations)
+                continue
+            Counted.runs = 0
+            step()
+            counts[how] = Counted.runs
+    assert counts == {OFF: 2, ON: 4}
+
+
+@pytest.mark.skipif(GRAPH, reason="a graph with sessions has no layers to run, and no marks")
+def test_functions_of_symbols_are_shown():
+    """``status`` names the functions and their layers; a loaded model is plain."""
+    model = fresh_model(blocks_model)
     with way(ON):
-        inputs = layers.Input((WIDTH,))
-        with pytest.warns(RuntimeWarning, match=r"block got symbolic tensors.*boundaries"):
-            x = block(inputs)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)
-            model = keras.models.Model(inputs, block(x))
-        model.compile("sgd", "mse")
-        assert np.isfinite(model.train_on_batch(*data()))
-    assert len(fresh_model(lambda: model).weights) == 4
+        shown = str(recompute.status(model))
+    assert shown.count("block (") == 2
