@@ -114,7 +114,8 @@ def is_of_no_layer(leaves: Sequence[Any]) -> bool:
     """
     if any(map(is_symbol, leaves)):
         return True
-    graphs = [getattr(x, "graph", None) for x in leaves]
+    # The symbols of keras 2.3.1 are in such a graph, too, but it is the one that a session runs.
+    graphs = [x.graph for x in leaves if hasattr(getattr(x, "_keras_history", None), "layer")]
     is_shown = any(getattr(graph, "name", None) == "keras_graph" for graph in graphs)
     return is_shown and not any(context.in_call for context in _call_contexts())
 
