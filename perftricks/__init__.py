@@ -11,11 +11,19 @@ first used.
 import importlib
 import sys
 
+TYPE_CHECKING = False  # what typing calls so; it is not worth an import
+if TYPE_CHECKING:
+    from perftricks import parallel, recompute, wordcount
+
 __version__ = "0.1.0"
 
 __all__ = ["__version__", "parallel", "recompute", "wordcount"]
 
 _SUBMODULES = ("parallel", "recompute", "wordcount")
+
+if sys.version_info < (3, 10):  # a star import and what lists the names ask for each of them
+    __all__.remove("parallel")
+    __all__.remove("wordcount")
 
 
 def __getattr__(name):  # type: ignore[no-untyped-def]

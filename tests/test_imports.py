@@ -99,6 +99,31 @@ def test_public_names():
     assert set(dir(perftricks)) >= set(perftricks.__all__)
 
 
+LAZY = ["perftricks", "perftricks.parallel", "perftricks.recompute", "perftricks.wordcount"]
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_listing_the_names_finds_all_and_loads_nothing_heavy(name):
+    """dir(), inspect, a star import and completion know every public name from the first moment."""
+    statement = f"""
+import importlib, inspect, rlcompleter
+module = importlib.import_module({name!r})
+public = set(module.__all__)
+assert public <= set(dir(module)), public - set(dir(module))
+assert public <= {{found for found, _ in inspect.getmembers(module)}}
+completer = rlcompleter.Completer({{"module": module}})
+offered = []
+while (word := completer.complete("module.", len(offered))) is not None:
+    offered.append(word)
+words = {{word.partition(".")[2].partition("(")[0] for word in offered}}
+assert {{found for found in public if not found.startswith("_")}} <= words, words
+star = {{}}
+exec(f"from {name} import *", star)
+assert public <= set(star)
+"""
+    assert loaded_by(statement) == set()
+
+
 def test_unknown_names():
     """A misspelt name is an AttributeError as everywhere."""
     with pytest.raises(AttributeError, match="no attribute 'paralel'"):

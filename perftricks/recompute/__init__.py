@@ -16,10 +16,16 @@ before a decorated function runs.
 """
 
 import importlib
-from typing import Any, List
+from typing import TYPE_CHECKING, Any, List
 
 from perftricks.recompute.decorator import recompute_grad
 from perftricks.recompute.switch import recompute_scope
+
+if TYPE_CHECKING:
+    from perftricks.recompute.inspection import Status, status
+    from perftricks.recompute.model import apply, remove
+    from perftricks.recompute.plans import Plan, Segment
+    from perftricks.recompute.verification import Verification, verify
 
 __all__ = [
     "Plan",

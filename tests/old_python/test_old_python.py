@@ -45,3 +45,12 @@ def test_the_command_says_what_it_needs():
     else:
         assert done.returncode == 0
         assert perftricks.__version__ in done.stdout.decode()
+
+
+def test_listing_the_names_asks_for_nothing_that_is_not_there():
+    """On every Python all listed names can be had: by a star import, by what looks at modules."""
+    names = {}
+    exec("from perftricks import *", names)
+    assert set(perftricks.__all__) <= set(names)
+    assert set(dir(perftricks)) == set(perftricks.__all__)
+    assert ("parallel" in names) is not OLD
