@@ -30,6 +30,10 @@ ExecutorChoice = Literal["process", "thread", "serial"] | concurrent.futures.Exe
 OnError = Literal["raise", "skip", "return"]
 
 _EXECUTORS = ("process", "thread", "serial")
+_BATCHES = 4  # for each worker, the most that are handed out
+# What max_queue_size is for each worker by default. At 50 items in a batch, half of this, an item's
+# share of what a batch costs is below 2 microseconds; more room makes it hardly cheaper.
+_ITEMS_A_WORKER = 100
 
 
 class _Options(TypedDict, total=False):
@@ -50,8 +54,8 @@ class _Options(TypedDict, total=False):
 def parallel_apply(
     func: Callable[[T], R],
     iterable: Iterable[T],
-    workers: int | None,
-    max_queue_size: int,
+    workers: int | None = None,
+    max_queue_size: int | None = None,
     callback: None = None,
     dummy: bool = False,
     random_seeds: bool | Sequence[Any] | None = True,
@@ -65,7 +69,22 @@ def parallel_apply(
     func: Callable[[T], R],
     iterable: Iterable[T],
     workers: int | None,
-    max_queue_size: int,
+    max_queue_size: int | None,
+    callback: Callable[[R], object],
+    dummy: bool = False,
+    random_seeds: bool | Sequence[Any] | None = True,
+    unordered: bool = True,
+    **options: Unpack[_Options],
+) -> None: ...
+
+
+@overload
+def parallel_apply(
+    func: Callable[[T], R],
+    iterable: Iterable[T],
+    workers: int | None = None,
+    max_queue_size: int | None = None,
+    *,
     callback: Callable[[R], object],
     dummy: bool = False,
     random_seeds: bool | Sequence[Any] | None = True,
@@ -77,8 +96,8 @@ def parallel_apply(
 def parallel_apply(
     func: Callable[[T], R],
     iterable: Iterable[T],
-    workers: int | None,
-    max_queue_size: int,
+    workers: int | None = None,
+    max_queue_size: int | None = None,
     callback: Callable[[R], object] | None = None,
     dummy: bool = False,
     random_seeds: bool | Sequence[Any] | None = True,
@@ -96,16 +115,20 @@ def parallel_apply(
 ) -> list[R] | None:
     """Apply ``func`` to every item of an iterable on many workers, with bounded memory.
 
-    The first eight parameters are those of bert4keras, so that its calls run unchanged. Nothing
-    hangs: a task that raises, a worker that is killed, an object that cannot be pickled and an
-    iterable or callback that raises all end the run with an error that says so, and no process is
-    left behind.
+    ``parallel_apply(func, iterable)`` is all it takes. The first eight parameters are those of
+    bert4keras, so that its calls run unchanged. Nothing hangs: a task that raises, a worker that is
+    killed, an object that cannot be pickled and an iterable or callback that raises all end the run
+    with an error that says so, and no process is left behind.
 
     Args:
         func: Called with one item in a worker. Lambdas and closures work.
         iterable: The items, possibly without end; read in the calling thread.
-        workers: How many workers; None for :func:`~perftricks.parallel.available_cores`.
-        max_queue_size: The most items that are read from ``iterable`` and not yet delivered.
+        workers: How many workers; None for :func:`~perftricks.parallel.available_cores`, or for as
+            many as a thread or process pool that is given as ``executor`` has.
+        max_queue_size: The most items that are read from ``iterable`` and not yet delivered. None
+            for 100 for each worker, or four batches of a given ``batch_size`` if that is more:
+            enough for tasks that do nothing to travel in batches, little enough for items of a
+            megabyte. Ten, or as few as there are workers, do for items that are large or take long.
         callback: Called with each result in the calling thread, as results come.
         dummy: Use threads, not processes.
         random_seeds: True seeds ``random`` and ``numpy.random`` for each *item*, from ``root_seed``
@@ -149,7 +172,7 @@ def parallel_apply(
     Source: Su Jianlin, https://kexue.fm/archives/7031 (2019), for the signature.
 
     >>> from perftricks.parallel import parallel_apply
-    >>> parallel_apply(lambda x: x * x, range(5), workers=2, max_queue_size=10, unordered=False)
+    >>> parallel_apply(lambda x: x * x, range(5), unordered=False)
     [0, 1, 4, 9, 16]
     """
     results = parallel_apply_generator(
@@ -181,8 +204,8 @@ def parallel_apply(
 def parallel_apply_generator(
     func: Callable[[T], R],
     iterable: Iterable[T],
-    workers: int | None,
-    max_queue_size: int,
+    workers: int | None = None,
+    max_queue_size: int | None = None,
     dummy: bool = False,
     random_seeds: bool | Sequence[Any] | None = True,
     *,
@@ -210,13 +233,14 @@ def parallel_apply_generator(
     >>> sorted(words)
     [(0, 'A'), (1, 'B')]
     """
-    workers = _workers(workers)
-    limit = _at_least(1, "max_queue_size", max_queue_size)
+    executor = _executor(executor, dummy)
+    workers = _workers(workers, executor)
     size = None if batch_size == "auto" else _at_least(1, "batch_size", batch_size)
+    limit = _queue_size(max_queue_size, workers, max(_ITEMS_A_WORKER, _BATCHES * (size or 0)))
     _check_choice("on_error", on_error, ("raise", "skip", "return"))
     backend = _open_backend(
         Work(func, ListCollector, initializer),
-        _executor(executor, dummy),
+        executor,
         workers,
         random_seeds,
         root_seed,
@@ -236,7 +260,7 @@ def parallel_apply_generator(
         max_queue_size=limit,
         sizer=sizer,
         workers=workers,
-        max_batches=None if size else 4 * workers,
+        max_batches=None if size else _BATCHES * workers,
         retries=_at_least(0, "retries", retries),
     )
     return _results(window, backend, unordered, on_error, reporter(progress, iterable))
@@ -245,7 +269,7 @@ def parallel_apply_generator(
 def parallel_count(
     func: Callable[[T], Iterable[K]],
     iterable: Iterable[T],
-    workers: int | None,
+    workers: int | None = None,
     batch_size: int | Literal["auto"] = 1000,
     *,
     max_queue_size: int | None = None,
@@ -269,7 +293,7 @@ def parallel_count(
     Args:
         func: Called with one item in a worker; returns the keys to count, each of them hashable.
         iterable: The items, read in the calling thread; must end.
-        workers: How many workers; None for :func:`~perftricks.parallel.available_cores`.
+        workers: As for :func:`parallel_apply`.
         batch_size: How many items are counted in one table; fewer if they are long strings. A
             worker that is at a batch for long hands the rest of it to others. "auto" finds a size.
         max_queue_size: The most items read and not yet counted; None for what keeps the workers
@@ -298,14 +322,14 @@ def parallel_count(
     >>> parallel_count(str.split, ["a b a", "b a"], workers=2)
     Counter({'a': 3, 'b': 2})
     """
-    workers = _workers(workers)
+    executor = _executor(executor, dummy=False)
+    workers = _workers(workers, executor)
     size = None if batch_size == "auto" else _at_least(1, "batch_size", batch_size)
-    limit = 4 * workers * (size or 1000) if max_queue_size is None else max_queue_size
-    limit = _at_least(1, "max_queue_size", limit)
+    limit = _queue_size(max_queue_size, workers, _BATCHES * (size or 1000))
     _check_choice("on_error", on_error, ("raise", "skip"))
     backend = _open_backend(
         Work(func, CountCollector, initializer),
-        _executor(executor, dummy=False),
+        executor,
         workers,
         random_seeds,
         root_seed,
@@ -323,7 +347,7 @@ def parallel_count(
             max_chars=500_000,
         ),
         workers=workers,
-        max_batches=4 * workers,
+        max_batches=_BATCHES * workers,
         retries=_at_least(0, "retries", retries),
     )
     total: Counter[K] = Counter() if into is None else into
@@ -498,8 +522,19 @@ def _start_method(start_method: StartMethod | None) -> StartMethod:
     return start_method
 
 
-def _workers(workers: int | None) -> int:
-    return available_cores() if workers is None else _at_least(1, "workers", workers)
+def _workers(workers: int | None, executor: ExecutorChoice) -> int:
+    if workers is not None:
+        return _at_least(1, "workers", workers)
+    # The pools of the standard library, and most that are made after them, have this and no public
+    # name for it. Too few workers would leave some of a pool idle; too many cost nothing but room.
+    own = getattr(executor, "_max_workers", None)
+    return own if isinstance(own, int) and own > 0 else available_cores()
+
+
+def _queue_size(given: int | None, workers: int, items_a_worker: int) -> int:
+    if given is None:
+        return workers * items_a_worker
+    return _at_least(1, "max_queue_size", given)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import os
 import random
@@ -16,6 +17,8 @@ from perftricks.parallel import (
     UnpicklableError,
     item_seed,
     parallel_apply,
+    parallel_apply_generator,
+    parallel_count,
 )
 
 
@@ -100,6 +103,50 @@ def test_published_signature_by_position():
     got = []
     assert parallel_apply(square, range(5), 2, 10, got.append, True, [1, 2], False) is None
     assert got == [0, 1, 4, 9, 16]
+
+
+def test_function_and_iterable_are_enough(runner):
+    """The number of workers and the length of the queue have defaults; so has the count's."""
+    assert parallel_apply(square, range(9), unordered=False, **runner.options) == [
+        x * x for x in range(9)
+    ]
+    assert sorted(parallel_apply_generator(square, range(3), **runner.options)) == [
+        (0, 0),
+        (1, 1),
+        (2, 4),
+    ]
+    assert parallel_count(str.split, ["a b", "a"], **runner.options) == {"a": 2, "b": 1}
+
+
+@pytest.mark.parametrize(("batch_size", "limit"), [("auto", 200), (7, 200), (100, 800)])
+def test_default_queue_holds_what_keeps_the_workers_busy(runner, batch_size, limit):
+    """By default 100 items a worker are read ahead, or four batches of a given size."""
+    source = Source(itertools.count())
+    stream = parallel_apply_generator(
+        square, source, 2, unordered=False, batch_size=batch_size, **runner.options
+    )
+    for delivered in range(1, 1000):
+        next(stream)
+        assert source.read <= delivered + limit
+    stream.close()
+
+
+def test_default_number_of_workers(monkeypatch):
+    """As many workers as there are cores to use, or as a pool that is given has."""
+
+    def meet(barrier):
+        barrier.wait(60)
+
+    def where(x):
+        time.sleep(0.002)
+        return threading.get_ident()
+
+    monkeypatch.setattr("perftricks.parallel.apply.available_cores", lambda: 3)
+    parallel_apply(meet, [threading.Barrier(3)] * 3, dummy=True, batch_size=1)
+    assert len(set(parallel_apply(where, range(60), dummy=True, batch_size=1))) <= 3
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        parallel_apply(meet, [threading.Barrier(20)] * 20, executor=pool, batch_size=1)
+        parallel_apply(meet, [threading.Barrier(20)] * 20, executor=pool)
 
 
 def test_empty_iterable(runner):
