@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import random
 import subprocess
 import sys
 
+import numpy.random  # loaded, so that it is seeded
 import pytest
 
-from perftricks.parallel import available_cores
+from perftricks.parallel import available_cores, seeds
 from perftricks.parallel.cores import _cgroup_cores
 from perftricks.parallel.errors import describe_exit
 from perftricks.parallel.progress import reporter
-from perftricks.parallel.seeds import seed_of
+from perftricks.parallel.seeds import generators_preserved, seed_generators, seed_of
 from perftricks.parallel.window import BatchSizer
 
 
@@ -59,6 +62,57 @@ def test_seeds_are_what_they_were():
     assert (seed_of(0, 0), seed_of(2**64 + 5, 3)) == (seed_of(2**64, 0), seed_of(5, 3))
     assert seed_of(0, 0) == 0x379C1E9F8D23AF2A
     assert seed_of(5, 3) == 0xCC68E2817B58F480
+
+
+def states():
+    """Return the states of both generators, and some of what they draw next."""
+    name, key, position, *gauss = numpy.random.get_state()
+    found = [random.getstate(), name, key.tobytes(), position, gauss]
+    drawn = [random.random(), random.gauss(0, 1), numpy.random.randint(0, 99, 5).tolist()]
+    return found + drawn + [numpy.random.standard_normal(3).tolist()]  # odd: half a pair stays
+
+
+def seeded_by_themselves(seed):
+    """Seed both generators by their own functions, as documented."""
+    random.seed(seed)
+    numpy.random.seed([seed & 0xFFFFFFFF, seed >> 32])
+    return states()
+
+
+SEEDS = [0, 1, 2**32 - 1, 2**32, 2**32 + 1, 2**63, 2**64 - 1, *map(seed_of, [3] * 300, range(300))]
+
+
+def test_both_generators_are_seeded_as_by_their_own_functions():
+    """Bit for bit, whatever was drawn before, for seeds of every size."""
+    with generators_preserved():
+        for seed in SEEDS:
+            seed_generators(seed)
+            assert states() == seeded_by_themselves(seed), seed
+
+
+def test_states_are_copied_only_where_they_are_as_expected(monkeypatch):
+    """A Python that keeps its state elsewhere changes nothing but the time it takes."""
+    monkeypatch.setattr(seeds, "_copier", None)
+    monkeypatch.setattr(ctypes, "string_at", lambda address, size: bytes(size))
+    with generators_preserved():
+        for seed in SEEDS[-9:]:
+            seed_generators(seed)
+            assert states() == seeded_by_themselves(seed), seed
+
+
+def test_a_generator_that_the_program_has_chosen_is_seeded(monkeypatch):
+    """numpy.random on another kind of bits draws what seeding it gives, before and after."""
+    usual = numpy.random.get_bit_generator()
+    with generators_preserved():
+        for bits in (numpy.random.PCG64(), usual):
+            numpy.random.set_bit_generator(bits)
+            drawn = []
+            for seed in SEEDS[-2:]:
+                seed_generators(seed)
+                drawn.append(numpy.random.rand(3).tolist())
+                numpy.random.seed([seed & 0xFFFFFFFF, seed >> 32])
+                assert drawn[-1] == numpy.random.rand(3).tolist()
+            assert drawn[0] != drawn[1]
 
 
 @pytest.mark.parametrize(
