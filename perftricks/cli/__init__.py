@@ -7,6 +7,7 @@ in :mod:`perftricks.cli.render`; what it says when things go wrong, in :mod:`per
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -86,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 for bad data, 2 for wrong usage, 130 after Ctrl-C.
     """
+    _open_missing_streams()
     given = sys.argv[1:] if arguments is None else list(arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a token must not fail on a terminal that lacks it
@@ -99,6 +101,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(name, f"{message}. See '{name} --help'.")
         return 2
     return status if isinstance(status, int) else 0
+
+
+def _open_missing_streams() -> None:
+    """Let what is written go nowhere where stdout or stderr is closed, as services are started.
+
+    Not only are the streams None then: the next file that is opened would get their descriptor, and
+    with it whatever libraries and child processes print.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest descriptor that is free
+        if name != "stdin":  # which the commands themselves say is closed, if they are to read it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _usage_error() -> Any:

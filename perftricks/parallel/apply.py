@@ -148,8 +148,9 @@ def parallel_apply(
         timeout: Seconds an item may take; the worker that exceeds it is killed and replaced.
             Processes only.
         initializer: Called without arguments in each worker before its first item.
-        progress: True for a progress bar on stderr, or a function that is called in the calling
-            thread with the number of items delivered.
+        progress: True for a progress bar, on stderr if that is a terminal or in the output of a
+            notebook's cell, else nothing; or a function that is called in the calling thread with
+            the number of items delivered.
         root_seed: Where the items' seeds come from, an int; None draws a new one for each call.
         start_method: How processes start: "spawn" (fresh interpreters that do not import the main
             module, so a script needs no ``if __name__ == "__main__":``; on Windows it does), "fork"

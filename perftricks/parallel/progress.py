@@ -1,14 +1,17 @@
-"""Telling how far a run has come."""
+"""Telling how far a run has come, without ever being in its way."""
 
 from __future__ import annotations
 
 import contextlib
 import operator
 import sys
+import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import IO, Any, cast
 
 Progress = bool | Callable[[int], object] | None
+
+_REFRESH_SECONDS = 0.1
 
 
 class Reporter(contextlib.ExitStack):
@@ -31,36 +34,118 @@ class _CallingReporter(Reporter):
         self._function(self._delivered)
 
 
-class _BarReporter(Reporter):
-    """Shows a progress bar on stderr."""
+class _DrawingReporter(Reporter):
+    """Draws the number of items delivered, now and then, in the caller's thread.
+
+    A thread of its own would be there while workers are forked.
+    """
 
     def __init__(self, total: int | None) -> None:
         super().__init__()
         self._total = total
-        self._advance: Callable[[int], object] = lambda items: None
+        self._delivered = 0
+        self._drawn = 0.0
 
-    def __enter__(self) -> _BarReporter:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        bar = Progress(
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=Console(file=sys.stderr),
-            transient=True,
-        )
-        self.enter_context(bar)
-        task = bar.add_task("items", total=self._total)
-        self._advance = lambda items: bar.advance(task, items)
+    def __enter__(self) -> _DrawingReporter:
+        self._begin()
+        self.callback(self._draw)  # the last word, before the drawing ends
         return self
 
     def done(self, items: int) -> None:
-        self._advance(items)
+        self._delivered += items
+        now = time.monotonic()
+        if now - self._drawn >= _REFRESH_SECONDS:
+            self._drawn = now
+            self._draw()
+
+    def _begin(self) -> None:
+        """Draw for the first time."""
+
+    def _draw(self) -> None:
+        """Draw what has been delivered."""
+
+
+class _BarReporter(_DrawingReporter):
+    """Shows a progress bar on a terminal."""
+
+    def __init__(self, total: int | None, terminal: IO[str]) -> None:
+        super().__init__(total)
+        self._terminal = terminal
+
+    def _begin(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        # Workers that are forked, and whoever reads what this program prints, get the streams as
+        # they are: nothing is redirected.
+        self._bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(file=cast(IO[str], _Forgiving(self._terminal)), force_jupyter=False),
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            transient=True,
+        )
+        self._task = self._bar.add_task("items", total=self._total)
+        self.enter_context(self._bar)
+
+    def _draw(self) -> None:
+        self._bar.update(self._task, completed=self._delivered)
+        self._bar.refresh()
+
+
+class _Forgiving:
+    """A stream that may go away meanwhile, as a terminal does that is closed."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+class _NotebookReporter(_DrawingReporter):
+    """Shows a progress bar in the output of a notebook's cell.
+
+    That of rich needs ipywidgets, and warns at each refresh where they are not installed.
+    """
+
+    def _begin(self) -> None:
+        from IPython.display import display
+
+        self._handle = display(self._picture(), raw=True, display_id=True)
+
+    def _draw(self) -> None:
+        with contextlib.suppress(Exception):  # whatever the page is doing, the run goes on
+            self._handle.update(self._picture(), raw=True)
+
+    def _picture(self) -> dict[str, str]:
+        done, total = self._delivered, self._total
+        of = f"{done:,}" if total is None else f"{done:,} of {total:,}"
+        known = "" if total is None else f' value="{done}" max="{total}"'
+        return {
+            "text/plain": of,
+            "text/html": f'<progress style="width: 20em"{known}></progress> {of}',
+        }
 
 
 def reporter(progress: Progress, iterable: Iterable[Any]) -> Reporter:
-    """Return the reporter for the ``progress`` argument: off, a bar on a terminal, or a function.
+    """Return the reporter for the ``progress`` argument.
+
+    That is a bar for True, in a notebook or on a terminal; a function is called; False and None
+    report nothing, as does True where nobody would see it: stderr is a file or a pipe, is closed,
+    or is not there.
 
     Raises:
         TypeError: If ``progress`` is neither a bool, None nor callable.
@@ -68,8 +153,34 @@ def reporter(progress: Progress, iterable: Iterable[Any]) -> Reporter:
     if progress is None or progress is False:
         return Reporter()
     if progress is True:
-        total = operator.length_hint(iterable, -1)
-        return _BarReporter(None if total < 0 else total) if sys.stderr.isatty() else Reporter()
+        total = _length(iterable)
+        if _in_notebook():
+            return _NotebookReporter(total)
+        return _BarReporter(total, sys.stderr) if _is_terminal(sys.stderr) else Reporter()
     if not callable(progress):
         raise TypeError(f"progress must be True, False or a function of an int, not {progress!r}")
     return _CallingReporter(progress)
+
+
+def _length(iterable: Iterable[Any]) -> int | None:
+    """Return how many items there will be, as far as the iterable knows."""
+    try:
+        length = operator.length_hint(iterable, -1)
+    except Exception:  # data sets without end raise errors of many kinds
+        return None
+    return None if length < 0 else length
+
+
+def _in_notebook() -> bool:
+    """Tell whether this is the kernel of a notebook: its shell has one, that of a terminal not."""
+    ipython = sys.modules.get("IPython")
+    shell = getattr(ipython, "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
+
+
+def _is_terminal(stream: IO[str] | None) -> bool:
+    """Tell whether somebody watches a stream: not if it is closed, or None as under pythonw."""
+    try:
+        return stream is not None and stream.isatty()
+    except (AttributeError, OSError, ValueError):
+        return False

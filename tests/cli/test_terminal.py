@@ -180,3 +180,19 @@ def test_terminal_without_the_characters(tmp_path):
         check=True,
     )
     assert "\\u8336" in done.stdout
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams(tmp_path, closed):
+    """Started with standard streams closed, as services are, the command does its work."""
+    text, table = tmp_path / "text.txt", tmp_path / "table.tsv"
+    text.write_text("我们喝茶\n", encoding="utf-8")
+    command = f'"$0" -m perftricks wordcount "$1" --output "$2" {closed}'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, str(text), str(table)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(table.read_text(encoding="utf-8").split()) == {"token", "count", "我们", "喝茶", "1"}

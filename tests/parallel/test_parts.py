@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import random
 import subprocess
 import sys
+import threading
+import types
 
 import numpy.random  # loaded, so that it is seeded
 import pytest
 
-from perftricks.parallel import available_cores, seeds
+from perftricks.parallel import available_cores, parallel_apply, seeds
 from perftricks.parallel.cores import _cgroup_cores
 from perftricks.parallel.errors import describe_exit
 from perftricks.parallel.progress import reporter
@@ -171,11 +174,102 @@ def test_progress_bar_stays_silent_off_a_terminal(capsys):
 
 
 def test_progress_bar_on_a_terminal(monkeypatch, capsys):
-    """progress=True draws on stderr."""
+    """progress=True draws on stderr, and takes the bar away at the end."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("FORCE_COLOR", "1")
     with reporter(True, range(3)) as report:
         report.done(2)
+        print("result")
     captured = capsys.readouterr()
-    assert captured.out == ""
+    assert captured.out == "result\n"  # what the caller prints goes where it always goes
     assert "2/3" in captured.err
+
+
+def fail(*arguments):
+    raise OSError(5, "Input/output error")
+
+
+CLOSED = io.StringIO()
+CLOSED.close()
+GONE = types.SimpleNamespace(isatty=lambda: True, write=fail, flush=fail, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "stream", [None, CLOSED, object(), GONE], ids=["none", "closed", "odd", "gone"]
+)
+def test_progress_bar_needs_no_stderr(monkeypatch, stream):
+    """A stderr that is not there, closed, odd, or a terminal that went away disturbs no run."""
+    monkeypatch.setattr(sys, "stderr", stream)
+    results = parallel_apply(abs, range(5), 2, 5, dummy=True, unordered=False, progress=True)
+    assert results == [0, 1, 2, 3, 4]
+
+
+def test_progress_bar_starts_no_thread(monkeypatch, capsys):
+    """A thread of the bar's would be there while workers are forked."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    before = threading.active_count()
+    with reporter(True, range(3)) as report:
+        report.done(1)
+        assert threading.active_count() == before
+
+
+class Unknowable:
+    """Has items, and an error where its length is asked for, as data sets without end have."""
+
+    def __iter__(self):
+        return iter(range(3))
+
+    def __len__(self):
+        raise NotImplementedError("endless")
+
+
+def test_progress_bar_without_a_length(monkeypatch, capsys):
+    """An iterable that cannot tell its length gets a bar without an end."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert parallel_apply(abs, Unknowable(), 2, 5, dummy=True, progress=True) is not None
+    assert "3/?" in capsys.readouterr().err
+
+
+class Notebook:
+    """Stands for IPython in the kernel of a notebook: keeps what is displayed."""
+
+    def __init__(self):
+        self.kernel = self  # a shell that has one is a notebook's
+        self.shown = []
+
+    def get_ipython(self):
+        """Return the shell."""
+        return self
+
+    def display(self, data, *, raw, display_id):
+        """Show something; return what updates it."""
+        assert raw
+        assert display_id
+        self.shown.append(data)
+        return self
+
+    def update(self, data, *, raw):
+        """Show something else in its place."""
+        assert raw
+        self.shown.append(data)
+
+
+def test_progress_bar_in_a_notebook(monkeypatch, capsys):
+    """In a notebook the bar is part of the cell's output, and stands at the end at the last."""
+    notebook = Notebook()
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    parallel_apply(abs, range(2000), 2, 5, dummy=True, progress=True)
+    assert notebook.shown[0]["text/plain"] == "0 of 2,000"
+    assert notebook.shown[-1]["text/plain"] == "2,000 of 2,000"
+    assert 'value="2000" max="2000"' in notebook.shown[-1]["text/html"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_notebook_that_takes_no_output_disturbs_no_run(monkeypatch):
+    """An update that fails is left out."""
+    notebook = Notebook()
+    notebook.update = None
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    assert len(parallel_apply(abs, range(5), 2, 5, dummy=True, progress=True)) == 5
