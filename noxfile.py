@@ -134,6 +134,7 @@ KERAS2 = [
 ]
 ROWS = [
     *(Row(f"pythons-{python}", f"Python {python}", "everything", python) for python in PYTHONS),
+    Row("free_threaded", "Python 3.14, free-threaded", "`parallel`", "3.14t"),
     Row("py37", "Python 3.7", "installs; what needs 3.10 says so", "3.7"),
     *KERAS3,
     *KERAS2,
@@ -227,6 +228,24 @@ def pythons(session: nox.Session) -> None:
     install(session, "test")
     with recorded(session, f"pythons-{session.python}") as counted:
         session.run("pytest", "-n", "auto", counted, *session.posargs)
+
+
+# All that perftricks.parallel and its tests need: not every other dependency is built for it.
+FREE_THREADED = (
+    *("cloudpickle", "numpy", "psutil", "rich"),
+    *("pytest", "pytest-timeout", "pytest-xdist"),
+)
+
+
+@nox.session(python="3.14t", default=False)
+def free_threaded(session: nox.Session) -> None:
+    """Run the tests of parallel on a Python without the global interpreter lock."""
+    session.install("--no-deps", "-e", ".")
+    session.install(*FREE_THREADED)
+    tests = ("tests/parallel", "--ignore=tests/parallel/test_dask.py")
+    with recorded(session, "free_threaded", ("numpy",)) as counted:
+        run = ("pytest", "-n", "auto", counted, *tests, *session.posargs)
+        session.run(*run, env={"PYTHON_GIL": "0"})  # no module may switch it on again
 
 
 def row_session(row: Row) -> None:

@@ -99,6 +99,20 @@ def test_public_names():
     assert set(dir(perftricks)) >= set(perftricks.__all__)
 
 
+def test_parallel_needs_no_extension_module_but_pythons_own():
+    """One that is not made for it would give a free-threaded Python its lock back."""
+    code = """
+import sys, perftricks.parallel
+perftricks.parallel.parallel_apply
+for name, module in sorted(sys.modules.items()):
+    file = getattr(module, "__file__", None) or ""
+    if file.endswith((".so", ".pyd")) and "-packages" in file:
+        print(name, file)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+
+
 LAZY = ["perftricks", "perftricks.parallel", "perftricks.recompute", "perftricks.wordcount"]
 
 

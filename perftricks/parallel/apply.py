@@ -11,7 +11,14 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, S
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
 
 from perftricks.parallel import seeds
-from perftricks.parallel.backends import Backend, ExecutorBackend, SerialBackend, ThreadBackend
+from perftricks.parallel.backends import (
+    Backend,
+    ExecutorBackend,
+    SerialBackend,
+    ThreadBackend,
+    interpreter_pool,
+    runs_threads,
+)
 from perftricks.parallel.cores import available_cores
 from perftricks.parallel.launch import StartMethod
 from perftricks.parallel.processes import ProcessBackend
@@ -26,10 +33,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 K = TypeVar("K", bound=Hashable)
 
-ExecutorChoice = Literal["process", "thread", "serial"] | concurrent.futures.Executor
+ExecutorChoice = Literal["process", "thread", "interpreter", "serial"] | concurrent.futures.Executor
 OnError = Literal["raise", "skip", "return"]
 
-_EXECUTORS = ("process", "thread", "serial")
+_EXECUTORS = ("process", "thread", "interpreter", "serial")
 _BATCHES = 4  # for each worker, the most that are handed out
 # What max_queue_size is for each worker by default. At 50 items in a batch, half of this, an item's
 # share of what a batch costs is below 2 microseconds; more room makes it hardly cheaper.
@@ -136,8 +143,9 @@ def parallel_apply(
             share those generators: see :func:`~perftricks.parallel.item_seed`). A sequence holds
             one seed for each *worker*, set once when it starts. False or None seeds nothing.
         unordered: Deliver results as they come; False delivers them in the order of the items.
-        executor: "process", "thread", "serial" (the calling thread), or any
-            ``concurrent.futures.Executor``, which stays open.
+        executor: "process", "thread", "interpreter" (threads with an interpreter each, from Python
+            3.14 on), "serial" (the calling thread), or any ``concurrent.futures.Executor``, which
+            stays open.
         batch_size: How many items go to a worker at a time, fewer if ``max_queue_size`` would not
             hold a batch for each worker. "auto" finds a size at which a batch takes about 0.1 s.
         on_error: What to do with an item that fails. "raise" (default) raises its exception: at
@@ -461,8 +469,10 @@ def _open_backend(
     if executor == "serial":
         work.in_caller = True
         return SerialBackend(work)
+    if executor == "interpreter":
+        return ExecutorBackend(work, interpreter_pool(workers), owned=True)
     assert isinstance(executor, concurrent.futures.Executor)
-    work.seed_globals = not isinstance(executor, concurrent.futures.ThreadPoolExecutor)
+    work.seed_globals = not runs_threads(executor)
     return ExecutorBackend(work, executor)
 
 
@@ -482,7 +492,7 @@ def _set_seeds(
             "excludes: leave one of them out"
         )
     if random_seeds is not None and random_seeds is not False:
-        if isinstance(executor, concurrent.futures.Executor):
+        if executor == "interpreter" or isinstance(executor, concurrent.futures.Executor):
             raise ValueError(
                 "random_seeds is a sequence of one seed for each worker, but the workers are those "
                 "of an executor: give True to seed each item"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import queue
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -141,21 +142,58 @@ class ThreadBackend:
             self.reports.put(Outcome(batch, result))
 
 
+def runs_threads(executor: concurrent.futures.Executor) -> bool:
+    """Tell whether an executor's workers are threads of this interpreter, which share its objects.
+
+    Those of an ``InterpreterPoolExecutor``, a kind of thread pool by inheritance, are not.
+    """
+    interpreters = getattr(concurrent.futures, "InterpreterPoolExecutor", ())  # Python 3.14
+    return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(
+        executor, interpreters
+    )
+
+
+def interpreter_pool(workers: int) -> concurrent.futures.Executor:
+    """Open a pool of interpreters that find what this one can import.
+
+    Raises:
+        ValueError: If this Python has none.
+    """
+    pool = getattr(concurrent.futures, "InterpreterPoolExecutor", None)
+    if pool is None:
+        raise ValueError(
+            "executor='interpreter' needs Python 3.14 or newer, this is Python "
+            f"{sys.version_info[0]}.{sys.version_info[1]}; use 'process' or 'thread'"
+        )
+    path = f"import sys; sys.path[:] = {[p for p in sys.path if isinstance(p, str)]!r}"
+    opened: concurrent.futures.Executor = pool(workers, initializer=exec, initargs=(path,))
+    return opened
+
+
 _Future = concurrent.futures.Future[BatchResult] | concurrent.futures.Future[bytes]
 
 
 class ExecutorBackend:
-    """Runs batches on a ``concurrent.futures.Executor`` of the caller's, which stays open.
+    """Runs batches on a ``concurrent.futures.Executor``.
 
-    On a ``ThreadPoolExecutor`` the function is called as it is. Any other executor may be a process
-    or a machine away, so what it gets is pickled bytes and a function that is found by its name.
+    On a ``ThreadPoolExecutor`` the function is called as it is. Any other executor may be an
+    interpreter, a process or a machine away, so what it gets is pickled bytes and a function that
+    is found by its name.
+
+    Args:
+        work: The job.
+        executor: Where to run it.
+        owned: Whether the executor is shut down at the end; one of the caller's stays open.
     """
 
-    def __init__(self, work: Work, executor: concurrent.futures.Executor) -> None:
+    def __init__(
+        self, work: Work, executor: concurrent.futures.Executor, *, owned: bool = False
+    ) -> None:
         self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._executor = executor
+        self._owned = owned
         self._work = work
-        self._local = isinstance(executor, concurrent.futures.ThreadPoolExecutor)
+        self._local = runs_threads(executor)
         self._job = b"" if self._local else encode_work(work)
         self._futures: set[_Future] = set()
         self._closing = threading.Event()
@@ -183,10 +221,12 @@ class ExecutorBackend:
         """Do nothing: the executor has its own workers."""
 
     def close(self, *, kill: bool) -> None:
-        """Cancel what has not begun; the executor belongs to the caller and stays open."""
+        """Cancel what has not begun; shut the executor down, unless it is the caller's."""
         self._closing.set()
         for future in tuple(self._futures):
             future.cancel()
+        if self._owned:
+            self._executor.shutdown(wait=not kill)
 
     def _go_on(self) -> bool:
         return not self._closing.is_set()

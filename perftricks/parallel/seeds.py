@@ -97,7 +97,8 @@ def expect_numpy(*, may_wait: bool) -> None:
     if may_wait:
         sys.meta_path.insert(0, _SeedingFinder())
     else:
-        importlib.import_module("numpy.random")
+        with contextlib.suppress(ImportError):  # as in an interpreter beside the main one
+            importlib.import_module("numpy.random")
 
 
 class _SeedingFinder(importlib.abc.MetaPathFinder):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import psutil
 import pytest
 
 from perftricks.parallel import parallel_apply, parallel_apply_generator, parallel_count
+
+from .executions import Executions
 
 START_METHODS = ("fork", "forkserver", "spawn")
 HELPERS = ("forkserver", "resource_tracker")  # the standard library's; they end with the parent
@@ -33,8 +35,13 @@ class Runner:
 
     @property
     def in_processes(self) -> bool:
-        """Whether items and results cross a process boundary."""
+        """Whether items and results are pickled on their way to a process or an interpreter."""
         return self.name not in ("thread", "serial", "thread-pool")
+
+    @property
+    def in_interpreters(self) -> bool:
+        """Whether tasks run where many extension modules, NumPy's too, cannot be imported."""
+        return self.name.startswith("interpreter")
 
     def apply(self, func: Function, items: Any, workers: int = 2, size: int = 8, **kw: Any) -> Any:
         """Call parallel_apply."""
@@ -49,21 +56,27 @@ class Runner:
         return parallel_count(func, items, workers, **{**self.options, **kw})
 
 
-@pytest.fixture(params=[*START_METHODS, "thread", "serial", "thread-pool", "process-pool"])
+INTERPRETERS = ["interpreter", "interpreter-pool"] if sys.version_info >= (3, 14) else []
+
+
+@pytest.fixture(
+    params=[*START_METHODS, "thread", "serial", "thread-pool", "process-pool", *INTERPRETERS]
+)
 def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
     """Every way of running."""
     name = request.param
     if name in START_METHODS:
         yield Runner(name, {"executor": "process", "start_method": name})
-    elif name in ("thread", "serial"):
+    elif name in ("thread", "serial", "interpreter"):
         yield Runner(name, {"executor": name})
     else:
         spawn = multiprocessing.get_context("spawn")
         make = {
-            "thread-pool": concurrent.futures.ThreadPoolExecutor,
-            "process-pool": partial(concurrent.futures.ProcessPoolExecutor, mp_context=spawn),
+            "thread-pool": lambda: concurrent.futures.ThreadPoolExecutor(2),
+            "process-pool": lambda: concurrent.futures.ProcessPoolExecutor(2, mp_context=spawn),
+            "interpreter-pool": lambda: concurrent.futures.InterpreterPoolExecutor(2),
         }[name]
-        with make(2) as pool:
+        with make() as pool:
             yield Runner(name, {"executor": pool})
 
 
@@ -77,30 +90,6 @@ def processes(request: pytest.FixtureRequest) -> Runner:
 def executions(tmp_path: Path) -> Executions:
     """A tally that worker processes can write to."""
     return Executions(str(tmp_path / "executions"))
-
-
-class Executions:
-    """Counts how often each item was really run, across processes: a line in a file each time."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        open(path, "w").close()
-
-    def note(self, item: object) -> int:
-        """Note one execution; return which one it is for this item, from 1."""
-        with open(self.path, "a") as file:
-            file.write(f"{item}\n")
-        return self.of(item)
-
-    def of(self, item: object) -> int:
-        """Return how often ``item`` was run."""
-        with open(self.path) as file:
-            return file.read().splitlines().count(str(item))
-
-    def total(self) -> int:
-        """Return how many runs there were of any item."""
-        with open(self.path) as file:
-            return len(file.readlines())
 
 
 @pytest.fixture(autouse=True)

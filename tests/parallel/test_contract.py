@@ -6,6 +6,7 @@ import concurrent.futures
 import itertools
 import os
 import random
+import sys
 import threading
 import time
 
@@ -343,7 +344,7 @@ def test_functions_that_cannot_be_pickled(runner):
         with lock:
             return x
 
-    if runner.name in ("forkserver", "spawn", "process-pool"):
+    if runner.in_processes and runner.name != "fork":
         with pytest.raises(UnpicklableError, match="initializer"):
             runner.apply(func, range(4))
     else:
@@ -461,6 +462,10 @@ def _draw(x):
     return random.random(), float(numpy.random.rand()), item_seed()
 
 
+def _draw_without_numpy(x):
+    return random.random(), item_seed()
+
+
 def _draw_from_item_seed(x):
     return random.Random(item_seed()).random()
 
@@ -469,6 +474,7 @@ def test_seeds_belong_to_items(runner):
     """Results that depend on chance are the same for 1, 2 and 8 workers."""
     shares_generators = runner.name in ("thread", "thread-pool")
     draw = _draw_from_item_seed if shares_generators else _draw
+    draw = _draw_without_numpy if runner.in_interpreters else draw
     runs = [
         runner.apply(draw, range(24), workers=n, unordered=False, root_seed=5) for n in (1, 2, 8)
     ]
@@ -506,7 +512,8 @@ def test_callers_generators_are_left_alone(runner):
     if runner.name in ("thread", "thread-pool"):
         runner.apply(square, range(5), root_seed=1)
     else:
-        runner.apply(_draw, range(5), root_seed=1)
+        draw = _draw_without_numpy if runner.in_interpreters else _draw
+        runner.apply(draw, range(5), root_seed=1)
     assert (random.random(), numpy.random.rand()) == expected
 
 
@@ -566,6 +573,7 @@ def test_bad_arguments_are_refused_at_once(runner, arguments, message):
     ("arguments", "message"),
     [
         ({"executor": "gpu"}, "executor must be one of"),
+        ({"executor": "interpreter", "timeout": 1}, "timeout needs executor='process'"),
         ({"executor": "process", "dummy": True}, "dummy=True means threads"),
         ({"executor": "thread", "timeout": 1}, "timeout needs executor='process'"),
         ({"timeout": 0}, "positive number of seconds"),
@@ -578,9 +586,22 @@ def test_contradictory_arguments(arguments, message):
         parallel_apply(square, [1], 2, 2, **arguments)
 
 
+def test_interpreters_where_python_has_them():
+    """An older Python refuses them and says which has them."""
+    if sys.version_info >= (3, 14):
+        assert parallel_apply(square, range(3), executor="interpreter", unordered=False) == [
+            0,
+            1,
+            4,
+        ]
+    else:
+        with pytest.raises(ValueError, match=r"needs Python 3\.14 or newer"):
+            parallel_apply(square, range(3), executor="interpreter")
+
+
 def test_seeds_for_workers(runner):
     """A sequence seeds each worker once; where the workers are not ours it is refused."""
-    if runner.name.endswith("-pool"):
+    if runner.name.endswith("-pool") or runner.in_interpreters:
         with pytest.raises(ValueError, match="the workers are those of an executor"):
             runner.apply(square, [1], random_seeds=[1, 2])
         return
