@@ -485,6 +485,28 @@ for row, backend in zip(KERAS3, BACKENDS, strict=True):
     zoo_session(row, backend)
 
 
+@nox.session(default=False)
+def conformance(session: nox.Session) -> None:
+    """Try faults on executors, ours and others; resumes; ``-- --write`` fills docs/faults.md."""
+    install(session, "bench")
+    run_or_write(session, "bench.parallel.conformance", "build/conformance.jsonl")
+
+
+@nox.session(default=False)
+def storm(session: nox.Session) -> None:
+    """Run a storm of faults on parallel_apply; resumes; ``-- --write`` fills docs/faults.md."""
+    install(session, "bench")
+    run_or_write(session, "bench.parallel.storm", "build/storm.jsonl")
+
+
+def run_or_write(session: nox.Session, module: str, results: str) -> None:
+    """Run a program that appends to a file, or have it write what the file has into the page."""
+    if session.posargs == ["--write"]:
+        session.run("python", "-m", module, "--write", "docs/faults.md", results)
+    else:
+        session.run("python", "-m", module, "--json", results, *session.posargs)
+
+
 def keras2_bench_session(row: Row) -> None:
     """Make the session that measures recompute on a row of Keras 2."""
     key = row.session.partition("(")[2].rstrip(")")

@@ -1,0 +1,191 @@
+"""A program in a process of its own: ended when it hangs, and what it leaves behind is found.
+
+The program leads a session. Whatever it starts stays in that session, so that it can be found even
+when the program is gone, and belongs to nobody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_PATIENCE = 5.0  # seconds in which what a program has started may end after it
+_LOOK_SECONDS = 0.05
+_BUSY_SECONDS = 0.02  # of processor time: a program that uses more in a while does not hang
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a program ended.
+
+    Attributes:
+        status: Its exit status, negative for a signal; None if it hung and was killed.
+        left: Processes that were still there some seconds after its end; they are killed.
+        errors: The end of what it wrote to stderr.
+    """
+
+    status: int | None
+    left: int
+    errors: str
+
+
+def supervise(
+    command: Sequence[str],
+    quiet: float,
+    *,
+    limit: float = 300,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    meddle: Callable[[int], object] | None = None,
+) -> Ending:
+    """Run a program until it ends or hangs.
+
+    On a machine that is busy with something else a program may take any time, but it goes on.
+
+    Args:
+        command: The program and its arguments.
+        quiet: Seconds in which it and all that it started use no processor; then it is said to
+            hang, and killed.
+        limit: Seconds after which it is said to hang in any case.
+        env: Environment variables beside those that there are.
+        cwd: The folder to run it in.
+        meddle: Called with its process id once it is started; may send it signals.
+    """
+    # A file and no pipe: all that was started may hold it open.
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            start_new_session=True,
+        ) as program,
+    ):
+        if meddle is not None:
+            meddle(program.pid)
+        status = _wait(program, quiet, limit)
+        if status is None:
+            program.kill()
+            program.wait()
+        left = _end(program.pid, _PATIENCE if status is not None else 0)
+        errors.seek(0)
+        text = errors.read()[-2000:]
+    # Processes that hung with the program are not what it left behind.
+    return Ending(status, left if status is not None else 0, text.decode(errors="replace"))
+
+
+def _wait(program: subprocess.Popen[bytes], quiet: float, limit: float) -> int | None:
+    """Return the exit status of a program; None if it hangs."""
+    began = busy = time.monotonic()
+    used = 0.0
+    while True:
+        try:
+            return program.wait(_LOOK_SECONDS if time.monotonic() - began < 5 else 1)
+        except subprocess.TimeoutExpired:
+            now = time.monotonic()
+        if abs((use := _processor_time(program.pid)) - used) > _BUSY_SECONDS:
+            used, busy = use, now
+        if now - busy > quiet or now - began > limit:
+            return None
+
+
+def _processor_time(session: int) -> float:
+    total = 0.0
+    for process in members(session):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def members(session: int) -> list[psutil.Process]:
+    """List the processes of a session that still run."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (OSError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def signal_members(session: int, number: signal.Signals, *, group: bool) -> None:
+    """Send a signal to a program, or to all the processes of its group."""
+    with contextlib.suppress(ProcessLookupError):
+        (os.killpg if group else os.kill)(session, number)
+
+
+def _end(session: int, patience: float) -> int:
+    """Give a session's processes time to end, kill the others; return how many those were."""
+    deadline = time.monotonic() + patience
+    while (left := members(session)) and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
+    count = len(left)
+    while left:
+        for process in left:
+            try:
+                process.send_signal(signal.SIGKILL)
+            except psutil.NoSuchProcess:
+                continue
+        time.sleep(_LOOK_SECONDS)
+        left = members(session)
+    return count
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module in this Python."""
+    return [sys.executable, "-m", module, *arguments]
+
+
+class Traces:
+    """What a program may leave outside of its processes: temporary files, shared memory.
+
+    Args:
+        temporary: The folder that it is given for temporary files, empty.
+    """
+
+    _SHARED = Path("/dev/shm")  # semaphores with a name, too
+    # Those of Python, and ours; beside us other programs come and go.
+    _PREFIXES = ("psm_", "sem.mp-", "pym-", "perftricks")
+
+    def __init__(self, temporary: Path) -> None:
+        self._temporary = temporary
+        self._shared = self._names()
+
+    def left(self) -> list[str]:
+        """Name what is left now."""
+        found = [f"temporary file {name}" for name in sorted(os.listdir(self._temporary))]
+        new = self._names() - self._shared
+        if new:  # other programs' are in use
+            used = _mapped()
+            found += [f"shared memory {name}" for name in sorted(new) if name not in used]
+        return found
+
+    def _names(self) -> set[str]:
+        names = os.listdir(self._SHARED) if self._SHARED.is_dir() else []
+        return {name for name in names if name.startswith(self._PREFIXES)}
+
+
+def _mapped() -> set[str]:
+    """Return the names of shared memory that any process uses."""
+    used = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            for line in maps.read_text().splitlines():
+                if "/dev/shm/" in line:
+                    used.add(line.rpartition("/")[2])
+    return used
