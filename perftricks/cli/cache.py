@@ -16,7 +16,7 @@ HELP = """Show or empty the cache of compiled code and dictionaries.
 
 The compiled word counter keeps its machine code and the tables of dictionaries in a folder, so that
 it starts at once. All of it is built again when it is needed, so it may be emptied at any time,
-also while other programs count.
+also while other programs count. Beyond a limit what was not used for longest is removed.
 
 \b
 Examples:
@@ -24,6 +24,7 @@ Examples:
   perftricks cache --json
   perftricks cache clear
   PERFTRICKS_CACHE=/fast/disk perftricks cache
+  PERFTRICKS_CACHE_LIMIT=1GB perftricks wordcount corpus/
 
 Exit status: 0 done, 1 something could not be removed, 2 wrong usage.
 """
@@ -48,8 +49,9 @@ def cache(
     from perftricks.cli.render import cache as render
     from perftricks.cli.render import terminal
     from perftricks.wordcount.cachefiles import clear_cache, inspect_cache
+    from perftricks.wordcount.errors import OptionError
 
-    with reported(COMMAND, data=(OSError,)):
+    with reported(COMMAND, usage=(OptionError,), data=(OSError,)):
         report = clear_cache() if action is Action.CLEAR else inspect_cache()
         if json:
             terminal.print_json(report.to_dict())

@@ -44,8 +44,9 @@ def info(
     from perftricks.cli.render import terminal
     from perftricks.environment import describe
     from perftricks.environment.devices import FRAMEWORKS, ask
+    from perftricks.wordcount.errors import OptionError
 
-    with reported(COMMAND, data=(OSError,)):
+    with reported(COMMAND, usage=(OptionError,), data=(OSError,)):
         environment = describe()
         sights = None
         if devices:

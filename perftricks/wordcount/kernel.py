@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from perftricks.wordcount.cachefolder import cache_folder
+from perftricks.wordcount.cachefolder import open_cache
 from perftricks.wordcount.checkpoint import Checkpoint, State
 from perftricks.wordcount.counts import LazyTable
 from perftricks.wordcount.documents import ReadOptions
@@ -67,7 +67,8 @@ def is_too_short_to_compile(size: float, workers: int) -> bool:
     """Whether nothing is compiled yet and jieba is done sooner; looks without importing numpy."""
     if size / (_PURE_BYTES * workers) > _COMPILE:
         return False
-    return not any(cache_folder().glob("kernel-*.o"))
+    with open_cache() as folder:
+        return not folder.holds_kernel()
 
 
 def why_not_worth_it(spec: TokenizerSpec, size: float, workers: int) -> str | None:
@@ -103,6 +104,8 @@ def load_engine(spec: TokenizerSpec) -> Engine:
         if dictionary is None:
             return compiled.load(make=default_tokenizer)
         return compiled.load(dictionary=dictionary, make=lambda: tokenizer_with(dictionary))
+    except OptionError:
+        raise
     except compiled.UnsupportedDictionary as error:
         raise OptionError(str(error)) from None
     except (OSError, RuntimeError, ImportError, ValueError) as error:

@@ -18,6 +18,7 @@ import operator
 import os
 import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -243,9 +244,30 @@ def _cut_with(tokenizer: Any, spec: TokenizerSpec) -> Cut:
 def default_tokenizer() -> Any:
     """Return ``jieba.dt``, ready to be used."""
     tokenizer = _import_jieba().dt
-    with _quiet("jieba"):
+    with _quiet("jieba"), somewhere_to_keep_it(tokenizer):
         tokenizer.check_initialized()
     return tokenizer
+
+
+@contextlib.contextmanager
+def somewhere_to_keep_it(tokenizer: Any) -> Iterator[None]:
+    """Let a tokenizer of jieba's load its dictionary also where no folder can be written to.
+
+    It keeps a file in the temporary folder. That this fails it survives, but not that there is no
+    such folder, as :mod:`tempfile` has it on a full disk.
+    """
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        pass
+    else:
+        yield
+        return
+    given, tokenizer.tmp_dir = tokenizer.tmp_dir, tokenizer.tmp_dir or os.devnull
+    try:
+        yield
+    finally:
+        tokenizer.tmp_dir = given
 
 
 @functools.lru_cache(maxsize=2)
@@ -261,7 +283,8 @@ def tokenizer_with(dictionary: bytes) -> Any:
         warnings.simplefilter("ignore")  # jieba's own, about its source
         try:
             tokenizer = _import_copy("jieba", name).Tokenizer()
-            tokenizer.load_userdict(io.BytesIO(dictionary))
+            with somewhere_to_keep_it(tokenizer):
+                tokenizer.load_userdict(io.BytesIO(dictionary))
         finally:
             for module in [key for key in sys.modules if key.partition(".")[0] == name]:
                 del sys.modules[module]  # the tokenizer alone keeps the copy alive

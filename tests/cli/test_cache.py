@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from perftricks.wordcount import cachefiles
+from perftricks.wordcount import cachefolder
+from perftricks.wordcount.cachefiles import LIMIT_ENVIRONMENT
 from perftricks.wordcount.cachefolder import ENVIRONMENT, cache_folder
 from tests.cli.conftest import ROOT, command, environment
 
@@ -92,28 +93,28 @@ def test_what_is_being_built_stays(call, folder):
 
 
 def test_leftovers(call, folder):
-    """An unfinished file is removed once nobody can be writing it any more."""
-    old, new = folder / f".lexicon-{KEY}.aaaa", folder / f".lexicon-{KEY}.bbbb"
-    older = folder / f".perftricks-{KEY[:16]}.tmp"
-    for path in (old, older, new):
+    """An unfinished file is removed once nobody is writing it any more."""
+    old, new = (folder / f".perftricks-{key}.tmp" for key in (KEY[:16], KEY[1:17]))
+    for path in (old, new):
         path.write_bytes(b"half")
-    long_ago = new.stat().st_mtime - 2 * cachefiles._BEING_WRITTEN
-    for path in (old, older):
-        os.utime(path, (long_ago, long_ago))
-    assert call("cache", "clear").status == 0
+    with open(new, "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        result = call("cache", "clear")
+    assert result.status == 0
+    assert f"left {new.name}" in result.out
     assert os.listdir(folder) == [new.name]
 
 
 def test_what_cannot_be_removed(call, folder, monkeypatch):
     """A file that cannot be removed is an error, and does not keep the others."""
-    unlink = cachefiles.Path.unlink
+    unlink = os.unlink
 
-    def guarded(path):
-        if path.name.startswith("lexicon"):
+    def guarded(path, *given, **options):
+        if str(path).startswith("lexicon"):
             raise PermissionError(13, "Permission denied", str(path))
-        unlink(path)
+        unlink(path, *given, **options)
 
-    monkeypatch.setattr(cachefiles.Path, "unlink", guarded)
+    monkeypatch.setattr(cachefolder.os, "unlink", guarded)
     result = call("cache", "clear")
     assert result.status == 1
     assert result.err == (
@@ -121,6 +122,33 @@ def test_what_cannot_be_removed(call, folder, monkeypatch):
         f"check who owns {str(folder)!r}\n"
     )
     assert sorted(os.listdir(folder)) == [f"lexicon-{KEY}", f"lexicon-{KEY}.lock"]
+
+
+def test_limit(call, folder, monkeypatch):
+    """The limit is shown; one that is no size is wrong usage, in one line."""
+    assert "limit   256.0 MB" in call("cache").out
+    monkeypatch.setenv(LIMIT_ENVIRONMENT, "2GB")
+    assert call("cache", "--json").json["limit"] == 2 * 10**9
+    monkeypatch.setenv(LIMIT_ENVIRONMENT, "much")
+    for action in ("cache", "info"):
+        result = call(action)
+        assert result.status == 2
+        assert f"{LIMIT_ENVIRONMENT} is 'much'; expected a size such as" in result.err
+        assert result.err.count("\n") == 1
+
+
+def test_folder_that_is_passed_over(call, folder, monkeypatch):
+    """It is said which folder comes first and why it is not used, and nothing of it is obeyed."""
+    bold = folder.parent / "a\x1b[1m[red]b\n"
+    folder.rename(bold)
+    monkeypatch.setenv(ENVIRONMENT, str(bold))
+    assert "a\\x1b[1m[red]b\\n" in call("cache").out
+    bold.chmod(0o722)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent))
+    result = call("cache")
+    assert f"not used: {str(bold)!r}: others may write to it\n" in result.out
+    assert f"folder  {folder.parent / 'perftricks'}\n" in result.out
+    assert "\x1b" not in call("cache", "clear").out
 
 
 def test_looking_makes_no_folder(tmp_path):
@@ -143,12 +171,13 @@ def test_wrong_action(call):
 
 LOAD = """
 from perftricks.wordcount import compiled
-from perftricks.wordcount.cachefolder import cache_folder
+from perftricks.wordcount.cachefolder import open_cache
 from perftricks.wordcount.compiled.cache import load_kernel, load_lexicon
-kernel = load_kernel(cache_folder())
+folder = open_cache()
+kernel = load_kernel(folder)
 print("ready", flush=True)
 for _ in range(2):
-    counter = compiled.TextCounter(kernel, load_lexicon(cache_folder(), kernel))
+    counter = compiled.TextCounter(kernel, load_lexicon(folder, kernel))
     counter.feed("我来到北京清华大学".encode())
     assert sorted(counter.table().to_dict()) == ["北京", "我", "来到", "清华大学"]
 """

@@ -6,6 +6,7 @@ from rich.filesize import decimal
 
 from perftricks.cli.render.terminal import print_line, show_table
 from perftricks.wordcount.cachefiles import CacheReport
+from perftricks.wordcount.printable import printable
 
 _WHAT = {
     "kernels": "machine code of the kernel",
@@ -20,8 +21,11 @@ def show(report: CacheReport) -> None:
     """Print what is in the cache."""
     if report.folder is None:
         print_line("no cache: no folder can be written that nobody else can write to")
+        _show_passed_over(report)
         return
-    print_line(("folder  ", "bold"), str(report.folder))
+    print_line(("folder  ", "bold"), printable(str(report.folder)))
+    limit = decimal(report.limit)
+    print_line(("limit   ", "bold"), f"{limit}, beyond which what was not used for longest goes")
     if report.total_files:
         print_line()
         _show_files(report)
@@ -30,17 +34,20 @@ def show(report: CacheReport) -> None:
     else:
         print_line("empty: it is filled when a corpus is first counted by the compiled method")
     _show_strangers(report)
+    _show_passed_over(report)
 
 
 def show_cleared(report: CacheReport) -> None:
     """Print what was removed and what was left."""
     if report.total_files:
         files = "1 file" if report.total_files == 1 else f"{report.total_files:,} files"
-        print_line(f"removed {files}, {decimal(report.total_bytes)}, from {report.folder}")
+        where = printable(str(report.folder))
+        print_line(f"removed {files}, {decimal(report.total_bytes)}, from {where}")
         print_line()
         _show_files(report)
     elif report.folder is None or not (report.in_use or report.failed):
-        print_line(f"nothing to remove in {report.folder or 'any folder'}")
+        where = "any folder" if report.folder is None else printable(str(report.folder))
+        print_line(f"nothing to remove in {where}")
     for name in report.in_use:
         print_line(f"left {name}: it is being built at this moment")
     _show_strangers(report)
@@ -61,3 +68,8 @@ def _show_strangers(report: CacheReport) -> None:
         names = ", ".join(map(repr, report.strangers[:3]))
         more = f" and {len(report.strangers) - 3} more" if len(report.strangers) > 3 else ""
         print_line(f"not of the cache, and left alone: {names}{more}")
+
+
+def _show_passed_over(report: CacheReport) -> None:
+    for folder, reason in report.passed_over.items():
+        print_line(f"not used: {folder!r}: {reason}")

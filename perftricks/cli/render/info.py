@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from perftricks.cli.render.terminal import print_facts, print_line
 from perftricks.environment import Environment
 from perftricks.environment.devices import Gpu, Sight
+from perftricks.wordcount.printable import printable
 
 _EXTRAS = {
     "keras": "tensorflow, jax or torch",
@@ -42,7 +43,7 @@ def show(environment: Environment, sights: Sequence[Sight] | None) -> None:
             "rows": "; ".join(here.rows) or "none of the compatibility table",
         },
         "cache": {
-            "folder": str(here.cache.folder or "none that can be used"),
+            "folder": printable(str(here.cache.folder or "none that can be used")),
             "size": f"{decimal(here.cache.total_bytes)} in {here.cache.total_files:,} files",
         },
     }

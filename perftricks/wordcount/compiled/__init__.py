@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from perftricks.wordcount.cachefolder import cache_folder
+from perftricks.wordcount.cachefolder import open_cache
 
 from .cache import find_lexicon, is_compiled, load_kernel, load_lexicon
 from .driver import InvalidUTF8, TextCounter
@@ -58,9 +58,10 @@ def load(
     default the user's cache folder). Raises UnsupportedDictionary, a ValueError, if the kernel does
     not reproduce jieba with this tokenizer.
     """
-    folder = folder or cache_folder()
-    kernel = load_kernel(folder)
-    return Engine(kernel, load_lexicon(folder, kernel, tokenizer, dictionary=dictionary, make=make))
+    with open_cache(folder) as opened:
+        kernel = load_kernel(opened)
+        lexicon = load_lexicon(opened, kernel, tokenizer, dictionary=dictionary, make=make)
+    return Engine(kernel, lexicon)
 
 
 class Readiness(NamedTuple):
@@ -76,8 +77,8 @@ def readiness(dictionary: bytes | None = None) -> Readiness:
     The tables of a default tokenizer that was used or changed count as missing: their key is only
     known when all of its words have been looked at.
     """
-    folder = cache_folder()
-    return Readiness(is_compiled(folder), find_lexicon(folder, dictionary)[1] is not None)
+    with open_cache() as folder:
+        return Readiness(is_compiled(folder), find_lexicon(folder, dictionary)[1] is not None)
 
 
 def why_unsupported(tokenizer: Any = None) -> str | None:

@@ -11,10 +11,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -22,37 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from perftricks.files import replacing
+from perftricks.wordcount.cachefiles import ALIAS, keep_within_limit
+from perftricks.wordcount.cachefolder import CacheFolder
+from perftricks.wordcount.sealed import DamagedError
 
+from .arrays import packed, unpacked
 from .layout import DTYPES, Lexicon
 from .native import Kernel, compile_kernel, processor
 
-ALIGNMENT = 64
-DIGEST_SIZE = 32
-
-
-@contextlib.contextmanager
-def _build_lock(path: Path) -> Iterator[None]:
-    """Let one process at a time build a file.
-
-    Where files cannot be locked, several may build it, harmlessly.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(path.with_name(path.name + ".lock"), "wb") as file:
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # closing the file releases the lock, whatever becomes of this process
-
-
-def _write(path: Path, *parts: Any) -> None:
-    """Write a file so that others see all of it or nothing; they may not change it."""
-    with replacing(path, mode=0o600, sync=False) as file:
-        for part in parts:
-            file.write(part)
+# What the files are, with the version of their form.
+_CODE = "kernel 1"
+_TABLES = f"lexicon 1 {sys.byteorder}"
 
 
 def _key(*parts: bytes | str) -> str:
@@ -79,41 +58,39 @@ def _sources(modules: tuple[str, ...]) -> str:
 # ---------------------------------------------------------------------- machine code
 
 
-def _read_code(path: Path) -> bytes | None:
-    """The object code in a file, or None if there is none or it is damaged.
-
-    LLVM does not survive damaged code.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    digest, code = content[:DIGEST_SIZE], content[DIGEST_SIZE:]
-    return code if hashlib.sha256(code).digest() == digest else None
-
-
-def _kernel_path(folder: Path) -> Path:
+def _kernel_name() -> str:
     key = _key(
         _sources(KERNEL_SOURCES),
         metadata.version("numba"),
         metadata.version("llvmlite"),
         processor(),
     )
-    return folder / f"kernel-{key}.o"
+    return f"kernel-{key}.o"
 
 
-@cache
-def load_kernel(folder: Path) -> Kernel:
+_kernels: dict[Path | None, Kernel] = {}
+
+
+def load_kernel(folder: CacheFolder) -> Kernel:
     """The kernel, compiled now if the folder does not hold its code yet."""
-    path = _kernel_path(folder)
-    code = _read_code(path)
+    if folder.path not in _kernels:
+        _kernels[folder.path] = Kernel(_load_code(folder))
+    return _kernels[folder.path]
+
+
+def _load_code(folder: CacheFolder) -> bytes:
+    """The object code; LLVM does not survive damaged code, so it is either whole or made anew."""
+    name = _kernel_name()
+    code = folder.read(_CODE, name)
     if code is None:
-        with _build_lock(path):
-            code = _read_code(path)
+        with folder.building(name):
+            code = folder.read(_CODE, name)
             if code is None:
-                code = compile_kernel()
-                _write(path, hashlib.sha256(code).digest(), code)
-    return Kernel(code)
+                made = compile_kernel()
+                folder.write(_CODE, name, made)
+                keep_within_limit(folder)
+                return made
+    return bytes(code)
 
 
 # ---------------------------------------------------------------------- tables
@@ -203,47 +180,40 @@ def default_key() -> str | None:
     if spec is None or not spec.submodule_search_locations:
         return None
     folder = Path(spec.submodule_search_locations[0])
-    dictionary = Path(tempfile.gettempdir()) / "jieba.cache"
+    dictionary = folder / "dict.txt"
+    with contextlib.suppress(OSError):  # no temporary folder can be written to
+        kept = Path(tempfile.gettempdir()) / "jieba.cache"
+        if kept.is_file():
+            dictionary = kept
     try:
-        if not dictionary.is_file():
-            dictionary = folder / "dict.txt"
         files = [folder / "__init__.py", *sorted((folder / "finalseg").glob("*.py")), dictionary]
         return _key(_sources(TABLE_SOURCES), *(path.read_bytes() for path in files))
     except OSError:
         return None
 
 
-def _write_lexicon(path: Path, lexicon: Lexicon) -> None:
-    """One file: the sizes of the arrays as a line of JSON, then the arrays, each aligned."""
-    header = json.dumps([array.size for array in lexicon]).encode() + b"\n"
-    parts: list[Any] = [header]
-    position = len(header)
-    for array in lexicon:
-        padding = -position % ALIGNMENT
-        parts += [bytes(padding), np.ascontiguousarray(array).data]
-        position += padding + array.nbytes
-    _write(path, *parts)
+def _write_lexicon(folder: CacheFolder, name: str, lexicon: Lexicon) -> None:
+    folder.write(_TABLES, name, *packed(lexicon._asdict()))
+    keep_within_limit(folder)
 
 
-def _read_lexicon(path: Path) -> Lexicon | None:
-    """The tables in a file, or None if there is none or it is not whole."""
-    try:
-        content = np.fromfile(path, np.uint8)
-        header = content[:1024].tobytes().partition(b"\n")[0]
-        position = len(header) + 1
-        arrays = []
-        for size, dtype in zip(json.loads(header), DTYPES[Lexicon], strict=True):
-            position += -position % ALIGNMENT
-            nbytes = size * np.dtype(dtype).itemsize
-            arrays.append(content[position : position + nbytes].view(dtype))
-            position += nbytes
-        return Lexicon(*arrays) if position == content.size else None
-    except (OSError, ValueError):
+def _read_lexicon(folder: CacheFolder, name: str) -> Lexicon | None:
+    """The tables in a file, or None if there is none or it is not what was written."""
+    content = folder.read(_TABLES, name)
+    if content is None:
         return None
+    try:
+        lexicon = Lexicon(**unpacked(content))
+    except (DamagedError, TypeError):
+        return None
+    same = all(a.dtype == d for a, d in zip(lexicon, DTYPES[Lexicon], strict=True))
+    return lexicon if same else None
 
 
-def find_lexicon(folder: Path, dictionary: bytes | None = None) -> tuple[Path | None, Path | None]:
-    """The files of the tables of a tokenizer that nobody has touched: (its alias, its tables).
+def find_lexicon(
+    folder: CacheFolder, dictionary: bytes | None = None
+) -> tuple[str | None, str | None]:
+    """The names of the files of a tokenizer that nobody has touched: (its alias, its tables).
 
     The tokenizer is jieba's default one, or a new one that has loaded a user dictionary. There is
     no alias if the default one was touched, and no tables if they are not built yet. An alias
@@ -254,21 +224,21 @@ def find_lexicon(folder: Path, dictionary: bytes | None = None) -> tuple[Path | 
     key = default_key()
     if key is None:
         return None, None
-    alias = folder / f"default-{key if dictionary is None else _key(key, dictionary)}"
-    try:
-        name, patterns = alias.read_text().split()
-    except (OSError, ValueError):
+    alias = f"default-{key if dictionary is None else _key(key, dictionary)}"
+    content = folder.read(ALIAS, alias)
+    if content is None:
         return alias, None
+    name, patterns = bytes(content).decode("ascii").split()
     # A copy of the modules, which is what loads a user dictionary, has jieba's own expressions.
     jieba = sys.modules.get("jieba") if dictionary is None else None
     if jieba is not None and patterns_key(jieba) != patterns:
         return None, None
-    path = folder / f"lexicon-{name}"
-    return alias, path if path.exists() else None
+    name = f"lexicon-{name}"
+    return alias, name if folder.holds(name) else None
 
 
 def load_lexicon(
-    folder: Path,
+    folder: CacheFolder,
     kernel: Kernel,
     tokenizer: Any = None,
     *,
@@ -285,38 +255,36 @@ def load_lexicon(
     """
     alias = None
     if tokenizer is None:
-        alias, path = find_lexicon(folder, dictionary)
-        lexicon = None if path is None else _read_lexicon(path)
+        alias, name = find_lexicon(folder, dictionary)
+        lexicon = None if name is None else _read_lexicon(folder, name)
         if lexicon is not None:
             return lexicon
 
     from .tables import build_lexicon, check_supported, jieba_of
 
-    if tokenizer is None and make is not None:
-        tokenizer = make()
-    elif tokenizer is None:
-        import jieba
+    if tokenizer is None:
+        from perftricks.wordcount.tokenizers import default_tokenizer
 
-        tokenizer = jieba.dt
+        tokenizer = (make or default_tokenizer)()
     check_supported(tokenizer)
     tokenizer.check_initialized()
     key = content_key(tokenizer)
-    path = folder / f"lexicon-{key}"
-    lexicon = _read_lexicon(path)
+    name = f"lexicon-{key}"
+    lexicon = _read_lexicon(folder, name)
     if lexicon is None:
-        with _build_lock(path):
-            lexicon = _read_lexicon(path)
+        with folder.building(name):
+            lexicon = _read_lexicon(folder, name)
             if lexicon is None:
                 lexicon = build_lexicon(kernel, tokenizer)
-                _write_lexicon(path, lexicon)
+                _write_lexicon(folder, name, lexicon)
     # jieba may have written its cache file just now, and it decides what is loaded next time.
     if alias is not None and (after := default_key()) is not None:
         after = after if dictionary is None else _key(after, dictionary)
         content = f"{key} {patterns_key(jieba_of(tokenizer))}"
-        _write(folder / f"default-{after}", content.encode())
+        folder.write(ALIAS, f"default-{after}", content.encode())
     return lexicon
 
 
-def is_compiled(folder: Path) -> bool:
+def is_compiled(folder: CacheFolder) -> bool:
     """Whether the folder holds the machine code already."""
-    return _kernel_path(folder).exists()
+    return folder.holds(_kernel_name())

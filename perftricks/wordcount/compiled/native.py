@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -116,8 +115,3 @@ class Kernel:
         if status:
             raise RuntimeError(f"the kernel's {name} failed with status {status}")
         return result.value
-
-
-def load_kernel(path: Path) -> Kernel:
-    """Load object code from a file."""
-    return Kernel(path.read_bytes())

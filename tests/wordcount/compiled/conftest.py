@@ -4,7 +4,7 @@ import jieba
 import pytest
 
 from perftricks.wordcount import compiled
-from perftricks.wordcount.cachefolder import cache_folder
+from perftricks.wordcount.cachefolder import open_cache
 from perftricks.wordcount.compiled.cache import load_kernel
 
 jieba.setLogLevel(logging.ERROR)
@@ -12,7 +12,8 @@ jieba.setLogLevel(logging.ERROR)
 
 @pytest.fixture(scope="session")
 def kernel():
-    return load_kernel(cache_folder())
+    with open_cache() as folder:
+        return load_kernel(folder)
 
 
 @pytest.fixture(scope="session")
