@@ -3,6 +3,9 @@
 The folder holds ``state.json``, which is replaced atomically, and the tables that it names. A
 snapshot writes new tables beside the old ones, then ``state.json``, then deletes the old tables:
 whenever the run is killed, ``state.json`` names a position and the tables that belong to it.
+
+All that is read back is what was written, or refused: ``state.json`` holds a digest of itself and
+of each file that it names. Names in it are names of files in the folder and nothing else.
 """
 
 from __future__ import annotations
@@ -12,16 +15,18 @@ import hashlib
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perftricks.files import replacing, try_lock
+from perftricks.files import open_plainly, replacing, try_lock
 from perftricks.wordcount.documents import ReadOptions
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.runs import Run
+from perftricks.wordcount.runs import Run, check_run
+from perftricks.wordcount.sealed import DamagedError
 from perftricks.wordcount.sources import STDIN, Corpus, PathLike, Source
 
 if TYPE_CHECKING:
@@ -30,8 +35,13 @@ if TYPE_CHECKING:
 STATE = "state.json"
 SECONDS = 15.0
 
-_VERSION = 1
+_VERSION = 2
 _HEAD_BYTES = 1 << 16
+_START_ANEW = "delete the folder to start anew"
+
+_TABLE = re.compile("byte|crlf|lf|none|universal")
+_RUN = re.compile(r"run-[0-9]{1,18}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _OURS = re.compile(r"state\.json|lock|table-\d+-[a-z]+|run-\d+|\..*\.tmp")
 
 
@@ -48,7 +58,8 @@ class State:
         odd: What jieba itself counted, as pairs.
         odd_documents: In how many documents.
         documents: Documents by table.
-        runs: Names and rows of the parts of the table that outgrew the memory limit.
+        tables: Digests of the tables.
+        runs: Names, rows and digests of the parts of the table that outgrew the memory limit.
         runs_total: The sum of the counts in them.
         complete: Whether all is done.
     """
@@ -61,7 +72,8 @@ class State:
     odd: list[Any] = field(default_factory=list)
     odd_documents: int = 0
     documents: dict[str, int] = field(default_factory=dict)
-    runs: list[tuple[str, int]] = field(default_factory=list)
+    tables: dict[str, str] = field(default_factory=dict)
+    runs: list[tuple[str, int, str]] = field(default_factory=list)
     runs_total: int = 0
     complete: bool = False
 
@@ -93,7 +105,7 @@ class Checkpoint:
         """
         try:
             self.folder.mkdir(exist_ok=True)
-            lock = open(self.folder / "lock", "ab")  # noqa: SIM115  # closed below
+            lock = open_plainly(self.folder / "lock", writing=True, create=0o666)
         except OSError as error:
             raise self._error(f"cannot be used: {(error.strerror or str(error)).lower()}") from None
         with lock:
@@ -107,7 +119,7 @@ class Checkpoint:
 
     def _read(self) -> State:
         path = self.folder / STATE
-        if not path.exists():
+        if not os.path.lexists(path):
             foreign = [name for name in os.listdir(self.folder) if not _OURS.fullmatch(name)]
             if foreign:
                 raise self._error(
@@ -116,52 +128,89 @@ class Checkpoint:
                 )
             self._sweep(State())
             return State()
+        content = self._content(path)
         try:
-            content = json.loads(path.read_text(encoding="ascii"))
-            version, found = content["version"], content["identity"]
-            self._generation = content["generation"]
-            state = State(**content["state"]) if version == _VERSION else State()
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise self._error(f"cannot be read: {error}; delete it to start anew") from None
-        if version != _VERSION:
-            raise self._error("is of another version of perftricks; delete it to start anew")
+            found = content["identity"]
+            self._generation = _natural(content["generation"])
+            state = _state_of(content["state"])
+            if not isinstance(found, dict):
+                raise DamagedError("its identity is none")
+        except (KeyError, DamagedError) as error:
+            raise self._unreadable(path, f"it is damaged: {error}") from None
         for name, value in self._identity.items():
             if found.get(name) != value:
                 raise self._error(
                     f"is of another run: {_difference(name, found.get(name), value)}; give what "
-                    "it was begun with, or delete it to start anew"
+                    f"it was begun with, or {_START_ANEW}"
                 )
         self._sweep(state)
         return state
+
+    def _content(self, path: Path) -> dict[str, Any]:
+        """Return what is in ``state.json``, which must be what was written."""
+        try:
+            self._check_owner(path)
+            with open_plainly(path) as file:
+                content = json.loads(file.read().decode("ascii"))
+        except OSError as error:
+            raise self._unreadable(path, (error.strerror or str(error)).lower()) from None
+        except (ValueError, RecursionError) as error:
+            raise self._unreadable(path, f"it is damaged: {error}") from None
+        version = content.get("version") if isinstance(content, dict) else None
+        if isinstance(version, int) and version != _VERSION:
+            raise self._error(f"is of another version of perftricks; {_START_ANEW}")
+        if version is None or content.pop("digest", None) != _digest(content):
+            raise self._unreadable(path, "it is damaged or was edited: its digest is another one")
+        assert isinstance(content, dict)
+        return content
+
+    def _check_owner(self, path: Path) -> None:
+        """Raise OSError if a file is of somebody who is neither the user nor the folder's owner."""
+        if not hasattr(os, "geteuid"):
+            return
+        owners = (os.geteuid(), 0, os.stat(self.folder).st_uid)
+        status = os.lstat(path)
+        if status.st_uid not in owners or stat.S_ISLNK(status.st_mode):
+            raise PermissionError(f"it is a link, or belongs to another user ({status.st_uid})")
+
+    def _unreadable(self, path: Path, problem: str) -> OptionError:
+        return self._error(f"cannot be read: {path.name!r}: {problem}; {_START_ANEW}")
 
     def tables(self, state: State, engine: Engine) -> dict[str, Any]:
         """Return the tables of the snapshot by name.
 
         Raises:
-            OptionError: If one cannot be read.
+            OptionError: If one cannot be read or is not what was written.
         """
         from perftricks.wordcount.compiled import TokenTable
 
         tables = {}
         for name in state.documents:
+            path = self._table(name)
             try:
-                tables[name] = TokenTable.load(self._table(name), *engine)
-            except (OSError, ValueError, KeyError) as error:
-                problem = f"cannot be read: {error}; delete it to start anew"
-                raise self._error(problem) from None
+                self._check_owner(path)
+                tables[name] = TokenTable.load(path, *engine, digest=state.tables[name])
+            except OSError as error:
+                problem = (error.strerror or str(error)).lower()
+                raise self._unreadable(path, problem) from None
+            except (DamagedError, KeyError) as error:
+                raise self._unreadable(path, str(error)) from None
         return tables
 
     def runs(self, state: State) -> list[Run]:
         """Return the parts of the table that outgrew the memory limit.
 
         Raises:
-            OptionError: If one is missing.
+            OptionError: If one cannot be read or is not what was written.
         """
-        runs = [Run(self.folder / name, rows) for name, rows in state.runs]
+        runs = [Run(self.folder / name, rows, digest) for name, rows, digest in state.runs]
         for run in runs:
-            if not run.path.is_file():
-                problem = f"cannot be read: {run.path.name!r} is missing; delete it to start anew"
-                raise self._error(problem)
+            try:
+                self._check_owner(run.path)
+                check_run(run)
+            except OSError as error:
+                problem = (error.strerror or str(error)).lower()
+                raise self._unreadable(run.path, problem) from None
         return runs
 
     def is_due(self) -> bool:
@@ -171,15 +220,15 @@ class Checkpoint:
     def save(self, state: State, tables: dict[str, Any]) -> None:
         """Write a snapshot; when this returns it is on the disk."""
         self._generation += 1
-        for name, table in tables.items():
-            table.save(self._table(name))
+        state.tables = {name: table.save(self._table(name)) for name, table in tables.items()}
         content = {
             "version": _VERSION,
             "identity": self._identity,
             "generation": self._generation,
             "state": state.__dict__,
         }
-        with replacing(self.folder / STATE) as file:
+        content["digest"] = _digest(content)
+        with replacing(self.folder / STATE, follow=False) as file:
             file.write(json.dumps(content).encode("ascii"))
         self._sweep(state)
         self._saved = time.monotonic()
@@ -190,11 +239,63 @@ class Checkpoint:
     def _sweep(self, state: State) -> None:
         """Delete the tables of other generations and what a killed run left half-written."""
         tables = (self._table(name).name for name in state.documents)
-        names = {STATE, "lock", *tables, *(name for name, _ in state.runs)}
+        names = {STATE, "lock", *tables, *(name for name, _, _ in state.runs)}
         for name in os.listdir(self.folder):
             if name not in names and _OURS.fullmatch(name):
                 with contextlib.suppress(OSError):
                     os.unlink(self.folder / name)
+
+
+def _digest(content: dict[str, Any]) -> str:
+    """Return a digest of what JSON keeps."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _state_of(value: Any) -> State:
+    """Return a state as JSON has it.
+
+    Raises:
+        DamagedError: If it is none.
+    """
+    if not isinstance(value, dict) or value.keys() != {field.name for field in fields(State)}:
+        raise DamagedError("its state is none")
+    for name in ("source", "offset", "text", "stored", "continued", "odd_documents", "runs_total"):
+        _natural(value[name])
+    documents, tables, runs, odd = (value[name] for name in ("documents", "tables", "runs", "odd"))
+    if not (
+        isinstance(value["complete"], bool)
+        and isinstance(documents, dict)
+        and isinstance(tables, dict)
+        and tables.keys() == documents.keys()
+        and all(map(_TABLE.fullmatch, documents))
+        and all(isinstance(d, str) and _DIGEST.fullmatch(d) for d in tables.values())
+        and isinstance(runs, list)
+        and isinstance(odd, list)
+        and all(isinstance(pair, list) and len(pair) == 2 for pair in odd)
+    ):
+        raise DamagedError("its state is none")
+    for number in (*documents.values(), *(count for _, count in odd)):
+        _natural(number)
+    return State(**{**value, "runs": list(map(_run_of, runs))})
+
+
+def _run_of(value: Any) -> tuple[str, int, str]:
+    name, rows, digest = value if isinstance(value, list) and len(value) == 3 else (None, 0, None)
+    if (
+        isinstance(name, str)
+        and isinstance(digest, str)
+        and _RUN.fullmatch(name)
+        and _DIGEST.fullmatch(digest)
+    ):
+        return name, _natural(rows), digest
+    raise DamagedError("it names a file that is none of the checkpoint's")
+
+
+def _natural(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise DamagedError(f"a number is {value!r}")
+    return value
 
 
 def identity_of(

@@ -239,7 +239,7 @@ class KernelRun:
         self._state.documents = {
             newline: counter.documents for newline, counter in self._counters.items()
         }
-        self._state.runs = [(run.path.name, run.rows) for run in self._spill.runs]
+        self._state.runs = [(run.path.name, run.rows, run.digest) for run in self._spill.runs]
         self._state.runs_total = self._spill.total
         tables: dict[str, Any] = {
             newline: counter.table() for newline, counter in self._counters.items()

@@ -1,27 +1,46 @@
 """Sorted rows in files, and their merge: what a table is when memory does not hold it.
 
-A run is a file of rows in ascending order, in blocks that are read one at a time. Merging goes by
-blocks as well: of the blocks at the front of the runs, all rows up to the smallest of their last
-ones can be put in order, because nothing that is still on the disk comes before. Python sorts
-what is sorted in parts already in little more than one pass.
+::
+
+    "perftricks run 2 little"   what it is, and the version of its form: 32 bytes
+    size, digest, rows          a block: 8 and 32 bytes, and the size
+    size, digest, rows          ...
+
+A run is a file of rows in ascending order, in blocks that are read one at a time. The digest of a
+block is that of its rows and of the digest before it, which begins with the file's name: what has
+changed, is missing or comes from another file is noticed before a row of it is used, and the last
+digest stands for the whole file.
+
+Merging goes by blocks as well: of the blocks at the front of the runs, all rows up to the smallest
+of their last ones can be put in order, because nothing that is still on the disk comes before.
+Python sorts what is sorted in parts already in little more than one pass.
 """
 
 from __future__ import annotations
 
-import marshal
+import hashlib
+import itertools
 import os
+import struct
+import sys
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from perftricks.files import open_plainly
+
 # (key, count, documents that hold the key or 0), where runs are sorted by key, and
-# (-count, key, documents) where they are in the order of a table.
+# (-count, key, documents) where they are in the order of a table. All rows of a run have keys of
+# one form: a str, or a tuple of so many.
 Row = tuple[Any, Any, int]
 Block = list[Row]
 
-_FORMAT = 4  # of marshal: older and newer versions of Python read it
-_SIZE_BYTES = 8
+_FORMAT = f"perftricks run 2 {sys.byteorder}".ljust(31).encode("ascii") + b"\n"
+_SIZE = struct.Struct("<Q")
+_DIGEST_BYTES = 32
+_FORM = struct.Struct("<IHH")  # rows, strings in a key (0: it is one), whether counts come first
 
 
 class Run(NamedTuple):
@@ -30,10 +49,12 @@ class Run(NamedTuple):
     Attributes:
         path: The file.
         rows: How many rows it has.
+        digest: The last digest in it.
     """
 
     path: Path
     rows: int
+    digest: str
 
 
 def write_run(path: Path, blocks: Iterable[Block], *, sync: bool = False) -> Run:
@@ -48,20 +69,26 @@ def write_run(path: Path, blocks: Iterable[Block], *, sync: bool = False) -> Run
         OSError: If that fails; the file is removed.
     """
     rows = 0
+    digest = _first_digest(path)
     try:
         with open(path, "xb") as file:
+            file.write(_FORMAT)
             for block in blocks:
-                data = marshal.dumps(block, _FORMAT)
-                file.write(len(data).to_bytes(_SIZE_BYTES, "little"))
+                data = _encoded(block)
+                digest = _next_digest(digest, data)
+                file.write(_SIZE.pack(len(data)))
+                file.write(digest)
                 file.write(data)
                 rows += len(block)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
+    except FileExistsError:
+        raise
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return Run(path, rows)
+    return Run(path, rows, digest.hex())
 
 
 def read_run(run: Run) -> Iterator[Block]:
@@ -71,18 +98,102 @@ def read_run(run: Run) -> Iterator[Block]:
         OSError: If the file cannot be read, or is not what was written.
     """
     rows = 0
-    with open(run.path, "rb") as file:
-        while size := file.read(_SIZE_BYTES):
-            data = file.read(int.from_bytes(size, "little"))
-            try:
-                block: Block = marshal.loads(data)
-            except (EOFError, ValueError, TypeError):
-                rows = -1
-                break
-            rows += len(block)
-            yield block
+    for data in _verified(run):
+        block = _decoded(data)
+        rows += len(block)
+        yield block
     if rows != run.rows:
-        raise OSError(f"{str(run.path)!r} is damaged: expected {run.rows} rows")
+        raise _damaged(run)
+
+
+def check_run(run: Run) -> None:
+    """Read a run to its end to see that it is what was written.
+
+    Raises:
+        OSError: If it is not, or cannot be read.
+    """
+    rows = 0
+    for data in _verified(run):
+        rows += _FORM.unpack_from(data)[0]
+    if rows != run.rows:
+        raise _damaged(run)
+
+
+def _verified(run: Run) -> Iterator[bytes]:
+    """Yield the blocks as they are in the file, each compared with its digest."""
+    digest = _first_digest(run.path)
+    with open_plainly(run.path) as raw, open(raw.fileno(), "rb", closefd=False) as file:
+        left = os.fstat(file.fileno()).st_size - len(_FORMAT)
+        if file.read(len(_FORMAT)) != _FORMAT:
+            raise _damaged(run)
+        while left:
+            head = file.read(_SIZE.size + _DIGEST_BYTES)
+            left -= len(head)
+            size = _SIZE.unpack_from(head)[0] if len(head) == _SIZE.size + _DIGEST_BYTES else -1
+            if not _FORM.size <= size <= left:
+                raise _damaged(run)
+            data = file.read(size)
+            left -= size
+            digest = _next_digest(digest, data)
+            if digest != head[_SIZE.size :]:
+                raise _damaged(run)
+            yield data
+    if digest.hex() != run.digest:
+        raise _damaged(run)
+
+
+def _damaged(run: Run) -> OSError:
+    return OSError(f"{str(run.path)!r} is damaged: it is not what was written")
+
+
+def _first_digest(path: Path) -> bytes:
+    return hashlib.sha256(_FORMAT + os.fsencode(path.name)).digest()
+
+
+def _next_digest(digest: bytes, data: bytes) -> bytes:
+    found = hashlib.sha256(digest)
+    found.update(data)
+    return found.digest()
+
+
+def _encoded(block: Block) -> bytes:
+    """Return rows as bytes: numbers in columns, then the text of all keys."""
+    by_count = bool(block) and isinstance(block[0][0], int)
+    first, second, documents = zip(*block, strict=True) if block else ((), (), ())
+    keys, counts = (second, first) if by_count else (first, second)
+    parts = len(keys[0]) if keys and isinstance(keys[0], tuple) else 0
+    strings = list(itertools.chain.from_iterable(keys)) if parts else keys
+    return b"".join(
+        (
+            _FORM.pack(len(block), parts, by_count),
+            array("I", map(len, strings)).tobytes(),
+            array("q", counts).tobytes(),
+            array("q", documents).tobytes(),
+            "".join(strings).encode("utf-8", "surrogatepass"),
+        )
+    )
+
+
+def _decoded(data: bytes) -> Block:
+    rows, parts, by_count = _FORM.unpack_from(data)
+    position = _FORM.size
+    columns = []
+    for kind, size in (("I", rows * (parts or 1)), ("q", rows), ("q", rows)):
+        column = array(kind)
+        end = position + size * column.itemsize
+        column.frombytes(data[position:end])
+        position = end
+        columns.append(column)
+    lengths, counts, documents = columns
+    text = data[position:].decode("utf-8", "surrogatepass")
+    ends = itertools.accumulate(lengths, initial=0)
+    keys: Iterable[Any] = [text[start:end] for start, end in itertools.pairwise(ends)]
+    if parts:
+        strings = iter(keys)
+        keys = zip(*[strings] * parts, strict=True)
+    if by_count:
+        return list(zip(counts, keys, documents, strict=True))
+    return list(zip(keys, counts, documents, strict=True))
 
 
 def blocks_of(rows: Iterable[Row], size: int) -> Iterator[Block]:

@@ -15,9 +15,10 @@ from pathlib import Path
 import jieba
 import pytest
 
-from perftricks.wordcount import CorpusError, OptionError, count_files, pieces
+from perftricks.wordcount import CorpusError, OptionError, checkpoint, compiled, count_files, pieces
 from perftricks.wordcount.checkpoint import STATE, Checkpoint
-from tests.wordcount.conftest import PIECES, naive
+from perftricks.wordcount.compiled import TokenTable
+from tests.wordcount.conftest import PIECES, in_chunks, naive
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -229,7 +230,7 @@ def test_folder_that_cannot_be_used(tmp_path, lines):
         count_files(path, checkpoint=folder)
     count_files(path, checkpoint=folder)
     (folder / STATE).write_text("{", encoding="ascii")
-    with pytest.raises(OptionError, match=r"cannot be read: .*; delete it to start anew"):
+    with pytest.raises(OptionError, match=r"cannot be read: .*; delete the folder to start anew"):
         count_files(path, checkpoint=folder)
 
 
@@ -261,3 +262,203 @@ def test_bad_data_stays_bad(tmp_path, lines, often, monkeypatch):
         with pytest.raises(CorpusError) as raised:
             count_files(path, checkpoint=tmp_path / "state", checkpoint_seconds=0)
         assert raised.value.offset == len(content) - 1
+
+
+@pytest.fixture
+def begun(tmp_path, texts, often, monkeypatch):
+    """A run that has ended on the way, with tables, and with parts of one, in its folder."""
+    monkeypatch.setattr("perftricks.wordcount.streams.CHUNK_BYTES", 512)
+    monkeypatch.setattr(pieces, "read_bytes", in_chunks)
+    path = tmp_path / "a.txt"
+    path.write_text("\n".join(texts), encoding="utf-8", newline="")
+    (tmp_path / "b.jsonl").write_text(
+        "".join(json.dumps({"t": text}) + "\n" for text in [*texts, "\ud800"]), encoding="ascii"
+    )
+    paths, options = [path, tmp_path / "b.jsonl"], {"field": "t", "ngrams": 2}
+    size = path.stat().st_size
+    interrupt(paths, tmp_path / "state", size + 500, memory_limit="1kB", **options)
+    return paths, tmp_path / "state", options
+
+
+def test_whatever_is_damaged_is_refused(begun):
+    """Any damage of any file is an error that names the file and says what to do."""
+    paths, folder, options = begun
+    whole = count_files(paths, method="compiled", **options)
+    generator = random.Random(3)
+    names = [name for name in sorted(os.listdir(folder)) if name != "lock"]
+    assert len(names) > 4
+    for name in names:
+        path = folder / name
+        content = path.read_bytes()
+        place = generator.randrange(len(content))
+        for damaged in (
+            b"",
+            content[: len(content) // 2],
+            content + b"x",
+            content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :],
+            bytes(min(4096, len(content))) + content[4096:],
+            content[64:],
+        ):
+            path.write_bytes(damaged)
+            with pytest.raises(OptionError) as raised:
+                count_files(paths, checkpoint=folder, **options)
+            assert f"cannot be read: {name!r}: " in str(raised.value)
+            assert str(raised.value).endswith("; delete the folder to start anew")
+            assert sorted(os.listdir(folder)) == sorted([*names, "lock"])
+        path.write_bytes(content)
+    tables = [folder / name for name in names if name.startswith("table")]
+    runs = [folder / name for name in names if name.startswith("run")]
+    for one, other in (tables[:2], runs[:2], (tables[0], runs[0])):
+        contents = one.read_bytes(), other.read_bytes()
+        one.write_bytes(contents[1])
+        other.write_bytes(contents[0])
+        with pytest.raises(OptionError, match="cannot be read: '"):
+            count_files(paths, checkpoint=folder, **options)
+        one.write_bytes(contents[0])
+        other.write_bytes(contents[1])
+    counts = count_files(paths, checkpoint=folder, **options)
+    assert (counts.run.resumed, counts == whole) == ("resumed", True)
+
+
+def test_older_table_of_the_same_name_is_refused(begun, tmp_path):
+    """A table that is whole, but not the one that belongs to the position, is refused."""
+    paths, folder, options = begun
+    other = tmp_path / "other"
+    interrupt([paths[0]], other, 300, ngrams=2)
+    (there,) = other.glob("table-*-crlf")
+    (here,) = folder.glob("table-*-crlf")
+    table = TokenTable.load(there, *compiled.load())
+    table.save(here)
+    with pytest.raises(OptionError, match="it is another table than the one that was saved last"):
+        count_files(paths, checkpoint=folder, **options)
+
+
+def edited(folder, change, *, sealed=True):
+    """Change the state, and its digest as well."""
+    path = folder / STATE
+    content = json.loads(path.read_text(encoding="ascii"))
+    change(content)
+    if sealed:
+        del content["digest"]
+        content["digest"] = checkpoint._digest(content)
+    path.write_text(json.dumps(content), encoding="ascii")
+
+
+@pytest.mark.parametrize("key", ["source", "offset", "text", "odd", "documents", "complete"])
+def test_edited_state_is_refused(begun, key):
+    """A state that was edited is refused, and so is one without a digest."""
+    paths, folder, options = begun
+    new = {
+        "source": 0,
+        "offset": 7,
+        "text": 1,
+        "odd": [["a", 1]],
+        "documents": {},
+        "complete": True,
+    }
+    saved = (folder / STATE).read_bytes()
+    edited(folder, lambda content: content["state"].update({key: new[key]}), sealed=False)
+    with pytest.raises(
+        OptionError, match=r"'state\.json': it is damaged or was edited: its digest"
+    ):
+        count_files(paths, checkpoint=folder, **options)
+    (folder / STATE).write_bytes(saved)
+    edited(folder, lambda content: content.pop("digest"), sealed=False)
+    with pytest.raises(
+        OptionError, match=r"'state\.json': it is damaged or was edited: its digest"
+    ):
+        count_files(paths, checkpoint=folder, **options)
+
+
+TABLE = (("documents", 1), ("tables", 64 * "a"))
+
+
+@pytest.mark.parametrize(
+    "name", ["../precious", "/etc/passwd", "run-1/../../precious", "run-", "lock", "", "run-1\n"]
+)
+def test_names_are_confined_to_the_folder(begun, tmp_path, name):
+    """A state that names files elsewhere is refused, though its digest is right."""
+    paths, folder, options = begun
+    (tmp_path / "precious").write_text("years of work")
+    saved = (folder / STATE).read_bytes()
+    for change in (
+        lambda state: state["runs"][0].__setitem__(0, name),
+        lambda state: (
+            state["documents"].update({name: 1}),
+            state["tables"].update({name: 64 * "a"}),
+        ),
+    ):
+        edited(folder, lambda content, change=change: change(content["state"]))
+        with pytest.raises(OptionError, match=r"'state\.json': it is damaged: "):
+            count_files(paths, checkpoint=folder, **options)
+        (folder / STATE).write_bytes(saved)
+    assert (tmp_path / "precious").read_text() == "years of work"
+    assert count_files(paths, checkpoint=folder, **options).run.resumed == "resumed"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.update(generation="1"),
+        lambda content: content.update(identity=None),
+        lambda content: content.update(state=[]),
+        lambda content: content["state"].pop("odd"),
+        lambda content: content["state"].update(source=-1),
+        lambda content: content["state"].update(offset=True),
+        lambda content: content["state"].update(odd=[["a", "b"]]),
+        lambda content: content["state"].update(runs={}),
+        lambda content: content["state"].update(documents={"crlf": 1}),
+    ],
+)
+def test_state_of_another_form_is_refused(begun, change):
+    """A state that says what no run writes is no traceback."""
+    paths, folder, options = begun
+    edited(folder, change)
+    with pytest.raises(OptionError, match=r"'state\.json': it is damaged: "):
+        count_files(paths, checkpoint=folder, **options)
+
+
+def test_other_versions_and_nonsense(begun):
+    """What another version has written is said to be that; nonsense is damage."""
+    paths, folder, options = begun
+    edited(folder, lambda content: content.update(version=1))
+    with pytest.raises(OptionError, match="of another version of perftricks; delete the folder"):
+        count_files(paths, checkpoint=folder, **options)
+    for nonsense in ("[" * 100_000, "9" * 5000, "[]", "null", '{"version": 2}', "\xff", "{}"):
+        (folder / STATE).write_text(nonsense, encoding="latin-1")
+        with pytest.raises(OptionError, match=r"'state\.json': it is damaged"):
+            count_files(paths, checkpoint=folder, **options)
+
+
+@pytest.mark.parametrize("name", [STATE, "lock", "table", "run"])
+def test_links_and_pipes_are_refused(begun, tmp_path, name):
+    """No link is followed, to read or to write, and no pipe is waited for."""
+    paths, folder, options = begun
+    path = next(path for path in sorted(folder.iterdir()) if path.name.startswith(name))
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+    with pytest.raises(OptionError, match="is a link"):
+        count_files(paths, checkpoint=folder, **options)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OptionError, match="is no regular file"):
+        count_files(paths, checkpoint=folder, **options)
+    path.unlink()
+    (tmp_path / "moved").rename(path)
+    assert count_files(paths, checkpoint=folder, **options).run.resumed == "resumed"
+
+
+def test_files_of_others_are_refused(begun, monkeypatch):
+    """A file that is neither the user's nor root's nor the folder's owner's is refused."""
+    paths, folder, options = begun
+    real = os.lstat
+
+    def lstat(path):
+        status = real(path)
+        if not str(path).startswith(str(folder / "table")):
+            return status
+        return os.stat_result([*status[:4], os.geteuid() + 1, *status[5:]])
+
+    monkeypatch.setattr(checkpoint.os, "lstat", lstat)
+    with pytest.raises(OptionError, match=r"'table-.*': .*belongs to another user"):
+        count_files(paths, checkpoint=folder, **options)

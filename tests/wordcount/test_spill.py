@@ -33,7 +33,7 @@ from perftricks.wordcount import (
 )
 from perftricks.wordcount.cachefolder import cache_folder
 from perftricks.wordcount.memory import _available, default_limit, parse_limit
-from perftricks.wordcount.runs import Run, blocks_of, merged, read_run, summed, write_run
+from perftricks.wordcount.runs import blocks_of, check_run, merged, read_run, summed, write_run
 from perftricks.wordcount.spill import PREFIX, Spill
 from tests.wordcount.conftest import in_chunks
 
@@ -262,7 +262,7 @@ def full(monkeypatch):
     def fail(*given, **options):
         raise OSError(28, "No space left on device")
 
-    return lambda: monkeypatch.setattr(runs.marshal, "dumps", fail)
+    return lambda: monkeypatch.setattr(runs, "_encoded", fail)
 
 
 FULL = (
@@ -291,16 +291,66 @@ def test_full_disk_while_merging(tmp_path, full, texts):
     assert sorted(os.listdir(tmp_path)) == ["table.tsv", "temporary"]
 
 
-def test_damaged_file(tmp_path, texts):
-    """A file that is not what was written is noticed, not counted."""
+ROWS = [
+    [("a", 1, 0), ("b\n", 2**40, 3)],
+    [("茶", 1, 0), ("\ud800", 1, 1), ("😀", 7, 2)],
+    [],
+]
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        ROWS,
+        [[((key, ""), count, documents) for key, count, documents in block] for block in ROWS],
+        [[(-count, key, documents) for key, count, documents in block] for block in ROWS],
+        [[(-count, (key, "x", key), 0) for key, count, _ in block] for block in ROWS],
+        [],
+    ],
+)
+def test_rows_come_back(tmp_path, blocks):
+    """Rows are what they were: any text, n-grams, large numbers, both orders."""
+    run = write_run(tmp_path / "run-1", blocks)
+    assert list(read_run(run)) == blocks
+    check_run(run)
+
+
+def test_damaged_file(tmp_path):
+    """A file that is not what was written is noticed before a damaged row is used."""
     run = write_run(tmp_path / "run-1", [[("a", 1, 0)], [("b", 1, 0)]])
     content = run.path.read_bytes()
-    for damaged in (content[:-3], content[: len(content) // 2], content + b"\0" * 9):
+    block = (len(content) - 32) // 2
+    blocks = content[32 : 32 + block], content[32 + block :]
+    changed = [
+        content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+        for place in range(len(content))
+        for bit in (0, 7)
+    ]
+    other = write_run(tmp_path / "run-2", [[("a", 1, 0)], [("b", 1, 0)]]).path.read_bytes()
+    for damaged in (
+        *changed,
+        *(content[:size] for size in range(len(content))),
+        content + bytes(9),
+        content[:32] + blocks[1] + blocks[0],
+        content[:32] + blocks[0],
+        content + blocks[1],
+        other,
+    ):
         run.path.write_bytes(damaged)
-        with pytest.raises(OSError, match="is damaged: expected 2 rows"):
-            list(read_run(run))
-    with pytest.raises(OSError, match="is damaged"):
-        list(read_run(Run(run.path, 3)))
+        seen = []
+        with pytest.raises(OSError, match=r"'.*run-1' is damaged: it is not what was written"):
+            seen.extend(read_run(run))
+        assert seen in ([], [[("a", 1, 0)]], [[("a", 1, 0)], [("b", 1, 0)]])
+        with pytest.raises(OSError, match="is damaged"):
+            check_run(run)
+    run.path.write_bytes(content)
+    for wrong in (run._replace(rows=3), run._replace(digest="0" * 64)):
+        with pytest.raises(OSError, match="is damaged"):
+            list(read_run(wrong))
+    run.path.unlink()
+    run.path.symlink_to(tmp_path / "run-2")
+    with pytest.raises(OSError, match="it is a link"):
+        list(read_run(run))
 
 
 KILLED = """
@@ -362,7 +412,7 @@ def test_checkpoint(tmp_path, texts, small_pieces):
         assert counts.run.resumed == how
         same(counts, whole, tmp_path)
     min(folder.glob("run-*")).unlink()
-    with pytest.raises(OptionError, match=r"'run-\d+' is missing; delete it to start anew"):
+    with pytest.raises(OptionError, match=r"'run-\d+': no such file .*; delete the folder to"):
         count_files(path, **options, **checkpoint)
 
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from perftricks.files import replacing
+from perftricks.files import open_plainly, replacing
+from perftricks.wordcount.sealed import DamagedError, digest_of, seal, unsealed
 
+from .arrays import packed, unpacked
 from .layout import (
     CRLF,
     EMPTY,
@@ -31,7 +33,7 @@ from .layout import (
 from .native import Kernel
 
 UTF_16 = f"utf-16-{sys.byteorder[0]}e"
-FORMAT = "perftricks-token-table-1"
+_FORM = f"table 2 {sys.byteorder}"
 INITIAL_ENTRIES = 3 << 14
 UNITS_PER_ENTRY = 4
 _ENTRY_BYTES = 40  # an entry's count, and its slots in a table that is half full
@@ -257,8 +259,8 @@ class TokenTable:
 
     # ------------------------------------------------------------------ disk
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table to a file, atomically.
+    def save(self, path: str | os.PathLike[str]) -> str:
+        """Write the table to a file, atomically, and return its digest.
 
         After a crash there is the old file, the new one or none.
         """
@@ -266,7 +268,6 @@ class TokenTable:
         entries, units = self.n_entries, int(self.tokens.size[N_UNITS])
         grams = self.n_ngrams
         contents: dict[str, Any] = {
-            "format": np.array(FORMAT),
             "options": np.array([self.first_oov, self.ngram, int(self.has_doc_freq)]),
             "used": used,
             "count": self.tokens.count[used],
@@ -280,40 +281,69 @@ class TokenTable:
             contents["gram_count"] = self.ngrams.count[:grams]
             if self.has_doc_freq:
                 contents["gram_doc_freq"] = self.ngrams.doc_freq[:grams]
-        with replacing(path) as file:
-            np.savez(file, **contents)
+        parts = list(packed(contents))
+        header = seal(_FORM, os.path.basename(path), parts)
+        with replacing(path, follow=False) as file:
+            file.write(header)
+            for part in parts:
+                file.write(part)
+        return digest_of(header)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], kernel: Kernel, lexicon: Lexicon) -> TokenTable:
-        """Read a table that was saved with the same lexicon."""
-        with np.load(path, allow_pickle=False) as contents:
-            if str(contents["format"]) != FORMAT:
-                raise ValueError(f"{path} is not a token table of this version")
-            first_oov, ngram, doc_freq = contents["options"].tolist()
-            table = cls(kernel, lexicon, ngram=ngram, doc_freq=bool(doc_freq))
-            if first_oov != table.first_oov:
-                raise ValueError(f"{path} was written with another dictionary")
-            start, unit = contents["start"], contents["unit"]
-            table.reserve(start.size - 1, unit.size + 8)
-            used = contents["used"]
-            table.tokens.count[used] = contents["count"]
-            table.tokens.start[: start.size] = start
-            table.tokens.unit[: unit.size] = unit
-            table.tokens.size[N_ENTRIES] = start.size - 1
-            table.tokens.size[N_UNITS] = unit.size
-            kernel.call("rehash_table", table.tokens)
-            if doc_freq:
-                table.tokens.doc_freq[used] = contents["doc_freq"]
-            if ngram > 1:
-                gram, count = contents["gram"], contents["gram_count"]
-                table.reserve_ngrams(count.size)
-                table.ngrams.gram[: gram.size] = gram
-                table.ngrams.count[: count.size] = count
-                table.ngrams.size[N_ENTRIES] = count.size
-                kernel.call("rehash_ngrams", (*table.ngrams, np.array([ngram])))
-                if doc_freq:
-                    table.ngrams.doc_freq[: count.size] = contents["gram_doc_freq"]
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        kernel: Kernel,
+        lexicon: Lexicon,
+        *,
+        digest: str | None = None,
+    ) -> TokenTable:
+        """Read a table that was saved with the same lexicon.
+
+        Args:
+            path: The file.
+            kernel: The kernel.
+            lexicon: The tables of the dictionary.
+            digest: What :meth:`save` returned; None if any table of this name will do.
+
+        Raises:
+            OSError: If the file cannot be read.
+            DamagedError: If it is not what was saved.
+        """
+        with open_plainly(path) as file:
+            data = file.read()
+        contents = unpacked(unsealed(_FORM, os.path.basename(path), data))
+        if digest not in (None, digest_of(data)):
+            raise DamagedError("it is another table than the one that was saved last")
+        first_oov, ngram, doc_freq = contents["options"].tolist()
+        table = cls(kernel, lexicon, ngram=ngram, doc_freq=bool(doc_freq))
+        if first_oov != table.first_oov:
+            raise DamagedError("it was written with another dictionary")
+        table._fill(contents)
         return table
+
+    def _fill(self, contents: dict[str, np.ndarray]) -> None:
+        """Take over what was saved; the table is empty."""
+        start, unit = contents["start"], contents["unit"]
+        self.reserve(start.size - 1, unit.size + 8)
+        used = contents["used"]
+        self.tokens.count[used] = contents["count"]
+        self.tokens.start[: start.size] = start
+        self.tokens.unit[: unit.size] = unit
+        self.tokens.size[N_ENTRIES] = start.size - 1
+        self.tokens.size[N_UNITS] = unit.size
+        self.kernel.call("rehash_table", self.tokens)
+        if self.has_doc_freq:
+            self.tokens.doc_freq[used] = contents["doc_freq"]
+        if self.ngram > 1:
+            gram, count = contents["gram"], contents["gram_count"]
+            self.reserve_ngrams(count.size)
+            self.ngrams.gram[: gram.size] = gram
+            self.ngrams.count[: count.size] = count
+            self.ngrams.size[N_ENTRIES] = count.size
+            self.kernel.call("rehash_ngrams", (*self.ngrams, np.array([self.ngram])))
+            if self.has_doc_freq:
+                self.ngrams.doc_freq[: count.size] = contents["gram_doc_freq"]
 
     # ------------------------------------------------------------------ results
 
