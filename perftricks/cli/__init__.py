@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 import perftricks
 from perftricks.cli.errors import complain
+from perftricks.signals import Terminated, ending
 
 # Name -> what it does. The module of a command is its name with underscores; its ``app`` is a Typer
 # with one command.
@@ -85,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows the program's name; None takes it from ``sys.argv``.
 
     Returns:
-        The exit status: 0, 1 for bad data, 2 for wrong usage, 130 after Ctrl-C.
+        The exit status: 0, 1 for bad data, 2 for wrong usage, 130 after Ctrl-C, 128 + n after a
+        signal n that ends programs (143 for SIGTERM, 129 for SIGHUP).
     """
     _open_missing_streams()
     given = sys.argv[1:] if arguments is None else list(arguments)
@@ -94,7 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     command = typer.main.get_command(app)
     try:
-        status = command.main(given or ["--help"], prog_name="perftricks", standalone_mode=False)
+        with ending():
+            status = command.main(
+                given or ["--help"], prog_name="perftricks", standalone_mode=False
+            )
+    except Terminated as error:  # before a command could say so itself
+        return error.status
     except _usage_error() as error:
         name = error.ctx.command_path if getattr(error, "ctx", None) else "perftricks"
         message = " ".join(error.format_message().split()).rstrip(".")

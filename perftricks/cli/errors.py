@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import typer
 
+from perftricks.signals import Terminated
+
 BAD_DATA = 1
 WRONG_USAGE = 2
 INTERRUPTED = 130
@@ -62,6 +64,9 @@ def reported(
     except KeyboardInterrupt:
         complain(command, "interrupted")
         raise typer.Exit(INTERRUPTED) from None
+    except Terminated as error:
+        complain(command, str(error))
+        raise typer.Exit(error.status) from None
     except BrokenPipeError:
         _forget_stdout()  # whoever read the output has seen enough, which is no failure
     except usage as error:

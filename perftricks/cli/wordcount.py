@@ -34,7 +34,7 @@ Examples:
   perftricks wordcount corpus/ --compare
   perftricks wordcount corpus/ --report counts.html --plot zipf.svg
 
-Exit status: 0 done, 1 bad data, 2 wrong usage, 130 interrupted.
+Exit status: 0 done, 1 bad data, 2 wrong usage, 130 interrupted, 128 + n ended by signal n.
 """
 
 

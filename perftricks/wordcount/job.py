@@ -10,12 +10,14 @@ Three methods are those of https://kexue.fm/archives/7031, and all give the same
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from perftricks.parallel.cores import available_cores
+from perftricks.signals import held_back
 from perftricks.wordcount.checkpoint import SECONDS, Checkpoint, State, identity_of
 from perftricks.wordcount.counts import RunInfo, WordCounts
 from perftricks.wordcount.documents import Document, ReadOptions
@@ -433,7 +435,9 @@ def _run_compiled(
     )
     if state is not None:
         feed.meter.text, feed.meter.stored = state.text, state.stored
-    feed.give(kernel_run)
+    # With a checkpoint a signal that ends the run waits for the end of a piece, and for a snapshot.
+    with held_back() if checkpoint is not None else contextlib.nullcontext():
+        feed.give(kernel_run)
     delivered()
     counts, frequency = kernel_run.tables()
     verified = 0

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
+from perftricks.signals import is_pending, raise_pending
 from perftricks.wordcount.cachefolder import open_cache
 from perftricks.wordcount.checkpoint import Checkpoint, State
 from perftricks.wordcount.counts import LazyTable
@@ -229,8 +230,13 @@ class KernelRun:
             self._delivered()
 
     def _save_if_due(self) -> None:
-        if self._checkpoint is not None and self._checkpoint.is_due():
+        if self._checkpoint is None:
+            return
+        ending = is_pending()
+        if ending or self._checkpoint.is_due():
             self._save()
+        if ending:
+            raise_pending()
 
     def _save(self) -> None:
         if self._checkpoint is None:

@@ -296,9 +296,15 @@ class TextCounter:
         others = [threading.Thread(target=work, args=(worker,)) for worker in active[1:]]
         for thread in others:
             thread.start()
-        work(active[0])
-        for thread in others:
-            thread.join()
+        try:
+            work(active[0])
+            for thread in others:
+                thread.join()
+        except BaseException:  # Ctrl-C: nobody goes on in the background
+            chunks.cancel()
+            for thread in others:
+                thread.join()
+            raise
         if errors:
             # Chunks are handed out in order, so the smallest offset is the first one of the text.
             raise min(errors, key=lambda e: e.offset if isinstance(e, InvalidUTF8) else -1)
