@@ -13,9 +13,11 @@ the order of the table. Memory holds one block of each run, whatever the size of
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import weakref
@@ -41,7 +43,8 @@ from perftricks.wordcount.runs import (
 PREFIX = "perftricks-spill-"
 
 _LOCK = "lock"
-_FAN_IN = 32  # runs that are merged at once
+_FAN_IN = 32  # runs that are merged at once, where so many files may be open
+_OTHER_FILES = 8  # that may have to be opened meanwhile
 _LARGEST_BLOCK = 8192  # rows
 
 # Bytes that a row takes as Python objects, about: its key, its count, and its place in a dict or
@@ -163,10 +166,11 @@ class Spill:
             runs: Sorted runs. Those that have been merged are deleted if they are temporary.
             combine: Makes the rows to write of the merged blocks.
         """
-        while len(runs) > _FAN_IN:
-            some = runs[:_FAN_IN]
+        fan_in = _fan_in()
+        while len(runs) > fan_in:
+            some = runs[:fan_in]
             rows = combine(merged(map(read_run, some)))
-            runs[:_FAN_IN] = [self.write(blocks_of(rows, self.block_rows))]
+            runs[:fan_in] = [self.write(blocks_of(rows, self.block_rows))]
             runs.append(runs.pop(0))  # small runs are merged before large ones
             for run in some:
                 if run.path.parent == self._temporary:
@@ -216,6 +220,23 @@ class Spill:
         return _Explained(self.limit, self._folder, self._folder or self._temporary)
 
 
+def _fan_in() -> int:
+    """Return how many runs may be merged at once: as many files as may still be opened, or fewer.
+
+    Two are always tried.
+    """
+    try:
+        import resource
+
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if most == resource.RLIM_INFINITY:
+            return _FAN_IN
+        names = os.listdir("/dev/fd")
+    except (ImportError, OSError):  # another system, or not one more
+        return _FAN_IN if sys.platform == "win32" else 2
+    return max(2, min(_FAN_IN, most - len(names) - _OTHER_FILES))
+
+
 class _Explained:
     """Raises a SpillError in place of a system's error.
 
@@ -246,10 +267,15 @@ class _Explained:
             return
         folder = self._folder or Path(tempfile.gettempdir())
         reason = (error.strerror or str(error)).lower()
-        where = "set TMPDIR to a folder" if self._checkpoint is None else "name a checkpoint folder"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            step = "allow more open files (ulimit -n)"
+        elif self._checkpoint is None:
+            step = "set TMPDIR to a folder with more room"
+        else:
+            step = "name a checkpoint folder with more room"
         raise SpillError(
             f"the table has outgrown the memory limit of {self._limit:,} bytes, and keeping it "
-            f"in {str(folder)!r} failed: {reason}; {where} with more room, or raise the limit"
+            f"in {str(folder)!r} failed: {reason}; {step}, or raise the limit"
         ) from error
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from perftricks import signals
+from perftricks.files import replacing
 from perftricks.wordcount import count_files
-from tests.cli.conftest import LINES, environment
+from tests.cli.conftest import LINES, command, environment
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
@@ -245,3 +246,19 @@ def test_forks_end_as_ever():
             os.kill(os.getpid(), signal.SIGTERM)
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
+def test_leftovers_of_killed_runs(tmp_path, corpus):
+    """What SIGKILL leaves half-written the next run deletes, but not what is being written."""
+    path = tmp_path / "a.tsv"
+    arguments = [corpus, "--tokenizer", "chars", "-o", path]
+    run = [sys.executable, "-c", WRITING, str(int(signal.SIGKILL)), *map(str, arguments)]
+    assert subprocess.run(run, env=environment()).returncode == -signal.SIGKILL
+    (left,) = tmp_path.glob(".perftricks-*.tmp")
+    with replacing(tmp_path / "b.tsv") as file:
+        assert command("wordcount", *arguments).returncode == 0
+        (other,) = tmp_path.glob(".perftricks-*.tmp")
+        assert other != left
+        file.write(b"whole")
+    assert (tmp_path / "b.tsv").read_bytes() == b"whole"
+    assert sorted(os.listdir(tmp_path)) == ["a.tsv", "b.tsv", corpus.name]

@@ -225,6 +225,34 @@ def test_many_runs(monkeypatch, texts, expected):
     assert counts.most_common(5) == rows[:5]
 
 
+FEW_FILES = """
+import os, resource, sys
+from perftricks.wordcount import count_words, write_table
+texts = ["".join(map(chr, range(0x4e00 + i, 0x4e00 + i + 40))) for i in range(400)]
+options = {"tokenizer": "chars", "method": "batched", "batch_size": 5}
+whole = count_words(texts, **options)
+import csv, encodings.ascii, json, resource, tempfile, weakref
+spilled = count_words(texts, memory_limit=100, **options)
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]),) * 2)
+write_table(sys.argv[2], spilled)
+assert list(spilled.rows()) == list(whole.rows())
+print(spilled.run.spilled)
+"""
+
+
+@pytest.mark.parametrize("files", [9, 12, 20, 64])
+def test_few_open_files(tmp_path, temporary, files):
+    """Where few files may be open, fewer parts are merged at once, in more passes."""
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_FILES, str(files), str(tmp_path / "table.tsv")],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 70
+
+
 def test_files_last_as_long_as_the_table(temporary, texts):
     """The files are there while the table is, in one folder that is the user's alone."""
     counts = count_words(texts, method="compiled", memory_limit=TINY)
