@@ -83,7 +83,8 @@ def test_quantized_layers(mode):
         recompute.apply(model, layers=layers.Dense)
         return model
 
-    assert_exact(build, X, Y)
+    # On JAX, XLA multiplies with the scales of int8 weights in another place: the last bits differ.
+    assert_exact(build, X, Y, regrouped=(mode, BACKEND) == ("int8", "jax"))
     hooks = [vars(layer)["quantized_call"] for layer in fresh_model(build).layers]
     assert all(hooks)
 
