@@ -1,8 +1,12 @@
-"""What all tests need: Ctrl-C works, also where the tests run in the background."""
+"""What all tests need: patience, and that Ctrl-C works, also in the background."""
 
 from __future__ import annotations
 
 import signal
+
+# Seconds to wait for what must come, before a test says that it does not. On a machine that is busy
+# with ten other things a second of work takes most of a minute.
+PATIENCE = 300
 
 # A shell starts what it runs in the background with SIGINT ignored, and programs inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -18,6 +18,7 @@ import pytest
 from rich.cells import cell_len
 
 from tests.cli.conftest import environment
+from tests.conftest import PATIENCE
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
@@ -132,9 +133,9 @@ def test_interrupt(large, whom, method):
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, err) == (130, "", "perftricks wordcount: interrupted\n")
-    _, alive = psutil.wait_procs(children, timeout=5)
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE)
     assert alive == []
     assert os.listdir(large.parent) == ["large.txt"]
 
@@ -142,7 +143,7 @@ def test_interrupt(large, whom, method):
 def wait_until_counting(process, workers):
     """Wait until the file is being read and the workers are there; return the workers."""
     me = psutil.Process(process.pid)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         children = me.children(recursive=True)
         reading = any(file.path.endswith("large.txt") for file in me.open_files())

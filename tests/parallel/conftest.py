@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from perftricks.parallel import parallel_apply, parallel_apply_generator, parallel_count
+from tests.conftest import PATIENCE
 
 from .executions import Executions
 
@@ -96,7 +97,7 @@ def executions(tmp_path: Path) -> Executions:
 def nothing_left_behind() -> Iterator[None]:
     """No worker process and no thread of ours outlives a test."""
     yield
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while (left := _leftovers()) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not left

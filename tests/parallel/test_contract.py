@@ -21,6 +21,7 @@ from perftricks.parallel import (
     parallel_apply_generator,
     parallel_count,
 )
+from tests.conftest import PATIENCE
 
 
 class Source:
@@ -136,7 +137,7 @@ def test_default_number_of_workers(monkeypatch):
     """As many workers as there are cores to use, or as a pool that is given has."""
 
     def meet(barrier):
-        barrier.wait(60)
+        barrier.wait(PATIENCE)
 
     def where(x):
         time.sleep(0.002)
@@ -522,7 +523,7 @@ def test_from_another_thread(runner):
     got = []
     thread = threading.Thread(target=lambda: got.extend(runner.apply(square, range(10))))
     thread.start()
-    thread.join(60)
+    thread.join(PATIENCE)
     assert sorted(got) == [x * x for x in range(10)]
 
 
@@ -537,7 +538,7 @@ def test_several_runs_at_a_time(runner):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert results == {k: [x + k for x in range(30)] for k in range(3)}
 
 

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+
+import pytest
+
+from tests.conftest import PATIENCE
+
+# dask's own patience with its processes is for machines that have nothing else to do.
+WAITS = ("COMM__TIMEOUTS__CONNECT", "COMM__TIMEOUTS__TCP", "SCHEDULER__WORKER_TTL")
 
 # In a program of its own: the cluster starts threads and processes, and warns as it stops.
 PROGRAM = """
@@ -24,7 +32,7 @@ def first(sign):
 
 if __name__ == "__main__":
     sign = sys.argv[1]
-    with Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
+    with Client(n_workers=2, threads_per_worker=1, dashboard_address=None, timeout=2700) as client:
         options = {"executor": client.get_executor(), "workers": 2, "max_queue_size": 20}
         tasks = range(200)
         squares = parallel_apply(lambda x: (x * x, os.getpid()), tasks, unordered=False, **options)
@@ -47,6 +55,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.timeout(10 * PATIENCE)  # four processes import all of dask before anything happens
 def test_cluster(tmp_path):
     """Results come in order, errors as they are, and a worker that is killed loses nothing."""
     (tmp_path / "program.py").write_text(PROGRAM)
@@ -55,6 +64,7 @@ def test_cluster(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=9 * PATIENCE,
+        env={**os.environ, **{f"DASK_DISTRIBUTED__{name}": f"{9 * PATIENCE}s" for name in WAITS}},
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-3000:]

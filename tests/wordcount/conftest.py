@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from perftricks.wordcount.streams import read_bytes
 
@@ -15,6 +16,10 @@ with warnings.catch_warnings():
     import jieba
 
 jieba.setLogLevel("WARNING")
+
+# Examples that are drawn slowly say that the machine is busy.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 PIECES = [
     "小明硕士毕业于中国科学院计算所",

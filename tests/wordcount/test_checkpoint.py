@@ -122,7 +122,7 @@ def test_interrupted_run_goes_on(tmp_path, lines, often, monkeypatch, kind, more
         assert table.run.resumed == how
 
 
-@pytest.mark.timeout(400)  # it starts thirty processes and more
+@pytest.mark.timeout(3000)  # it starts thirty processes and more
 @pytest.mark.parametrize("limit", ["", "1kB"])
 def test_killed_twenty_times(tmp_path, texts, expected, limit):
     """A run that is killed twenty times, in the middle of writes too, gives the naive table.

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perftricks.wordcount.excerpt import excerpt, excerpt_tokenizer
+from tests.conftest import PATIENCE
 from tests.wordcount.conftest import PIECES
 
 WAYS = {
@@ -85,5 +86,5 @@ def test_the_first_short_text_of_a_process(workers, tmp_path):
         [sys.executable, "-W", "ignore", "-c", ALONE % workers],
         env={**os.environ, "PERFTRICKS_CACHE": str(tmp_path)},  # without the kernel in it
         check=True,
-        timeout=100,
+        timeout=PATIENCE,
     )

@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items):
             # Those of the frameworks, about each other and about newer Pythons.
             item.add_marker(pytest.mark.filterwarnings("ignore"))
             item.add_marker(pytest.mark.filterwarnings("error:.*perftricks"))
-            item.add_marker(pytest.mark.timeout(400))  # four models a test, on slow machines too
+            item.add_marker(pytest.mark.timeout(1800))  # four models a test, on slow machines too
 
 
 @pytest.fixture(autouse=True)

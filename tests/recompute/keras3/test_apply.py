@@ -340,7 +340,7 @@ def test_inputs_and_outputs():
     steps(build, x, y, False).assert_same(steps(build, x, y, True), FEW_ULP)
 
 
-@pytest.mark.timeout(400)  # large graphs are compiled, on slow machines too
+@pytest.mark.timeout(1800)  # large graphs are compiled, on slow machines too
 @pytest.mark.parametrize("name", ["ResNet50", "EfficientNetB0"])
 def test_applications(name):
     """Two steps of fit of a published model, with moving averages and stochastic depth."""

@@ -23,7 +23,7 @@ from tests.recompute.keras3.zoo import CASES
 # What Keras says plainly, too: a masked language model does not use BERT's pooler, and there are
 # layers that cannot be quantized.
 pytestmark = [
-    pytest.mark.timeout(600),  # TensorFlow builds large graphs, which a busy machine is slow at
+    pytest.mark.timeout(1800),  # TensorFlow builds large graphs, which a busy machine is slow at
     pytest.mark.filterwarnings("ignore:Gradients do not exist"),
     pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method"),
 ]

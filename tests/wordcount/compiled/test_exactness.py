@@ -95,7 +95,8 @@ HARD_TEXT = st.lists(
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     text=HARD_TEXT,
@@ -237,7 +238,8 @@ def test_user_words_of_every_kind(kernel, tmp_path, forced_splits, maker):
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
 def test_hypothesis_dictionaries(kernel, tmp_path_factory, data):
