@@ -21,6 +21,7 @@ import psutil
 
 _PATIENCE = 5.0  # seconds in which what a program has started may end after it
 _LOOK_SECONDS = 0.05
+_LOOKS = 5  # at shared memory that nobody seems to use
 _BUSY_SECONDS = 0.02  # of processor time: a program that uses more in a while does not hang
 
 
@@ -170,10 +171,11 @@ class Traces:
         """Name what is left now."""
         found = [f"temporary file {name}" for name in sorted(os.listdir(self._temporary))]
         new = self._names() - self._shared
-        if new:  # other programs' are in use
-            used = _mapped()
-            found += [f"shared memory {name}" for name in sorted(new) if name not in used]
-        return found
+        for _ in range(_LOOKS):  # other programs' are in use, or go in their own time
+            if not (new := (new & self._names()) - _mapped()):
+                break
+            time.sleep(1)
+        return found + [f"shared memory {name}" for name in sorted(new)]
 
     def _names(self) -> set[str]:
         names = os.listdir(self._SHARED) if self._SHARED.is_dir() else []

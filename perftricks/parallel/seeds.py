@@ -173,7 +173,7 @@ class _StateCopier:
             return
         import ctypes
 
-        source = random._inst
+        source = getattr(random, "_inst", None)  # whose methods random's functions are
         key = struct.pack(f"{_KEY_WORDS}I", *random.getstate()[1][:_KEY_WORDS])
         memory = ctypes.string_at(id(source), type(source).__basicsize__)
         begin, target = memory.find(key), generator.ctypes.state_address
