@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import warnings
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import IO, TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from perftricks.cli.errors import BAD_DATA, complain, reported
 
 if TYPE_CHECKING:
+    from perftricks.wordcount.export import TableFormat
     from perftricks.wordcount.job import FileJob
 
 COMMAND = "perftricks wordcount"
+STDOUT = "-"
 
 # "\b" keeps the lines of the next paragraph apart.
 HELP = """Count the words of a corpus, exactly as jieba cuts them.
@@ -31,6 +35,7 @@ Examples:
   perftricks wordcount corpus/ --method compiled --verify 1000
   perftricks wordcount corpus/ --checkpoint state/ -o counts.tsv
   perftricks wordcount corpus/ --ngrams 3 --memory-limit 500MB -o trigrams.tsv
+  perftricks wordcount corpus/ -o - | head
   perftricks wordcount corpus/ --compare
   perftricks wordcount corpus/ --report counts.html --plot zipf.svg
 
@@ -80,6 +85,14 @@ class Format(str, Enum):
     TSV_RAW = "tsv-raw"
 
 
+class OutputFormat(str, Enum):
+    """Choices of --output-format."""
+
+    TSV = "tsv"
+    CSV = "csv"
+    JSON = "json"
+
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
@@ -97,7 +110,19 @@ def wordcount(
     output: Annotated[
         str | None,
         typer.Option(
-            "-o", "--output", metavar="FILE", help="Write the whole table: .tsv, .csv or .json."
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Write the whole table: .tsv, .csv or .json; - for the standard output, and "
+            "everything else goes to stderr.",
+        ),
+    ] = None,
+    output_format: Annotated[
+        OutputFormat | None,
+        typer.Option(
+            "--output-format",
+            help="Write the table in this format.",
+            show_default="by extension; tsv to the standard output",
         ),
     ] = None,
     top: Annotated[
@@ -165,6 +190,14 @@ def wordcount(
             "--user-dict",
             metavar="FILE",
             help="A dictionary for jieba beside its own: 'word [frequency] [tag]' lines.",
+        ),
+    ] = None,
+    dictionary: Annotated[
+        str | None,
+        typer.Option(
+            "--dict",
+            metavar="FILE",
+            help="A dictionary in place of jieba's own: 'word frequency [tag]' lines.",
         ),
     ] = None,
     stop_words: Annotated[
@@ -325,6 +358,7 @@ def wordcount(
             (other and mode is not None, "--mode is for jieba; the tokenizer is another"),
             (other and hmm is not None, "--hmm/--no-hmm is for jieba; the tokenizer is another"),
             (other and user_dict is not None, "--user-dict is for jieba; the tokenizer is another"),
+            (other and dictionary is not None, "--dict is for jieba; the tokenizer is another"),
             (no_hmm_there, "--hmm/--no-hmm means nothing in mode all, which has no HMM"),
             (
                 no_batches,
@@ -347,6 +381,10 @@ def wordcount(
             (compare and verify > 0, "--compare compares whole tables; leave --verify out"),
             (compare and method is not None, "--compare runs all methods; --method says one"),
             (compare and output is not None, "--compare writes no table; leave --output out"),
+            (
+                output is None and output_format is not None,
+                "--output-format is for --output FILE",
+            ),
             (no_figures, "--compare writes neither report nor plot; leave them out"),
             (
                 nothing_to_show,
@@ -358,12 +396,17 @@ def wordcount(
                 raise OptionError(message)
         if ":" in tokenizer:  # a module of the user's is looked for where they are
             sys.path.insert(0, os.getcwd())
-        spec = make_spec(
-            tokenizer,
-            mode="default" if mode is None else mode.value,
-            hmm=hmm is not False,
-            user_dict=user_dict,
-        )
+        with warnings.catch_warnings(record=True) as doubts:
+            warnings.simplefilter("always", UserWarning)
+            spec = make_spec(
+                tokenizer,
+                mode="default" if mode is None else mode.value,
+                hmm=hmm is not False,
+                user_dict=user_dict,
+                dictionary=dictionary,
+            )
+        for doubt in doubts:
+            complain(COMMAND, f"warning: {doubt.message}")
         job = FileJob(
             find_sources(paths, format=None if format is None else format.value),
             ReadOptions(encoding, errors.value, document.value, field),
@@ -389,21 +432,31 @@ def wordcount(
         if compare:
             _compare(job, quiet=quiet, as_json=json)
             return
-        if output is not None:
-            check_output(output, job.corpus.sources)
+        table_format: TableFormat | None = None if output_format is None else output_format.value
+        if output == STDOUT:
+            if sys.stdout is None:
+                raise OptionError("output '-': the standard output is closed; name a file")
+        elif output is not None:
+            check_output(output, job.corpus.sources, format=table_format)
         if report is not None:
             check_report(report, job.corpus.sources)
         if plot is not None:
             check_plot(plot, job.corpus.sources)
         title = ", ".join(paths) if len(paths) <= 3 else f"{paths[0]} and {len(paths) - 1} more"
-        files = Files(output, report, plot, title)
-        _count(job, files, top, quiet=quiet, as_json=json)
+        if output == STDOUT:
+            files = Files(sys.stdout.buffer, table_format, report, plot, title)
+            with contextlib.redirect_stdout(sys.stderr):
+                _count(job, files, 0 if not json else top, quiet=quiet, as_json=json)
+        else:
+            files = Files(output, table_format, report, plot, title)
+            _count(job, files, top, quiet=quiet, as_json=json)
 
 
 class Files(NamedTuple):
     """The files to write, each None if it is not wanted, and what the report is about."""
 
-    output: str | None
+    output: str | IO[bytes] | None
+    format: TableFormat | None
     report: str | None
     plot: str | None
     title: str
@@ -419,17 +472,18 @@ def _count(job: FileJob, files: Files, top: int, *, quiet: bool, as_json: bool) 
     with render.progress_bar(hidden=quiet) as progress:
         counts = job.run(progress)
     if files.output is not None:
-        write_table(files.output, counts)
+        write_table(files.output, counts, format=files.format)
     if files.report is not None:
         details = render.report_details(job.settings)
         write_report(files.report, counts, title=files.title, details=details)
     if files.plot is not None:
         write_plot(files.plot, counts)
+    output = files.output if isinstance(files.output, str | None) else STDOUT
     if as_json:
-        record = render.summary(counts, job.settings, top=top, output=files.output)
+        record = render.summary(counts, job.settings, top=top, output=output)
         terminal.print_json({**record, "report": files.report, "plot": files.plot})
     elif not quiet:
-        render.show_counts(counts, job.settings, top=top, output=files.output)
+        render.show_counts(counts, job.settings, top=top, output=output)
         render.show_files({"report": files.report, "plot": files.plot})
 
 

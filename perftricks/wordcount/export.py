@@ -24,12 +24,14 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 from perftricks.files import replacing
 from perftricks.wordcount.counts import WordCounts
 from perftricks.wordcount.errors import CorpusError, OptionError
 from perftricks.wordcount.sources import STDIN, PathLike, Source
+
+TableFormat = Literal["tsv", "csv", "json"]
 
 _COLUMNS = ("token", "count", "document_frequency")
 _NGRAM = "ngram"
@@ -50,18 +52,22 @@ class Row:
     document_frequency: int | None = None
 
 
-def write_table(path: PathLike, counts: WordCounts) -> None:
+def write_table(
+    path: PathLike | IO[bytes], counts: WordCounts, *, format: TableFormat | None = None
+) -> None:
     """Write a table in the format of the file's extension: ``.tsv``, ``.csv`` or ``.json``.
 
     The file appears complete or not at all: what was there before stays until the new table is on
     the disk. Its permissions stay as well.
 
     Args:
-        path: Where to. The folder must exist.
+        path: Where to. The folder must exist. Or a file that is open for bytes, such as
+            ``sys.stdout.buffer``; what has been written when writing fails stays in it.
         counts: The table; its document frequencies are written if it has them.
+        format: "tsv", "csv" or "json"; None goes by the extension, and is "tsv" for an open file.
 
     Raises:
-        OptionError: If the extension is another one, or the folder does not exist.
+        OptionError: If format or extension is another one, or the folder does not exist.
         OSError: If writing fails, for want of space for example.
 
     >>> write_table("a.xls", WordCounts({}, documents=0))
@@ -69,10 +75,14 @@ def write_table(path: PathLike, counts: WordCounts) -> None:
     perftricks.wordcount.errors.OptionError: output 'a.xls': unknown extension '.xls'; expected \
 .tsv, .csv or .json
     """
-    check_output(path)
+    if not isinstance(path, (str, os.PathLike)):
+        _FORMATS[_extension("", format or "tsv")].write(path, counts)
+        path.flush()
+        return
+    check_output(path, format=format)
     target = os.fspath(path)
     with replacing(target) as file:
-        _FORMATS[_extension(target)].write(file, counts)
+        _FORMATS[_extension(target, format)].write(file, counts)
 
 
 def read_rows(path: PathLike) -> list[Row]:
@@ -111,18 +121,21 @@ def read_table(path: PathLike) -> dict[Any, int]:
     return {row.token: row.count for row in read_rows(path)}
 
 
-def check_output(path: PathLike, sources: Sequence[Source] = ()) -> None:
+def check_output(
+    path: PathLike, sources: Sequence[Source] = (), *, format: TableFormat | None = None
+) -> None:
     """Check that a table can be written, before the work of making it.
 
     Args:
         path: Where to.
         sources: The files that are read, none of which may be overwritten.
+        format: As for :func:`write_table`.
 
     Raises:
         OptionError: If the extension is unknown, the folder does not exist or may not be written,
             or the path is one of the sources or no regular file.
     """
-    _extension(os.fspath(path))
+    _extension(os.fspath(path), format)
     check_place(path, sources)
 
 
@@ -368,7 +381,11 @@ _FORMATS: Mapping[str, _Format] = {
 }
 
 
-def _extension(name: str) -> str:
+def _extension(name: str, format: TableFormat | None = None) -> str:
+    if format is not None:
+        if f".{format}" not in _FORMATS:
+            raise OptionError(f"the format of a table must be tsv, csv or json, not {format!r}")
+        return f".{format}"
     extension = os.path.splitext(name)[1].lower()
     if extension not in _FORMATS:
         found = f"unknown extension {extension!r}" if extension else "no extension"

@@ -20,6 +20,7 @@ from perftricks.parallel.cores import available_cores
 from perftricks.signals import held_back
 from perftricks.wordcount.checkpoint import SECONDS, Checkpoint, State, identity_of
 from perftricks.wordcount.counts import RunInfo, WordCounts
+from perftricks.wordcount.dictionaries import UserDictionary
 from perftricks.wordcount.documents import Document, ReadOptions
 from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.feeds import Feed, FileFeed, TextFeed
@@ -51,7 +52,8 @@ def count_words(
     workers: int | None = None,
     mode: Mode = "default",
     hmm: bool = True,
-    user_dict: PathLike | None = None,
+    user_dict: UserDictionary | None = None,
+    dictionary: PathLike | None = None,
     stop_words: PathLike | Iterable[str] | None = None,
     min_count: int = 1,
     min_length: int = 0,
@@ -78,8 +80,11 @@ def count_words(
             this process may use.
         mode: jieba's mode: "default", "all" or "search".
         hmm: Whether jieba looks for words that are not in its dictionary.
-        user_dict: Path of a dictionary that jieba uses beside its own. It has no effect on other
-            uses of jieba in this process.
+        user_dict: A dictionary that jieba uses beside its own, as ``jieba.load_userdict`` takes it:
+            the path of a file, an open file, or lines. It has no effect on other uses of jieba in
+            this process. What in it is surely not meant is a ``UserWarning``.
+        dictionary: The path of a dictionary that jieba uses in place of its own, as
+            ``jieba.set_dictionary`` takes it; for this count only, too.
         stop_words: Tokens to leave out of the table: the path of a file with a word on each line,
             or the words. A line of blanks stands for that token of blanks.
         min_count: Leave out tokens that occur less often.
@@ -109,7 +114,7 @@ def count_words(
 
     Raises:
         OptionError: If an option cannot be used; nothing has been counted then.
-        OSError: If the dictionary or the stop words cannot be read.
+        OSError: If a dictionary or the stop words cannot be read.
         TypeError: If ``texts`` is a single str, or a document is not a str.
         TokenizerError: If a tokenizer of your own fails.
         VerificationError: If a document was counted wrongly.
@@ -122,7 +127,7 @@ def count_words(
     if isinstance(texts, (str, bytes)):
         raise TypeError("texts is one string; expected an iterable of them, such as [text]")
     settings = Settings(
-        make_spec(tokenizer, mode=mode, hmm=hmm, user_dict=user_dict),
+        make_spec(tokenizer, mode=mode, hmm=hmm, user_dict=user_dict, dictionary=dictionary),
         method,
         workers,
         batch_size,
@@ -145,7 +150,8 @@ def count_files(
     workers: int | None = None,
     mode: Mode = "default",
     hmm: bool = True,
-    user_dict: PathLike | None = None,
+    user_dict: UserDictionary | None = None,
+    dictionary: PathLike | None = None,
     stop_words: PathLike | Iterable[str] | None = None,
     min_count: int = 1,
     min_length: int = 0,
@@ -176,6 +182,7 @@ def count_files(
         mode: See there.
         hmm: See there.
         user_dict: See there.
+        dictionary: See there.
         stop_words: See there.
         min_count: See there.
         min_length: See there.
@@ -219,7 +226,7 @@ def count_files(
     >>> counts.most_common(2)
     [('没有', 8), ('可以', 6)]
     """
-    spec = make_spec(tokenizer, mode=mode, hmm=hmm, user_dict=user_dict)
+    spec = make_spec(tokenizer, mode=mode, hmm=hmm, user_dict=user_dict, dictionary=dictionary)
     job = FileJob(
         find_sources(paths, format=format),
         ReadOptions(encoding, errors, document, field),
@@ -367,7 +374,7 @@ def run(
         text_bytes=feed.meter.text,
         stored_bytes=feed.meter.stored,
         seconds=time.perf_counter() - began,
-        note=note,
+        note="; ".join(filter(None, (note, counted.note))),
         verified=counted.verified,
         ngrams=settings.ngrams,
         resumed=resumed,

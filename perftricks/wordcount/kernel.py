@@ -8,6 +8,7 @@ itself and added to the table.
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import math
 from collections import Counter
@@ -20,6 +21,12 @@ from perftricks.wordcount.checkpoint import Checkpoint, State
 from perftricks.wordcount.counts import LazyTable
 from perftricks.wordcount.documents import ReadOptions
 from perftricks.wordcount.errors import OptionError
+from perftricks.wordcount.jieba_state import (
+    is_untouched,
+    replaced_functions,
+    state_digest,
+    tokenizer_behind,
+)
 from perftricks.wordcount.pieces import PIECE_BYTES, read_pieces
 from perftricks.wordcount.sources import Source
 from perftricks.wordcount.spill import Spill, SpilledTable, separated, table_bytes
@@ -61,7 +68,10 @@ def why_not(spec: TokenizerSpec) -> str | None:
         from perftricks.wordcount.compiled import why_unsupported
     except ImportError as error:
         return f"{error.name or 'a module'} is not installed"
-    return why_unsupported()
+    names = replaced_functions()
+    if names:
+        return f"this program has replaced {', '.join(names)}"
+    return why_unsupported(None if is_untouched() else tokenizer_behind())
 
 
 def is_too_short_to_compile(size: float, workers: int) -> bool:
@@ -76,10 +86,9 @@ def why_not_worth_it(spec: TokenizerSpec, size: float, workers: int) -> str | No
     """Say why jieba itself is done sooner with so many bytes of text; None if it is not."""
     from perftricks.wordcount.compiled import readiness
 
-    own = spec.dictionary is not None
-    ready = is_jieba_ready() and not own
+    ready = is_jieba_ready() and not spec.has_dictionaries
     pure = size / (_PURE_BYTES * workers) + (0 if ready else _LOAD_JIEBA)
-    cached = readiness(spec.dictionary)
+    cached = readiness(_dictionary_key(spec))
     start = _LOAD
     if not cached.lexicon:
         start += _LOOK + (0 if ready else _LOAD_JIEBA + _BUILD_TABLES)
@@ -100,17 +109,38 @@ def load_engine(spec: TokenizerSpec) -> Engine:
     """
     from perftricks.wordcount import compiled
 
-    dictionary = spec.dictionary
+    key = _dictionary_key(spec)
     try:
-        if dictionary is None:
+        if key is not None:
+            return compiled.load(dictionary=key, make=lambda: tokenizer_with(spec))
+        if spec.has_dictionaries:
+            return compiled.load(tokenizer_with(spec))
+        if is_untouched():
             return compiled.load(make=default_tokenizer)
-        return compiled.load(dictionary=dictionary, make=lambda: tokenizer_with(dictionary))
-    except OptionError:
-        raise
+        # The tables go by what is in the tokenizer, which somebody may have changed.
+        return compiled.load(default_tokenizer())
     except compiled.UnsupportedDictionary as error:
         raise OptionError(str(error)) from None
+    except OptionError:
+        raise
     except (OSError, RuntimeError, ImportError, ValueError) as error:
         raise OptionError(f"the kernel cannot be compiled here: {error}") from error
+
+
+def _dictionary_key(spec: TokenizerSpec) -> bytes | None:
+    """Return a key for the dictionaries of a spec and the jieba that they are used with.
+
+    None if there are none, or jieba has been given what cannot be looked at.
+    """
+    if not spec.has_dictionaries:
+        return None
+    state = "" if is_untouched() else state_digest()
+    if state is None:
+        return None
+    if spec.main is None and not state:
+        return spec.dictionary
+    parts = (state.encode(), spec.main or b"", spec.dictionary or b"")
+    return b"".join(hashlib.sha256(part).digest() for part in parts)
 
 
 class KernelRun:

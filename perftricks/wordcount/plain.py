@@ -31,6 +31,7 @@ class Counted(NamedTuple):
     frequency: Mapping[Any, int] | None
     documents: int
     verified: int = 0
+    note: str = ""
 
 
 def count_plainly(
@@ -46,7 +47,7 @@ def count_plainly(
         spill: Where the table goes if it outgrows the memory limit.
     """
     tracker = _Tracker(feed, progress)
-    documents, method, workers = _choose(iter(tracker), settings, workers)
+    documents, method, workers, note = _choose(iter(tracker), settings, workers)
     keys = TokenKeys(settings.spec, settings.document_frequency, settings.ngrams)
     keys.prepare(documents if isinstance(documents, list) else None)
     table = SpillingCounter(spill, settings.ngrams)
@@ -62,28 +63,31 @@ def count_plainly(
         counts = SpilledTable(spill, document_frequency=settings.document_frequency)
     elif settings.document_frequency:
         counts, frequency = separated(table)
-    return Counted(method, workers, counts, frequency, tracker.read)
+    return Counted(method, workers, counts, frequency, tracker.read, note=note)
 
 
 def _choose(
     documents: Iterator[str], settings: Settings, workers: int
-) -> tuple[Iterable[str], Method, int]:
-    """Return the documents, the method, and the number of workers it uses.
+) -> tuple[Iterable[str], Method, int, str]:
+    """Return the documents, the method, the number of workers it uses, and a note.
 
     Left the choice, a small corpus is counted in the calling process, before workers would have
-    started; its documents are a list.
+    started; its documents are a list. So is a corpus for a tokenizer that workers may not get.
     """
     if settings.method is not None:
-        return documents, settings.method, workers if settings.method == "parallel" else 1
+        return documents, settings.method, workers if settings.method == "parallel" else 1, ""
     first: list[str] = []
     characters = 0
     for text in documents:
         first.append(text)
         characters += len(text) + 1  # so that there is an end to empty documents too
         if characters > _SMALL_TEXT:
-            method: Method = "batched" if workers == 1 else "parallel"
-            return itertools.chain(first, documents), method, workers
-    return first, "batched", 1
+            rest = itertools.chain(first, documents)
+            stays = None if settings.start_method == "fork" else settings.spec.why_it_stays()
+            if workers == 1 or stays is not None:
+                return rest, "batched", 1, f"not parallel: {stays}" if stays else ""
+            return rest, "parallel", workers, ""
+    return first, "batched", 1, ""
 
 
 def _batches(

@@ -96,6 +96,13 @@ class Settings:
             parse_limit(self.memory_limit)
         if not self.spec.uses_jieba:
             self.spec.load()
+        if self.method == "parallel" and self.start_method not in (None, "fork"):
+            stays = self.spec.why_it_stays()
+            if stays is not None:
+                raise OptionError(
+                    f"method 'parallel' cannot be used with start_method {self.start_method!r}: "
+                    f"{stays}; use method 'batched', or start_method 'fork'"
+                )
         if self.method == "compiled":
             reason = why_not(self.spec)
             if reason is not None:

@@ -143,7 +143,7 @@ def check_encoding(encoding: str, errors: str) -> None:
         OptionError: If they do not.
     """
     try:
-        b" ".decode(encoding)  # turns away codecs from bytes to bytes, such as "hex"
+        b" ".decode(encoding, "replace")  # turns away codecs from bytes to bytes, such as "hex"
         codecs.getincrementaldecoder(encoding)
     except (LookupError, ValueError):
         raise OptionError(

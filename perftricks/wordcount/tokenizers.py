@@ -6,40 +6,35 @@ tokenizer itself is made from it on first use in each process. Forked workers fi
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
-import importlib.util
 import io
-import itertools
-import logging
-import marshal
 import operator
 import os
-import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
 
+from perftricks.wordcount import jieba_state
+from perftricks.wordcount.dictionaries import (
+    UserDictionary,
+    read_main_dictionary,
+    read_user_dictionary,
+    split_line,
+)
 from perftricks.wordcount.errors import OptionError, TokenizerError
 from perftricks.wordcount.excerpt import excerpt_tokenizer
-from perftricks.wordcount.sources import PathLike, read_small_file
+from perftricks.wordcount.sources import PathLike
 
 Cut = Callable[[str], Iterable[str]]
 Mode = Literal["default", "all", "search"]
 
 _BUILT_IN: dict[str, Cut] = {"chars": list, "whitespace": str.split}
 _MODES = ("default", "all", "search")
-
-# What jieba makes of a line of a dictionary (jieba.re_userdict), which matches any line at all:
-# where frequency or tag are not written as it expects, it takes them for a part of the word.
-_DICTIONARY_LINE = re.compile(r"^(.+?)( [0-9]+)?( [a-z]+)?$")
-
-_copies = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,8 @@ class TokenizerSpec:
         mode: jieba's: "default", "all" (every word in the text) or "search" (default, then the
             shorter words in the long ones).
         hmm: Whether jieba looks for words that are not in the dictionary.
-        dictionary: The content of a user dictionary for jieba, UTF-8.
+        dictionary: The lines of a user dictionary for jieba, UTF-8.
+        main: The content of a dictionary in place of jieba's own.
         name: What the user calls the tokenizer.
     """
 
@@ -60,6 +56,12 @@ class TokenizerSpec:
     mode: Mode = "default"
     hmm: bool = True
     dictionary: bytes | None = field(default=None, repr=False)
+    main: bytes | None = field(default=None, repr=False)
+
+    @property
+    def has_dictionaries(self) -> bool:
+        """Whether jieba is used with a dictionary that was given."""
+        return self.dictionary is not None or self.main is not None
 
     @property
     def uses_jieba(self) -> bool:
@@ -78,15 +80,30 @@ class TokenizerSpec:
         """Name the tokenizer with its version."""
         return f"jieba {_jieba_version()}" if self.uses_jieba else self.name
 
+    def why_it_stays(self) -> str | None:
+        """Say why a worker that is no fork cannot have this tokenizer; None if it can."""
+        return jieba_state.why_it_stays() if self.uses_jieba else None
+
     def load(self) -> Cut:
-        """Return the tokenizer; it is made on first use and kept for the life of the process.
+        """Return the tokenizer: jieba as it is at this moment.
 
         Raises:
-            OptionError: If a module or function cannot be imported.
+            OptionError: If a module or function cannot be imported, or a dictionary not be used.
         """
         if callable(self.tokenizer):
             return functools.partial(_checked, self.tokenizer, self.name)
-        return _load(self)
+        if not self.uses_jieba:
+            return _load(self.tokenizer)
+        if self.has_dictionaries:
+            tokenizer = tokenizer_with(self)
+            return _cut_with(tokenizer.lcut, tokenizer.lcut_for_search, self)
+        jieba = jieba_state.import_jieba()
+        name = "lcut_for_search" if self.mode == "search" else "lcut"
+        jieba_state.ready(jieba_state.tokenizer_behind(name))
+        cut = _cut_with(jieba.lcut, jieba.lcut_for_search, self)
+        if jieba_state.replaced_functions():
+            return functools.partial(_checked, cut, "jieba")
+        return cut
 
     def load_for(self, texts: Sequence[str]) -> Cut:
         """Return the tokenizer for some short texts and no others, which may be ready sooner.
@@ -95,13 +112,13 @@ class TokenizerSpec:
             OptionError: If a module or function cannot be imported.
         """
         global _excerpt_taken
-        if self.uses_jieba and self.dictionary is None and not _excerpt_taken:
-            jieba = _import_jieba()
-            if not jieba.dt.initialized and jieba.dt.dictionary is None:
+        if self.uses_jieba and not self.has_dictionaries and not _excerpt_taken:
+            jieba = jieba_state.import_jieba()
+            if jieba_state.is_untouched() and not _is_cache_older(jieba):
                 _excerpt_taken = True
                 tokenizer = excerpt_tokenizer(jieba, texts)
                 if tokenizer is not None:
-                    return _cut_with(tokenizer, self)
+                    return _cut_with(tokenizer.lcut, tokenizer.lcut_for_search, self)
         return self.load()
 
 
@@ -115,21 +132,27 @@ def make_spec(
     *,
     mode: Mode = "default",
     hmm: bool = True,
-    user_dict: PathLike | None = None,
+    user_dict: UserDictionary | None = None,
+    dictionary: PathLike | None = None,
 ) -> TokenizerSpec:
     """Check the options of a tokenizer and return its spec; nothing is imported yet.
+
+    What in a dictionary is surely not meant is a ``UserWarning``.
 
     Args:
         tokenizer: "jieba", "chars", "whitespace", "module:function" or a function.
         mode: For jieba only.
         hmm: For jieba only; mode "all" does not use it.
-        user_dict: A dictionary for jieba in UTF-8: on each line ``word``, ``word frequency``,
+        user_dict: A dictionary for jieba beside its own, as ``jieba.load_userdict`` takes it: the
+            path of a file, an open file, or lines; on each line ``word``, ``word frequency``,
             ``word tag`` or ``word frequency tag``.
+        dictionary: The path of a dictionary in place of jieba's own, as ``jieba.set_dictionary``
+            takes it.
 
     Raises:
         OptionError: If the tokenizer is unknown, an option of jieba's is given for another one, or
-            a line of the dictionary is malformed.
-        OSError: If the dictionary cannot be read.
+            jieba cannot read a dictionary.
+        OSError: If a dictionary cannot be read.
 
     >>> make_spec("chars").load()("茶 ok")
     ['茶', ' ', 'o', 'k']
@@ -143,19 +166,36 @@ def make_spec(
     if mode not in _MODES:
         raise OptionError(f"mode must be default, all or search, not {mode!r}")
     if not spec.uses_jieba:
-        options = {"mode": mode != "default", "hmm": not hmm, "user_dict": user_dict is not None}
+        options = {
+            "mode": mode != "default",
+            "hmm": not hmm,
+            "user_dict": user_dict is not None,
+            "dictionary": dictionary is not None,
+        }
         for option in (name for name, given in options.items() if given):
             raise OptionError(f"{option} is an option of jieba's; the tokenizer is {spec.name!r}")
-    if user_dict is None:
+        jieba_state.let_tokenizers_travel(tokenizer)
         return spec
-    return TokenizerSpec(tokenizer, mode, hmm, _read_dictionary(os.fspath(user_dict)))
+    words = content = None
+    doubts: list[str] = []
+    if user_dict is not None or dictionary is not None:
+        jieba_state.check_functions()
+    if user_dict is not None:
+        words, doubts = read_user_dictionary(user_dict)
+    if dictionary is not None:
+        content, more = read_main_dictionary(dictionary)
+        doubts += more
+    for doubt in doubts:
+        warnings.warn(doubt, UserWarning, stacklevel=3)
+    return TokenizerSpec(tokenizer, mode, hmm, words, content)
 
 
 class WorkerSetup:
     """Makes the tokenizer when a worker starts.
 
-    A fork inherits the parent's. To any other process the parent's ``jieba.dt`` is sent, words that
-    were added or deleted included: by then nobody can tell them from the installed dictionary's.
+    A fork inherits the parent's. To any other process jieba is sent as it is in the parent, words
+    that were added or deleted included: by then nobody can tell them from the dictionary's. That is
+    so for a function that uses jieba as well.
     """
 
     def __init__(self, spec: TokenizerSpec) -> None:
@@ -166,17 +206,24 @@ class WorkerSetup:
         self.spec.load()
 
     def __reduce__(self) -> tuple[Callable[..., WorkerSetup], tuple[Any, ...]]:
-        shares_state = self.spec.uses_jieba and self.spec.dictionary is None
-        return _set_up_elsewhere, (self.spec, _default_state() if shares_state else None)
+        state = None
+        if self.spec.uses_jieba:
+            if not self.spec.has_dictionaries or not jieba_state.is_untouched():
+                state = jieba_state.dump_state()
+        elif self.spec.tokenizer not in _BUILT_IN and not jieba_state.is_untouched():
+            state = jieba_state.dump_state(posseg=True)
+        return _set_up_elsewhere, (self.spec, state)
+
+
+def _set_up_elsewhere(spec: TokenizerSpec, state: bytes | None) -> WorkerSetup:
+    if state is not None:
+        jieba_state.restore_state(state)
+    return WorkerSetup(spec)
 
 
 @functools.lru_cache(maxsize=4)
-def _load(spec: TokenizerSpec) -> Cut:
-    if spec.uses_jieba:
-        return _jieba_cut(spec)
-    if spec.name in _BUILT_IN:
-        return _BUILT_IN[spec.name]
-    return functools.partial(_checked, import_function(spec.name), spec.name)
+def _load(name: str) -> Cut:
+    return _BUILT_IN.get(name) or functools.partial(_checked, import_function(name), name)
 
 
 def import_function(name: str) -> Cut:
@@ -223,88 +270,73 @@ def _checked(function: Cut, name: str, text: str) -> list[str]:
     return checked
 
 
-def _jieba_cut(spec: TokenizerSpec) -> Cut:
-    own = spec.dictionary
-    return _cut_with(default_tokenizer() if own is None else tokenizer_with(own), spec)
-
-
-def _cut_with(tokenizer: Any, spec: TokenizerSpec) -> Cut:
-    cut: Cut
+def _cut_with(lcut: Any, lcut_for_search: Any, spec: TokenizerSpec) -> Cut:
+    cut: Cut = lcut
     if spec.mode == "all":
-        cut = functools.partial(tokenizer.lcut, cut_all=True)
+        cut = functools.partial(lcut, cut_all=True)
     elif spec.mode == "search":
-        cut = functools.partial(tokenizer.lcut_for_search, HMM=spec.hmm)
-    elif spec.hmm:
-        cut = tokenizer.lcut
-    else:
-        cut = functools.partial(tokenizer.lcut, HMM=False)
+        cut = functools.partial(lcut_for_search, HMM=spec.hmm)
+    elif not spec.hmm:
+        cut = functools.partial(lcut, HMM=False)
     return cut
 
 
 def default_tokenizer() -> Any:
-    """Return ``jieba.dt``, ready to be used."""
-    tokenizer = _import_jieba().dt
-    with _quiet("jieba"), somewhere_to_keep_it(tokenizer):
-        tokenizer.check_initialized()
-    return tokenizer
+    """Return the tokenizer of ``jieba.lcut``, ready to be used; None if there is none behind it."""
+    return jieba_state.ready(jieba_state.tokenizer_behind())
 
 
-@contextlib.contextmanager
-def somewhere_to_keep_it(tokenizer: Any) -> Iterator[None]:
-    """Let a tokenizer of jieba's load its dictionary also where no folder can be written to.
+def tokenizer_with(spec: TokenizerSpec) -> Any:
+    """Return a jieba tokenizer that knows the dictionaries of a spec, and nobody else does.
 
-    It keeps a file in the temporary folder. That this fails it survives, but not that there is no
-    such folder, as :mod:`tempfile` has it on a full disk.
+    What the program has added to jieba and replaced in it holds there too.
+
+    Raises:
+        OptionError: If functions of jieba were replaced, or jieba cannot compute with the
+            frequencies.
     """
-    try:
-        tempfile.gettempdir()
-    except OSError:
-        pass
-    else:
-        yield
-        return
-    given, tokenizer.tmp_dir = tokenizer.tmp_dir, tokenizer.tmp_dir or os.devnull
-    try:
-        yield
-    finally:
-        tokenizer.tmp_dir = given
+    if jieba_state.is_untouched():
+        return _kept_tokenizer(spec.main, spec.dictionary, "")
+    digest = jieba_state.state_digest()
+    if digest is None:
+        return _new_tokenizer(spec.main, spec.dictionary)
+    return _kept_tokenizer(spec.main, spec.dictionary, digest)
 
 
 @functools.lru_cache(maxsize=2)
-def tokenizer_with(dictionary: bytes) -> Any:
-    """Return a jieba tokenizer that knows the words of a user dictionary, and nobody else does.
+def _kept_tokenizer(main: bytes | None, dictionary: bytes | None, state: str) -> Any:
+    return _new_tokenizer(main, dictionary)
 
-    A ``jieba.Tokenizer`` of its own is not enough: a word of frequency 0 also enters
-    ``jieba.finalseg.Force_Split_Words``, which all tokenizers of the module share. So the tokenizer
-    comes from a copy of the jieba modules.
-    """
-    name = f"_perftricks_jieba_{next(_copies)}"
-    with _quiet(name), warnings.catch_warnings(), _without_pkg_resources():
-        warnings.simplefilter("ignore")  # jieba's own, about its source
+
+def _new_tokenizer(main: bytes | None, dictionary: bytes | None) -> Any:
+    jieba = jieba_state.copy_of_jieba(words=main is None)
+    tokenizer = jieba.dt
+    if main is not None:
+        tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(io.BytesIO(main))
+        tokenizer.initialized = True
+    with jieba_state.quiet(jieba.__name__), jieba_state.somewhere_to_keep_it(tokenizer):
+        tokenizer.check_initialized()
+    if not dictionary:
+        return tokenizer
+    for line in dictionary.decode("utf-8", "surrogatepass").split("\n"):
         try:
-            tokenizer = _import_copy("jieba", name).Tokenizer()
-            with somewhere_to_keep_it(tokenizer):
-                tokenizer.load_userdict(io.BytesIO(dictionary))
-        finally:
-            for module in [key for key in sys.modules if key.partition(".")[0] == name]:
-                del sys.modules[module]  # the tokenizer alone keeps the copy alive
+            tokenizer.add_word(*split_line(line, "user dictionary"))
+        except ArithmeticError as error:
+            raise OptionError(f"user dictionary: jieba fails at {line[:50]!r}: {error}") from None
     return tokenizer
 
 
-def _import_copy(original: str, name: str) -> Any:
-    """Import a package a second time, under another name, with state of its own."""
-    found = importlib.util.find_spec(original)
-    assert found is not None
-    assert found.origin is not None
-    spec = importlib.util.spec_from_file_location(
-        name, found.origin, submodule_search_locations=found.submodule_search_locations
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # for its relative imports
-    spec.loader.exec_module(module)
-    return module
+def _is_cache_older(jieba: Any) -> bool:
+    """Whether the file that jieba keeps its dictionary in is older than the dictionary.
+
+    jieba takes it even so.
+    """
+    try:
+        kept = os.path.getmtime(os.path.join(tempfile.gettempdir(), "jieba.cache"))
+        with jieba.dt.get_dict_file() as file:
+            return kept < os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return False
 
 
 def _jieba_version() -> str:
@@ -317,94 +349,3 @@ def is_jieba_ready() -> bool:
     """Whether jieba's default tokenizer has loaded its dictionary."""
     module = sys.modules.get("jieba")
     return module is not None and bool(module.dt.initialized)
-
-
-def _import_jieba() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # jieba's own, about its source
-        with _quiet("jieba"), _without_pkg_resources():
-            import jieba
-    return jieba
-
-
-@contextlib.contextmanager
-def _without_pkg_resources() -> Iterator[None]:
-    """Let jieba open the files beside it by itself, as it does where pkg_resources is missing.
-
-    Importing pkg_resources for that takes longer than the rest of jieba.
-    """
-    name = "pkg_resources"
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]  # importing it raises ImportError
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-
-
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Keep what a logger has to say about loading a dictionary off the screen."""
-    logger = logging.getLogger(name)
-    logger.addFilter(_nothing)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_nothing)
-
-
-def _nothing(record: logging.LogRecord) -> bool:
-    return False
-
-
-def _default_state() -> tuple[bytes, tuple[str, ...]]:
-    """Return what cutting with ``jieba.dt`` depends on."""
-    jieba = _import_jieba()
-    with _quiet("jieba"):
-        jieba.dt.check_initialized()
-    words = tuple(sorted(jieba.finalseg.Force_Split_Words))
-    return marshal.dumps((jieba.dt.FREQ, jieba.dt.total)), words
-
-
-def _set_up_elsewhere(
-    spec: TokenizerSpec, state: tuple[bytes, tuple[str, ...]] | None
-) -> WorkerSetup:
-    if state is not None:
-        jieba = _import_jieba()
-        dictionary, words = state
-        jieba.dt.FREQ, jieba.dt.total = marshal.loads(dictionary)
-        jieba.dt.initialized = True
-        jieba.finalseg.Force_Split_Words.update(words)
-    return WorkerSetup(spec)
-
-
-def _read_dictionary(path: str) -> bytes:
-    """Read a user dictionary and check each line; jieba itself takes anything."""
-    content = read_small_file(path, "user dictionary")
-    for number, line in enumerate(content.split(b"\n"), 1):
-        where = f"user dictionary {path!r}, line {number}"
-        try:
-            text = line.strip().decode("utf-8").lstrip("\ufeff")
-        except UnicodeDecodeError as error:
-            raise OptionError(f"{where}: not UTF-8 ({error.reason}, byte {error.start})") from None
-        problem = _dictionary_problem(text)
-        if problem is not None:
-            raise OptionError(
-                f"{where}: {problem}; expected 'word', 'word frequency', 'word tag' or 'word "
-                "frequency tag' with single spaces, a whole number and a tag of letters a-z"
-            )
-    return content
-
-
-def _dictionary_problem(line: str) -> str | None:
-    match = _DICTIONARY_LINE.match(line) if line else None
-    if match is None:
-        return None
-    word, frequency = match.group(1), match.group(2)
-    if any(character.isspace() for character in word):
-        return f"jieba would take {word!r} for a word"
-    if frequency is not None and len(frequency) > 19:
-        return "the frequency is too large"
-    return None

@@ -113,9 +113,14 @@ def test_output(refused, tmp_path):
 
 def test_dictionary_and_stop_words(refused, tmp_path):
     """Dictionaries are checked line by line; files that are missing are named."""
-    (tmp_path / "words.txt").write_text("好词 3\n坏词 x9\n", encoding="utf-8")
+    (tmp_path / "words.txt").write_text("好词 3\n坏词\n", encoding="utf-8")
+    assert refused(2, "a.txt", "--dict", "words.txt") == (
+        "dictionary 'words.txt', line 2: '坏词'; expected 'word frequency' or 'word frequency tag' "
+        "on every line, with single spaces, in UTF-8"
+    )
+    (tmp_path / "words.txt").write_bytes("坏词".encode("gbk"))
     assert refused(2, "a.txt", "--user-dict", "words.txt").startswith(
-        "user dictionary 'words.txt', line 2: jieba would take '坏词 x9' for a word; expected"
+        "user dictionary 'words.txt', line 1: not UTF-8"
     )
     assert refused(2, "a.txt", "--user-dict", "no") == "user dictionary 'no' does not exist"
     assert refused(2, "a.txt", "--stop-words", "no") == "stop words 'no' does not exist"
@@ -148,6 +153,8 @@ def test_tokenizer(refused, tmp_path, monkeypatch):
         ("--tokenizer chars --hmm", "--hmm/--no-hmm is for jieba; the tokenizer is another"),
         ("--tokenizer chars --mode default", "--mode is for jieba; the tokenizer is another"),
         ("--tokenizer chars --user-dict w", "--user-dict is for jieba; the tokenizer is another"),
+        ("--tokenizer chars --dict w", "--dict is for jieba; the tokenizer is another"),
+        ("--output-format csv", "--output-format is for --output FILE"),
         ("--mode all --no-hmm", "--hmm/--no-hmm means nothing in mode all, which has no HMM"),
         ("--method naive -w 2", "method 'naive' works in one process; leave workers=2 out, or use"),
         ("--method naive --batch-size 9", "--batch-size means nothing to method naive"),

@@ -3,11 +3,13 @@ from __future__ import annotations
 import bz2
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
 from perftricks.wordcount import count_files, plain, read_table
-from tests.cli.conftest import LINES, command
+from tests.cli.conftest import LINES, command, environment
 
 
 def test_screen(run, corpus):
@@ -77,6 +79,7 @@ def test_summary_for_machines(run, corpus):
         "mode": "default",
         "hmm": True,
         "user_dict": False,
+        "dictionary": False,
         "ngrams": 1,
         "verified": None,
         "resumed": None,
@@ -161,8 +164,73 @@ def test_jieba_options(run, tmp_path):
     own = run(path, "--user-dict", words).out
     assert "网易杭研大厦" in own
     assert "HMM on, with user dictionary" in own
+    small = tmp_path / "small.txt"
+    small.write_text("他 9\n来到了 5 v\n", encoding="utf-8")
+    other = run(path, "--dict", small, "--no-hmm", "--user-dict", words).out
+    assert "来到了" in other
+    assert "网易杭研大厦" in other
+    assert "HMM off, with another dictionary than its own, with user dictionary" in other
     assert run(path, "--mode", "search", "--hmm").out.rstrip().endswith("mode search, HMM on")
     assert run(path, "--mode", "all").out.rstrip().endswith("mode all")
+
+
+def test_doubtful_dictionary(run, corpus):
+    """What is surely not meant in a dictionary is a line on stderr, and counting goes on."""
+    words = corpus.parent / "words.dict"
+    words.write_text("# 我的词\n喝茶去\t9\nNew York 300 ns\n", encoding="utf-8")
+    result = run(corpus, "--user-dict", words)
+    assert result.status == 0
+    assert "with user dictionary" in result.out
+    first, second, third = result.err.splitlines()
+    start = f"perftricks wordcount: warning: user dictionary '{words}', line"
+    assert first == f"{start} 1: jieba knows no comments: it takes '# 我的词' for a word"
+    assert second.startswith(f"{start} 2: jieba takes '喝茶去\\t9' for a word, tab and all")
+    assert third.endswith("looks for words, and so never finds 'New York'")
+
+
+def test_table_on_standard_output(run, corpus):
+    """With -o - the table is on the standard output, and everything else on stderr."""
+    output = corpus.parent / "counts.tsv"
+    run(corpus, "-q", "-o", output)
+    result = run(corpus, "-o", "-")
+    assert result.status == 0
+    assert result.out == output.read_text(encoding="utf-8")
+    assert result.err.startswith("documents  4\n")
+    assert result.err.endswith("table      standard output\n")
+    for form in ("csv", "json"):
+        output = corpus.parent / f"counts.{form}"
+        run(corpus, "-q", "-o", output)
+        result = run(corpus, "-q", "-o", "-", "--output-format", form)
+        assert (result.out, result.err) == (output.read_text(encoding="utf-8"), "")
+    result = run(corpus, "-o", "-", "--json")
+    assert json.loads(result.err)["output"] == "-"
+    assert result.out.startswith("token\tcount\n")
+
+
+def test_output_format(run, corpus):
+    """A format that is given holds whatever the name of the file."""
+    output = corpus.parent / "counts.txt"
+    run(corpus, "-q", "-o", output, "--output-format", "csv")
+    assert output.read_text(encoding="utf-8").startswith("token,count\n")
+
+
+def test_reader_of_the_table_leaves(corpus):
+    """A reader that has seen enough of the table, such as head, is no failure."""
+    text = "".join(chr(0x4E00 + number) + "\n" for number in range(20_000))
+    corpus.write_text(text, encoding="utf-8")
+    for form in ("tsv", "csv", "json"):
+        arguments = ["wordcount", corpus, "-q", "--tokenizer", "chars", "-o", "-"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "perftricks", *arguments, "--output-format", form],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+        )
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        process.stderr.close()
+        assert process.wait() == 0
 
 
 def test_own_tokenizer_in_current_folder(run, corpus, monkeypatch):

@@ -112,33 +112,6 @@ def test_changed_jieba(texts, global_state, start_method):
     )
 
 
-@pytest.mark.parametrize(
-    ("line", "problem"),
-    [
-        ("词语 5x", "jieba would take '词语 5x' for a word"),
-        ("词语 5 N", "jieba would take '词语 5 N' for a word"),
-        ("词语  5", "jieba would take '词语 ' for a word"),
-        ("词语\t5", r"jieba would take '词语\\t5' for a word"),
-        ("词语 -5", "jieba would take '词语 -5' for a word"),
-        ("词语 " + "9" * 5000, "the frequency is too large"),
-    ],
-)
-def test_malformed_dictionary(tmp_path, line, problem):
-    """A line that jieba would silently misunderstand is an error with file and line."""
-    path = tmp_path / "words.txt"
-    path.write_text(f"好词 3 n\n\n{line}\n", encoding="utf-8")
-    with pytest.raises(OptionError, match=rf"words\.txt', line 3: {problem}; expected 'word'"):
-        make_spec(user_dict=path)
-
-
-def test_dictionary_that_is_not_utf8(tmp_path):
-    """So is a line that is not UTF-8."""
-    path = tmp_path / "words.txt"
-    path.write_bytes("好词\n坏词\n".encode("gbk"))
-    with pytest.raises(OptionError, match=r"words\.txt', line 1: not UTF-8"):
-        make_spec(user_dict=path)
-
-
 def test_missing_dictionary(tmp_path):
     """A dictionary that is not there is named as such."""
     with pytest.raises(FileNotFoundError, match=r"user dictionary '.*no\.txt' does not exist"):
@@ -218,7 +191,12 @@ def test_unknown_tokenizer(name, problem):
 
 def test_options_of_jieba():
     """Options of jieba's with another tokenizer are a contradiction, unknown modes an error."""
-    for options in ({"mode": "all"}, {"hmm": False}, {"user_dict": "words.txt"}):
+    for options in (
+        {"mode": "all"},
+        {"hmm": False},
+        {"user_dict": "words.txt"},
+        {"dictionary": "words.txt"},
+    ):
         with pytest.raises(OptionError, match="is an option of jieba's; the tokenizer is 'chars'"):
             make_spec("chars", **options)
     with pytest.raises(OptionError, match="mode must be default, all or search, not 'full'"):
@@ -233,6 +211,6 @@ def test_spec_is_small():
 
 def test_jieba_is_quiet(capfd, user_dict, texts):
     """Nothing of jieba's messages reaches the screen."""
-    tokenizers._load.cache_clear()
+    tokenizers._kept_tokenizer.cache_clear()
     count_words(texts, user_dict=user_dict)
     assert capfd.readouterr() == ("", "")

@@ -99,6 +99,8 @@ def report_details(settings: Settings) -> dict[str, str]:
         return {}
     hmm = {} if spec.mode == "all" else {"HMM": "on" if spec.hmm else "off"}
     own = {} if spec.dictionary is None else {"user dictionary": "yes"}
+    if spec.main is not None:
+        own["dictionary"] = "another than jieba's own"
     return {"mode": spec.mode, **hmm, **own}
 
 
@@ -176,6 +178,7 @@ def summary(
         "mode": spec.mode if spec.uses_jieba else None,
         "hmm": spec.hmm and spec.mode != "all" if spec.uses_jieba else None,
         "user_dict": spec.dictionary is not None,
+        "dictionary": spec.main is not None,
         "ngrams": run.ngrams,
         "verified": run.verified if settings.verify else None,
         "resumed": run.resumed or None,
@@ -235,7 +238,7 @@ def _facts(counts: WordCounts, settings: Settings, output: str | None) -> dict[s
         parts = "1 part" if run.spilled == 1 else f"{run.spilled:,} parts"
         facts["memory"] = f"{parts} of the table went to the disk"
     if output is not None:
-        facts["table"] = printable(output)
+        facts["table"] = "standard output" if output == "-" else printable(output)
     return facts
 
 
@@ -245,7 +248,8 @@ def _tokenizer(settings: Settings, name: str) -> str:
         return name
     hmm = "" if spec.mode == "all" else f", HMM {'on' if spec.hmm else 'off'}"
     own = ", with user dictionary" if spec.dictionary is not None else ""
-    return f"{name}, mode {spec.mode}{hmm}{own}"
+    main = ", with another dictionary than its own" if spec.main is not None else ""
+    return f"{name}, mode {spec.mode}{hmm}{main}{own}"
 
 
 def _top_row(counts: WordCounts, token: Any, count: int, frequency: int | None) -> dict[str, Any]:

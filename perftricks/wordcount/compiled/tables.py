@@ -38,6 +38,7 @@ from .native import Kernel
 
 KNOWN_VERSIONS = ("0.42", "0.42.1")
 STATES = "BMES"
+PREVIOUS = {"B": "ES", "M": "MB", "S": "SE", "E": "BM"}
 HOT_FAMILIES = 3000
 # The transitions in the order of layout.E_TO_B and following.
 TRANSITIONS = ("EB", "SB", "BM", "MM", "BE", "ME", "ES", "SS")
@@ -79,10 +80,20 @@ def check_supported(tokenizer: Any) -> None:
         (finalseg.re_skip, re.escape(r"([a-zA-Z0-9]+(?:\.\d+)?%?)")),
     )
     for pattern, known in expected:
-        if not re.fullmatch(known, pattern.pattern):
+        if not isinstance(pattern, re.Pattern) or not re.fullmatch(known, pattern.pattern):
             raise UnsupportedDictionary(
-                f"an unknown regular expression in jieba: {pattern.pattern!r}"
+                f"an unknown regular expression in jieba: {getattr(pattern, 'pattern', pattern)!r}"
             )
+        if pattern.flags != re.UNICODE:
+            raise UnsupportedDictionary(
+                f"a regular expression in jieba with flags of its own: {pattern!r}"
+            )
+    if finalseg.PrevStatus != PREVIOUS:
+        raise UnsupportedDictionary("jieba.finalseg.PrevStatus is not jieba's own")
+    if type(tokenizer.FREQ) is not dict:
+        raise UnsupportedDictionary(
+            f"the words of jieba are in a {type(tokenizer.FREQ).__name__}, not in a dict"
+        )
 
 
 @cache
