@@ -36,6 +36,7 @@ Examples:
   perftricks wordcount corpus/ --checkpoint state/ -o counts.tsv
   perftricks wordcount corpus/ --ngrams 3 --memory-limit 500MB -o trigrams.tsv
   perftricks wordcount corpus/ -o - | head
+  perftricks wordcount corpus/ --skip-bad --encoding auto -v
   perftricks wordcount corpus/ --compare
   perftricks wordcount corpus/ --report counts.html --plot zipf.svg
 
@@ -83,6 +84,7 @@ class Format(str, Enum):
     CSV = "csv"
     TSV = "tsv"
     TSV_RAW = "tsv-raw"
+    JSON = "json"
 
 
 class OutputFormat(str, Enum):
@@ -103,7 +105,7 @@ def wordcount(
         typer.Argument(
             metavar="PATHS",
             help="Files, folders (searched to the bottom), or - for the standard input. Plain or "
-            ".gz, .bz2, .xz, .zst; text, .jsonl, .csv or .tsv.",
+            ".gz, .bz2, .xz, .zst; text, .jsonl, .json, .csv or .tsv.",
             show_default=False,
         ),
     ],
@@ -275,7 +277,13 @@ def wordcount(
         ),
     ] = None,
     encoding: Annotated[
-        str, typer.Option("--encoding", metavar="NAME", help="Encoding of the files.")
+        str,
+        typer.Option(
+            "--encoding",
+            metavar="NAME",
+            help="Encoding of the files; auto finds it out (UTF-16 or -32 by its mark, UTF-8, "
+            "else GB18030).",
+        ),
     ] = "utf-8",
     errors: Annotated[
         Errors, typer.Option("--errors", help="What to do with bytes that are not that encoding.")
@@ -288,7 +296,7 @@ def wordcount(
         typer.Option(
             "--field",
             metavar="NAME",
-            help="Where the text is in jsonl (a key, or keys "
+            help="Where the text is in jsonl and json (a key, or keys "
             "with dots between) and csv, tsv (a column's name, or number from 1).",
         ),
     ] = None,
@@ -300,6 +308,18 @@ def wordcount(
             show_default="by extension",
         ),
     ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad",
+            help="Go on past files that cannot be read or are broken; each is named at the end, "
+            "and the exit status is 1.",
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Name on stderr what in folders was passed over."),
+    ] = False,
     report: Annotated[
         str | None,
         typer.Option(
@@ -385,6 +405,7 @@ def wordcount(
                 output is None and output_format is not None,
                 "--output-format is for --output FILE",
             ),
+            (compare and skip_bad, "--compare reads part of the files; leave --skip-bad out"),
             (no_figures, "--compare writes neither report nor plot; leave them out"),
             (
                 nothing_to_show,
@@ -408,7 +429,7 @@ def wordcount(
         for doubt in doubts:
             complain(COMMAND, f"warning: {doubt.message}")
         job = FileJob(
-            find_sources(paths, format=None if format is None else format.value),
+            find_sources(paths, format=None if format is None else format.value, skip_bad=skip_bad),
             ReadOptions(encoding, errors.value, document.value, field),
             Settings(
                 spec,
@@ -429,6 +450,9 @@ def wordcount(
             ),
         )
         job.check()
+        if verbose:
+            for path, reason in job.corpus.not_read:
+                complain(COMMAND, f"not read: {path}: {reason}")
         if compare:
             _compare(job, quiet=quiet, as_json=json)
             return
@@ -485,6 +509,11 @@ def _count(job: FileJob, files: Files, top: int, *, quiet: bool, as_json: bool) 
     elif not quiet:
         render.show_counts(counts, job.settings, top=top, output=output)
         render.show_files({"report": files.report, "plot": files.plot})
+    assert counts.run is not None
+    for path, reason in counts.run.bad:
+        complain(COMMAND, f"skipped: {path}: {reason}")
+    if counts.run.bad:
+        raise typer.Exit(BAD_DATA)
 
 
 def _compare(job: FileJob, *, quiet: bool, as_json: bool) -> None:

@@ -6,11 +6,12 @@ import heapq
 import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
+from perftricks.wordcount.sources import NotRead
 from perftricks.wordcount.spill import SpilledTable
 
 
@@ -36,6 +37,10 @@ class RunInfo:
             They are merged when the table is first read, which ``seconds`` does not include.
         resumed: "resumed" if a run that was killed went on from its checkpoint, "complete" if the
             checkpoint held all of it; else empty.
+        not_read: Files and folders in folders that were not read, each with its reason, and files
+            with nothing in them.
+        bad: Files that could not be read and count for nothing, each with its reason.
+        encodings: Encodings -> files, as encoding "auto" has found out; else empty.
     """
 
     method: str
@@ -52,6 +57,9 @@ class RunInfo:
     ngrams: int = 1
     resumed: str = ""
     spilled: int = 0
+    not_read: tuple[NotRead, ...] = ()
+    bad: tuple[NotRead, ...] = ()
+    encodings: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def megabytes_per_second(self) -> float:

@@ -2,6 +2,7 @@ r"""From the text of a file to its documents.
 
 * text: a document is a line, or the whole file. A line ends at ``\n`` or ``\r\n`` and nowhere else.
 * jsonl: a document is a field of the JSON object on each line.
+* json: a document is a field of each object, or a string, in an array or one after the other.
 * csv, tsv: a document is a column of each row.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,15 +50,15 @@ class ReadOptions:
         if self.document not in ("line", "file"):
             raise OptionError(f"document must be 'line' or 'file', not {self.document!r}")
         records = [source for source in sources if source.format != "text"]
-        if records and self.field is None:
-            one = records[0]
-            raise OptionError(
-                f"{one.name!r} is {one.format}: say which field holds the text (--field)"
-            )
+        for source in records:
+            if self.field is None and source.format != "json":  # which may hold strings
+                raise OptionError(
+                    f"{source.name!r} is {source.format}: say which field holds the text (--field)"
+                )
         if self.field is not None and not records:
             raise OptionError(
-                f"field {self.field!r} is given, but no file is jsonl, csv or tsv; leave it out, "
-                "or name the format (--format)"
+                f"field {self.field!r} is given, but no file is jsonl, csv, tsv or json; leave it "
+                "out, or name the format (--format)"
             )
         if records and self.document == "file":
             raise OptionError(
@@ -81,6 +83,8 @@ def read_documents(source: Source, options: ReadOptions, meter: Meter) -> Iterat
     text = read_text(source, options.encoding, options.errors, meter)
     if source.format == "text":
         return iter(["".join(text)]) if options.document == "file" else split_lines(text)
+    if source.format == "json":
+        return _json_documents(text, source.name, options.field)
     assert options.field is not None
     if source.format == "jsonl":
         return _json_fields(split_lines(text), source.name, options.field)
@@ -132,21 +136,149 @@ def _json_fields(lines: Iterable[str], name: str, field: str) -> Iterator[str]:
             continue
         try:
             record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise CorpusError(name, f"not JSON: {error}", line=number) from None
-        value = _look_up(record, field)
-        if isinstance(value, str):
-            yield value
-            continue
-        if not isinstance(record, dict):
-            problem = f"expected a JSON object with field {field!r}, found {_json_type(record)}"
-        elif value is _MISSING:
-            keys = ", ".join(map(repr, record)) or "none"
-            problem = f"no field {field!r}; the fields are: {keys}"
-        else:
-            problem = f"field {field!r} is {_json_type(value)}; expected a string"
-        raise CorpusError(name, problem, line=number)
+        except (ValueError, RecursionError):
+            try:  # a number may be longer than Python reads
+                record = _DECODER.decode(line)
+            except (ValueError, RecursionError) as error:
+                raise CorpusError(name, f"not JSON: {error}", line=number) from None
+        yield _text_of(record, field, name, number)
 
+
+def _text_of(record: Any, field: str, name: str, line: int) -> str:
+    value = _look_up(record, field)
+    if isinstance(value, str):
+        return value
+    if not isinstance(record, dict):
+        problem = f"expected a JSON object with field {field!r}, found {_json_type(record)}"
+    elif value is _MISSING:
+        problem = f"no field {field!r}; the fields are: {_keys(record)}"
+    else:
+        problem = f"field {field!r} is {_json_type(value)}; expected a string"
+    raise CorpusError(name, problem, line=line)
+
+
+def _keys(record: dict[str, Any]) -> str:
+    return ", ".join(map(repr, record)) or "none"
+
+
+# Numbers are no text; how long they are does not matter.
+_DECODER = json.JSONDecoder(parse_int=float)
+
+
+def _json_documents(chunks: Iterable[str], name: str, field: str | None) -> Iterator[str]:
+    """Yield the strings, or a field of the objects, in an array or one after the other."""
+    for value, line in _json_values(chunks, name):
+        if field is not None:
+            yield _text_of(value, field, name, line)
+        elif isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            problem = f"an object: say which field holds the text (--field): {_keys(value)}"
+            raise CorpusError(name, problem, line=line)
+        else:
+            problem = f"expected strings or objects, found {_json_type(value)}"
+            raise CorpusError(name, problem, line=line)
+
+
+def _json_values(chunks: Iterable[str], name: str) -> Iterator[tuple[Any, int]]:
+    """Yield the elements of an array, or values that follow each other, each with its line.
+
+    No more than a value and a chunk is in memory at a time.
+    """
+    text = _Text(chunks, name)
+    character = text.next_character()
+    if character != "[":
+        while character:
+            yield text.value()
+            character = text.next_character()
+        return
+    text.position += 1
+    character = text.next_character()
+    while character != "]":
+        yield text.value()
+        character = text.next_character()
+        if character not in (",", "]"):
+            raise text.error("expected ',' or ']' in the array")
+        if character == ",":
+            text.position += 1
+            text.next_character()
+    text.position += 1
+    if text.next_character():
+        raise text.error("there is something behind the array")
+
+
+class _Text:
+    """JSON that comes in pieces."""
+
+    # What is cut off by the end of the text fails so near to it, or is a string.
+    _NEAR = 20
+
+    def __init__(self, chunks: Iterable[str], name: str) -> None:
+        self.position = 0
+        self._chunks = iter(chunks)
+        self._name = name
+        self._text = ""
+        self._line = 1
+        self._counted = 0  # so much of the text is behind the lines that were counted
+
+    def next_character(self) -> str:
+        """Go to the next character that is not blank and return it; none at the end."""
+        while True:
+            match = _BLANKS.match(self._text, self.position)
+            assert match is not None
+            self.position = match.end()
+            if self.position < len(self._text):
+                return self._text[self.position]
+            if not self._read():
+                return ""
+
+    def value(self) -> tuple[Any, int]:
+        """Return the value that starts here, and its line."""
+        line = self._line_here()
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self.position)
+            except json.JSONDecodeError as error:
+                cut_off = error.pos > len(self._text) - self._NEAR or "Unterminated" in error.msg
+                if not (cut_off and self._read()):
+                    self.position = error.pos
+                    raise self.error(error.msg) from None
+            except RecursionError as error:
+                raise self.error(str(error)) from None
+            else:
+                # A number may go on in the next piece.
+                if end < len(self._text) or isinstance(value, (str, dict, list)):
+                    self.position = end
+                    return value, line
+                if not self._read():
+                    self.position = end
+                    return value, line
+
+    def error(self, problem: str) -> CorpusError:
+        """Return what to raise for what is here."""
+        return CorpusError(self._name, f"not JSON: {problem}", line=self._line_here())
+
+    def _line_here(self) -> int:
+        self._line += self._text.count("\n", self._counted, self.position)
+        self._counted = self.position
+        return self._line
+
+    def _read(self) -> bool:
+        """Take more text, at least as much as there is; return False if there is none."""
+        self._line_here()
+        pieces = [self._text[self.position :]]
+        self.position = self._counted = 0
+        wanted, found = len(pieces[0]), 0
+        for chunk in self._chunks:
+            pieces.append(chunk)
+            found += len(chunk)
+            if found > wanted:
+                break
+        self._text = "".join(pieces)
+        return found > 0
+
+
+_BLANKS = re.compile(r"[ \t\r\n]*")
 
 _MISSING = object()
 
@@ -196,7 +328,8 @@ def _columns(text: Iterable[str], source: Source, field: str) -> Iterator[str]:
 
 
 def _is_number(field: str) -> bool:
-    return field.isascii() and field.isdigit() and int(field) > 0
+    # No table has a column with a number of ten digits; Python reads no number of 5,000.
+    return field.isascii() and field.isdigit() and len(field) < 10 and int(field) > 0
 
 
 def _find_column(header: list[str], source: Source, field: str) -> int:

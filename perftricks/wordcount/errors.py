@@ -20,6 +20,9 @@ class CorpusError(Exception):
         line: The number of the line, from 1, where the format has lines.
         offset: The position of the first bad byte, from 0, where it is known.
 
+    Attributes:
+        reason: The message without the file.
+
     >>> print(CorpusError("a.jsonl", "not JSON", line=3))
     a.jsonl, line 3: not JSON
     """
@@ -31,12 +34,13 @@ class CorpusError(Exception):
         self.problem = problem
         self.line = line
         self.offset = offset
-        where = [path]
+        where = []
         if line is not None:
             where.append(f"line {line}")
         if offset is not None:
             where.append(f"byte {offset}")
-        super().__init__(f"{', '.join(where)}: {problem}")
+        self.reason = ": ".join([", ".join(where), problem] if where else [problem])
+        super().__init__(f"{', '.join([path, *where])}: {problem}")
 
 
 class TokenizerError(Exception):

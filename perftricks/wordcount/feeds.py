@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from perftricks.wordcount.documents import ReadOptions, read_documents
+from perftricks.wordcount.errors import CorpusError
 from perftricks.wordcount.kernel import KernelRun
-from perftricks.wordcount.sources import STDIN, Corpus
-from perftricks.wordcount.streams import Meter, take_head
+from perftricks.wordcount.sources import STDIN, Corpus, NotRead, Source
+from perftricks.wordcount.streams import AUTO, Meter, find_encoding, read_bytes, take_head
 
 # As much of a text of unknown length is read ahead to see whether it is a short one.
 _PEEK_BYTES = 1_000_000
@@ -27,6 +28,14 @@ class Feed(Protocol):
     files: int
     passed_over: int
     total: int | None
+
+    @property
+    def not_read(self) -> Sequence[NotRead]:
+        """What in folders is not read."""
+
+    @property
+    def bad(self) -> Sequence[NotRead]:
+        """What turned out to be bad and counts for nothing."""
 
     def __iter__(self) -> Iterator[str]:
         """Yield the documents."""
@@ -44,6 +53,8 @@ class TextFeed:
     files = 0
     passed_over = 0
     total: int | None = None
+    not_read: Sequence[NotRead] = ()
+    bad: Sequence[NotRead] = ()
 
     def __init__(self, texts: Iterable[str]) -> None:
         self.meter = Meter()
@@ -88,12 +99,33 @@ class FileFeed:
         self.files = len(corpus.sources)
         self.passed_over = corpus.passed_over
         self.total = corpus.size
+        self.not_read = corpus.not_read
+        self.bad = list(corpus.bad)
+        self._skip_bad = corpus.skip_bad
         self._sources = list(corpus.sources)
         self._options = options
 
     def __iter__(self) -> Iterator[str]:
         for source in self._sources:
-            yield from read_documents(source, self._options, self.meter)
+            if not self._is_bad(source):
+                yield from read_documents(source, self._options, self.meter)
+
+    def _is_bad(self, source: Source) -> bool:
+        """Whether a file is to be left out, which is found out by reading it once before.
+
+        So nothing of it is counted. A stream cannot be read twice; in that a bad byte is an error.
+        """
+        if not self._skip_bad or source.size is None:
+            return False
+        try:
+            for _ in read_documents(source, self._options, Meter()):
+                pass
+        except CorpusError as error:
+            self.bad.append(NotRead(source.name, error.reason))
+            self.files -= 1
+            self.meter.stored += source.size
+            return True
+        return False
 
     def estimate(self) -> float:
         """Return roughly how many bytes of text the files hold.
@@ -113,15 +145,30 @@ class FileFeed:
     def give(self, run: KernelRun) -> None:
         """Let the kernel count all documents; it reads text in UTF-8 itself."""
         options = self._options
-        is_utf8 = codecs.lookup(options.encoding).name == "utf-8" and options.errors == "strict"
         for index, source in enumerate(self._sources):
+            bad = self._is_bad(source)
             if not run.begin(index, self.meter):
                 continue
-            if source.format == "text" and is_utf8:
+            if bad:
+                pass
+            elif source.format == "text" and options.errors == "strict" and self._is_utf8(source):
                 run.count_source(source, options, self.meter)
             else:
                 run.count_documents(read_documents(source, options, self.meter), source.name)
             run.end(self.meter, last=index == len(self._sources) - 1)
+
+    def _is_utf8(self, source: Source) -> bool:
+        """Whether a file is to be read as UTF-8; it is looked into where that is to be found out.
+
+        A stream cannot be read twice and is left to whoever reads it.
+        """
+        if self._options.encoding != AUTO:
+            return codecs.lookup(self._options.encoding).name == "utf-8"
+        if source.size is None:
+            return False
+        found = find_encoding(read_bytes(source, Meter())) == "utf-8"
+        self.meter.encodings["utf-8"] += found
+        return found
 
 
 def sample(feed: Feed, text_bytes: int) -> tuple[Sequence[str], bool]:

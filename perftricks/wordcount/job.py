@@ -170,6 +170,7 @@ def count_files(
     verify_seed: int | None = None,
     checkpoint: PathLike | None = None,
     checkpoint_seconds: float = SECONDS,
+    skip_bad: bool = False,
     memory_limit: int | float | str | None = None,
 ) -> WordCounts:
     r"""Count the words of files and folders, plain or compressed (.gz, .bz2, .xz, .zst).
@@ -187,15 +188,16 @@ def count_files(
         min_count: See there.
         min_length: See there.
         document_frequency: See there.
-        encoding: The encoding of the files.
+        encoding: The encoding of the files; "auto" finds it out for each: by its byte order mark,
+            else UTF-8 if it is that, else GB18030. ``run.encodings`` of the result says what.
         errors: What to do with bytes that are not that encoding: "strict" raises, "replace" puts
             U+FFFD in their place, "ignore" leaves them out.
         document: What a document is in text files: "line" (ends at ``\n`` or ``\r\n``, which are
             not part of it) or "file" (everything in it, line ends included).
-        field: Where the text is in jsonl, csv and tsv: a key, a path of keys with dots between, the
-            name of a column or its number from 1.
-        format: Read every file as "text", "jsonl", "csv", "tsv" or "tsv-raw" (no quoting); None
-            goes by the extension.
+        field: Where the text is in jsonl, json, csv and tsv: a key, a path of keys with dots
+            between, the name of a column or its number from 1.
+        format: Read every file as "text", "jsonl", "json" (an array, or values one after the
+            other), "csv", "tsv" or "tsv-raw" (no quoting); None goes by the extension.
         method: See there.
         batch_size: See there.
         start_method: See there.
@@ -207,6 +209,10 @@ def count_files(
         checkpoint: A folder for snapshots, with method "compiled": a run that was killed goes on
             where it was when it is started again with the same files and options.
         checkpoint_seconds: Take a snapshot this often.
+        skip_bad: Go on past files that may not be read, are not the encoding, or are broken in
+            another way. Nothing of them is counted: each file is read once before. ``run.bad`` of
+            the result names them. The standard input and pipes cannot be read twice; what is bad
+            in them is an error even so.
         memory_limit: See there; with a checkpoint the parts of the table are in its folder.
 
     Returns:
@@ -228,7 +234,7 @@ def count_files(
     """
     spec = make_spec(tokenizer, mode=mode, hmm=hmm, user_dict=user_dict, dictionary=dictionary)
     job = FileJob(
-        find_sources(paths, format=format),
+        find_sources(paths, format=format, skip_bad=skip_bad),
         ReadOptions(encoding, errors, document, field),
         Settings(
             spec,
@@ -379,6 +385,9 @@ def run(
         ngrams=settings.ngrams,
         resumed=resumed,
         spilled=len(spill.runs),
+        not_read=tuple(feed.not_read),
+        bad=tuple(feed.bad),
+        encodings=+feed.meter.encodings,
     )
     return WordCounts(
         counted.counts,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from perftricks.wordcount.errors import OptionError
 
-Format = Literal["text", "jsonl", "csv", "tsv", "tsv-raw"]
+Format = Literal["text", "jsonl", "csv", "tsv", "tsv-raw", "json"]
 Compression = Literal["", "gz", "bz2", "xz", "zst"]
 PathLike = str | os.PathLike[str]
 
@@ -27,6 +28,7 @@ _EXTENSIONS: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".csv": "csv",
     ".tsv": "tsv",
+    ".json": "json",
 }
 
 
@@ -54,6 +56,18 @@ class Source:
         return "<stdin>" if self.path == STDIN else self.path
 
 
+class NotRead(NamedTuple):
+    """A file or folder that is not read.
+
+    Attributes:
+        path: Which.
+        reason: Why not.
+    """
+
+    path: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class Corpus:
     """The files to read, in order.
@@ -62,10 +76,16 @@ class Corpus:
         sources: The files.
         passed_over: How many files in folders are not read: hidden, of an unknown extension, no
             regular file, or a file that is read already.
+        not_read: These files, hidden folders, and files with nothing in them.
+        bad: What could not be read, where that is no error.
+        skip_bad: Whether a file that turns out to be bad is no error.
     """
 
     sources: tuple[Source, ...]
     passed_over: int
+    not_read: tuple[NotRead, ...] = ()
+    bad: tuple[NotRead, ...] = ()
+    skip_bad: bool = False
 
     @property
     def size(self) -> int | None:
@@ -78,17 +98,24 @@ class Corpus:
         return total
 
 
-def find_sources(paths: PathLike | Iterable[PathLike], *, format: Format | None = None) -> Corpus:
+def find_sources(
+    paths: PathLike | Iterable[PathLike],
+    *,
+    format: Format | None = None,
+    skip_bad: bool = False,
+) -> Corpus:
     """Find the files to read.
 
     A file that is named is read whatever its extension. A folder is searched with everything below
     it, in sorted order, links followed; there, hidden files are passed over and so are extensions
     other than ``.txt .text .md .jsonl .ndjson .csv .tsv`` and none, each also with ``.gz``,
-    ``.bz2``, ``.xz`` or ``.zst``. No file is read twice.
+    ``.bz2``, ``.xz`` or ``.zst``, and files without extension that hold NUL bytes. ``.json`` is
+    read where it is named, or the format is "json". No file is read twice.
 
     Args:
         paths: Files, folders, ``-`` for the standard input; one path or several.
         format: Read every file in this format; None goes by the extension.
+        skip_bad: Go on past what may not be read, and past links that lead nowhere.
 
     Returns:
         The files and how many were passed over.
@@ -107,21 +134,30 @@ def find_sources(paths: PathLike | Iterable[PathLike], *, format: Format | None 
         raise OptionError("no path given; name files or folders, or - for the standard input")
     if format is not None and format not in FORMATS:
         raise OptionError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
-    finder = _Finder(format)
+    finder = _Finder(format, skip_bad)
     for name in names:
         finder.add(os.fspath(name))
-    return Corpus(tuple(finder.sources), finder.passed_over)
+    return Corpus(
+        tuple(finder.sources),
+        finder.passed_over,
+        tuple(finder.not_read),
+        tuple(finder.bad),
+        skip_bad,
+    )
 
 
 class _Finder:
     """Collects sources, each once."""
 
-    def __init__(self, format: Format | None) -> None:
+    def __init__(self, format: Format | None, skip_bad: bool) -> None:
         self.sources: list[Source] = []
         self.passed_over = 0
+        self.not_read: list[NotRead] = []
+        self.bad: list[NotRead] = []
         self._format = format
+        self._skip_bad = skip_bad
         self._named: dict[str, str] = {}  # real path -> the way it was named
-        self._taken: set[str] = set()  # real paths of files
+        self._taken: dict[str, str] = {}  # real paths of files -> the path that led there first
 
     def add(self, path: str) -> None:
         """Take what the user names."""
@@ -129,12 +165,23 @@ class _Finder:
             self._name_once(STDIN, path)
             self.sources.append(Source(path, self._format or "text", "", None))
             return
-        mode = _mode_of(path)
+        try:
+            mode = _mode_of(path)
+        except OSError as error:
+            forbidden = isinstance(error, PermissionError)
+            self._give_up(path, error, forbidden or os.path.lexists(path))
+            return
         self._name_once(os.path.realpath(path), path)
         if stat.S_ISDIR(mode):
             self._add_folder(path)
         else:
             self._add_file(path, mode)
+
+    def _give_up(self, path: str, error: OSError, may_be_skipped: bool = True) -> None:
+        """Raise an error, or note the path if bad ones are skipped."""
+        if not (self._skip_bad and may_be_skipped):
+            raise error
+        self.bad.append(NotRead(path, str(error)))
 
     def _name_once(self, real: str, path: str) -> None:
         if real in self._named:
@@ -145,41 +192,115 @@ class _Finder:
 
     def _add_file(self, path: str, mode: int) -> None:
         """Take a file the user names, which need not be a regular one."""
-        size = None
-        if stat.S_ISREG(mode):
-            real = os.path.realpath(path)
-            if real in self._taken:  # a folder that was named before holds it
-                return
-            self._taken.add(real)
+        format, compression = classify(path)
+        if not stat.S_ISREG(mode):
+            self.sources.append(Source(path, self._format or format or "text", compression, None))
+            return
+        if os.path.realpath(path) not in self._taken:  # in a folder that was named before
+            self._take(path, format or "text", compression)
+
+    def _take(self, path: str, format: Format, compression: Compression) -> None:
+        """Take a regular file that was not taken before."""
+        self._taken[os.path.realpath(path)] = path
+        try:
             _check_readable(path)
             size = os.path.getsize(path)
-        format, compression = classify(path)
-        self.sources.append(Source(path, self._format or format or "text", compression, size))
+        except OSError as error:
+            self._give_up(path, error)
+            return
+        if not size:
+            self.not_read.append(NotRead(path, "empty"))
+        self.sources.append(Source(path, self._format or format, compression, size))
 
     def _add_folder(self, folder: str) -> None:
         """Take the files in a folder that look like text."""
-        before = len(self._taken)
+        before = len(self._taken) + len(self.bad)
         repeated = 0
-        for path in _walk(folder):
-            real = os.path.realpath(path)
+        for path in self._walk(folder):
             format, compression = classify(path)
-            if os.path.basename(path).startswith(".") or format is None or not os.path.isfile(path):
-                self.passed_over += 1
-            elif real in self._taken:
+            reason = self._why_not(path, format, compression)
+            again = self._taken.get(os.path.realpath(path))
+            if reason is None and again is not None:
+                reason = f"read already, as {again!r}"
                 repeated += 1
+            if reason is not None:
+                self.passed_over += 1
+                self.not_read.append(NotRead(path, reason))
             else:
-                self._taken.add(real)
-                _check_readable(path)
-                size = os.path.getsize(path)
-                self.sources.append(Source(path, self._format or format, compression, size))
-        self.passed_over += repeated
-        if len(self._taken) == before and not repeated:
+                assert format is not None
+                self._take(path, format, compression)
+        if len(self._taken) + len(self.bad) == before and not repeated:
             raise OptionError(
                 f"folder {folder!r} holds no text to count"
                 + (f" ({self.passed_over} files passed over)" if self.passed_over else "")
                 + "; expected .txt, .text, .md, .jsonl, .ndjson, .csv, .tsv or no extension, "
                 "also compressed (.gz, .bz2, .xz, .zst)"
             )
+
+    def _why_not(self, path: str, format: Format | None, compression: Compression) -> str | None:
+        """Say why a file in a folder is passed over; None if it is not."""
+        name = os.path.basename(path)
+        if name.startswith("."):
+            return "hidden"
+        extension = os.path.splitext(name.removesuffix(f".{compression}") if compression else name)[
+            1
+        ]
+        if format is None:
+            return f"unknown extension {extension}"
+        if format == "json" and self._format != "json":
+            return f"{extension} is read where it is named, or with format json"
+        if not os.path.exists(path):
+            reason = "a link that leads nowhere"
+            if self._skip_bad:
+                self.bad.append(NotRead(path, reason))
+            return reason
+        if not os.path.isfile(path):
+            return "no regular file"
+        if not extension and not compression and _is_binary(path):
+            return "binary: it holds NUL bytes; name it if it is text"
+        return None
+
+    def _walk(self, folder: str) -> Iterator[str]:
+        """Yield the files below a folder in sorted order; linked folders too, but none twice."""
+        visited: set[str] = set()
+        waiting = [folder]
+        while waiting:
+            path = waiting.pop()
+            if not os.path.isdir(path):
+                yield path
+                continue
+            real = os.path.realpath(path)
+            if real in visited:
+                self.not_read.append(NotRead(path, f"a link to {real!r}, which is read already"))
+                continue
+            visited.add(real)
+            try:
+                names = os.listdir(path)
+            except OSError as error:
+                self._give_up(
+                    path,
+                    PermissionError(f"folder {path!r} cannot be read: {_reason(error)}"),
+                )
+                continue
+            for name in sorted(names, reverse=True):
+                inside = os.path.join(path, name)
+                if name.startswith(".") and os.path.isdir(inside):
+                    self.not_read.append(NotRead(inside, "hidden folder"))
+                else:
+                    waiting.append(inside)
+
+
+_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+
+
+def _is_binary(path: str) -> bool:
+    """Whether the beginning of a file holds NUL bytes, but for UTF-16 and UTF-32 with a mark."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8192)
+    except OSError:
+        return False  # which is an error when it is taken
+    return b"\0" in head and not head.startswith(_WIDE_MARKS)
 
 
 def read_small_file(path: PathLike, what: str) -> bytes:
@@ -239,28 +360,3 @@ def _check_readable(path: str) -> None:
         open(path, "rb").close()
     except OSError as error:
         raise PermissionError(f"{path!r} cannot be read: {_reason(error)}") from None
-
-
-def _walk(folder: str) -> Iterator[str]:
-    """Yield the files below a folder in sorted order; linked folders too, but none twice."""
-    visited: set[str] = set()
-    waiting = [folder]
-    while waiting:
-        path = waiting.pop()
-        if not os.path.isdir(path):
-            yield path
-            continue
-        real = os.path.realpath(path)
-        if real in visited:
-            continue
-        visited.add(real)
-        try:
-            names = os.listdir(path)
-        except OSError as error:
-            raise PermissionError(f"folder {path!r} cannot be read: {_reason(error)}") from None
-        inside = (
-            os.path.join(path, name)
-            for name in sorted(names, reverse=True)
-            if not (name.startswith(".") and os.path.isdir(os.path.join(path, name)))
-        )
-        waiting.extend(inside)

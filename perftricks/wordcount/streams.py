@@ -9,9 +9,14 @@ import bz2
 import codecs
 import contextlib
 import gzip
+import logging
 import lzma
+import os
+import stat
 import sys
+import threading
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import IO, Any, Protocol, cast
@@ -21,7 +26,31 @@ from perftricks.wordcount.sources import STDIN, Compression, Source
 
 CHUNK_BYTES = 1 << 20
 
-_UTF8_BOM = "\ufeff"
+# Python shows warnings on stderr unless the program has set up logging.
+_log = logging.getLogger("perftricks.wordcount")
+
+# Seconds after which it is said that something is waited for.
+_MOMENT = 1.0
+
+# A byte order mark as text; what these codecs make of a file begins behind it.
+_BOM = "\ufeff"
+_WITHOUT_BOM = ("utf-8-sig", "utf-16", "utf-32")
+
+AUTO = "auto"
+
+# The marks of --encoding auto, each before those that it begins with.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+# So much text behind the first character that is not ASCII decides between UTF-8 and GB18030.
+_TELLING_BYTES = 1 << 14
+
+_ASCII = bytes(range(128))
 
 
 class Meter:
@@ -30,11 +59,13 @@ class Meter:
     Attributes:
         stored: Bytes as stored.
         text: Bytes after decompression.
+        encodings: Encodings that were found out -> the number of files that have them.
     """
 
     def __init__(self) -> None:
         self.stored = 0
         self.text = 0
+        self.encodings: Counter[str] = Counter()
 
 
 class _Readable(Protocol):
@@ -108,7 +139,7 @@ def read_text(source: Source, encoding: str, errors: str, meter: Meter) -> Itera
 
     Args:
         source: What to read.
-        encoding: The name of the encoding.
+        encoding: The name of the encoding, or "auto"; see :func:`find_encoding`.
         errors: What to do with bytes that are not that encoding, as for ``bytes.decode``.
         meter: Counts the bytes.
 
@@ -116,9 +147,11 @@ def read_text(source: Source, encoding: str, errors: str, meter: Meter) -> Itera
         CorpusError: If the file cannot be read or decompressed, or ``errors`` is "strict" and bytes
             are not the encoding.
     """
-    decoder = codecs.getincrementaldecoder(encoding)(errors)
+    auto = _AutoDecoder(errors) if encoding == AUTO else None
+    decoder = auto or codecs.getincrementaldecoder(encoding)(errors)
     end = 0  # position, in the decompressed bytes, of the end of the current chunk
-    begun = False
+    told = False
+    begun = auto is None and codecs.lookup(encoding).name in _WITHOUT_BOM
     for chunk in _and_empty_last(read_bytes(source, meter)):
         end += len(chunk)
         try:
@@ -127,13 +160,85 @@ def read_text(source: Source, encoding: str, errors: str, meter: Meter) -> Itera
             # The decoder may have kept bytes of earlier chunks; what it failed on ends where the
             # chunk does.
             offset = end - len(error.object) + error.start
-            raise not_the_encoding(source, encoding, error.object[error.start], offset) from None
+            name = encoding if auto is None else f"{auto.encoding}, which it seemed to be"
+            raise not_the_encoding(source, name, error.object[error.start], offset) from None
         except UnicodeError as error:
             raise CorpusError(source.name, f"not {encoding}: {error}", offset=0) from None
+        if auto is not None and auto.encoding is not None and not told:
+            told = True
+            meter.encodings[auto.encoding] += 1
         if text and not begun:
             begun = True
-            text = text.removeprefix(_UTF8_BOM)
+            text = text.removeprefix(_BOM)
         yield text
+
+
+def find_encoding(chunks: Iterable[bytes]) -> str:
+    """Tell the encoding of a text: by its byte order mark; else UTF-8 if it is that, else GB18030.
+
+    What is ASCII to the end is UTF-8. Otherwise 16 kB from the first other character on decide. A
+    text that is UTF-8 but for a few bytes is taken for UTF-8, in which it is an error, and not for
+    GB18030, in which it might be gibberish.
+
+    Args:
+        chunks: The bytes; as many are taken as are needed.
+
+    >>> find_encoding([b"tea ", "喝茶".encode("gbk")])
+    'gb18030'
+    """
+    decoder = _AutoDecoder("ignore")
+    for chunk in _and_empty_last(chunks):
+        decoder.decode(chunk, not chunk)
+        if decoder.encoding is not None:
+            return decoder.encoding
+    return "utf-8"
+
+
+class _AutoDecoder:
+    """Decodes a text in pieces once it knows the encoding, and ASCII before."""
+
+    def __init__(self, errors: str) -> None:
+        self.encoding: str | None = None
+        self._errors = errors
+        self._decoder: codecs.IncrementalDecoder | None = None
+        self._held = b""
+        self._begun = False
+
+    def decode(self, data: bytes, final: bool = False) -> str:
+        """Return the text so far as it is known."""
+        if self._decoder is None:
+            data = self._held = self._held + data
+            self.encoding = self._tell(data, final)
+            if self.encoding is None:
+                if len(data) < 4 or not data.isascii():
+                    return ""
+                self._held, self._begun = b"", True
+                return data.decode("ascii")
+            self._decoder = codecs.getincrementaldecoder(self.encoding)(self._errors)
+        return self._decoder.decode(data, final)
+
+    def _tell(self, data: bytes, final: bool) -> str | None:
+        if not self._begun:
+            if len(data) < 4 and not final:
+                return None
+            for mark, name in _MARKS:
+                if data.startswith(mark):
+                    return name
+        tail = data.lstrip(_ASCII)
+        if len(tail) < _TELLING_BYTES and not final:
+            return None
+        try:
+            codecs.utf_8_decode(tail, "strict", final)
+        except UnicodeDecodeError:
+            # A NUL means UTF-16 without a mark: an error in UTF-8, and gibberish in GB18030.
+            return "utf-8" if b"\0" in data or _is_nearly_utf8(tail) else "gb18030"
+        return "utf-8"
+
+
+def _is_nearly_utf8(data: bytes) -> bool:
+    others = sum(byte > 127 for byte in data)
+    lost = len(data) - len(data.decode("utf-8", "ignore").encode())
+    return lost * 10 < others
 
 
 def check_encoding(encoding: str, errors: str) -> None:
@@ -142,13 +247,15 @@ def check_encoding(encoding: str, errors: str) -> None:
     Raises:
         OptionError: If they do not.
     """
+    if encoding == AUTO:
+        encoding = "utf-8"
     try:
         b" ".decode(encoding, "replace")  # turns away codecs from bytes to bytes, such as "hex"
         codecs.getincrementaldecoder(encoding)
     except (LookupError, ValueError):
         raise OptionError(
             f"{encoding!r} is not the name of a text encoding; expected one that Python knows, "
-            "such as utf-8, gb18030 or big5"
+            "such as utf-8, gb18030, utf-16 or big5; or auto"
         ) from None
     try:
         codecs.lookup_error(errors)
@@ -245,10 +352,29 @@ def _open(source: Source, opened: contextlib.ExitStack) -> _Readable:
             raise CorpusError(source.name, "the standard input is closed")
         return _Resumed(source.head, sys.stdin.buffer) if source.head else sys.stdin.buffer
     try:
-        return opened.enter_context(open(source.path, "rb", buffering=0))
+        with _waiting_for_a_writer(source):
+            return opened.enter_context(open(source.path, "rb", buffering=0))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise CorpusError(source.name, f"cannot be opened any more: {reason}") from None
+
+
+@contextlib.contextmanager
+def _waiting_for_a_writer(source: Source) -> Iterator[None]:
+    """Say after a moment that a pipe is waited for: opening one waits until somebody writes."""
+    if source.size is not None or not stat.S_ISFIFO(os.stat(source.path).st_mode):
+        yield
+        return
+    timer = threading.Timer(
+        _MOMENT, _log.warning, ["%s: waiting for somebody to write to this pipe", source.name]
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def _decompressor(

@@ -86,6 +86,19 @@ def test_jsonl(refused, tmp_path):
     )
 
 
+def test_json(refused, tmp_path):
+    """A .json file is never counted as text."""
+    (tmp_path / "a.json").write_text('[{"t": "x",\n "u": 1}]')
+    assert refused(1, "a.json") == (
+        "a.json, line 1: an object: say which field holds the text (--field): 't', 'u'"
+    )
+    (tmp_path / "a.json").write_text('{"data": [{"t": "x"}]}')
+    assert refused(1, "a.json", "--field", "t") == (
+        "a.json, line 1: no field 't'; the fields are: 'data'"
+    )
+    assert refused(2, "a.txt", "--field", "9" * 5000).startswith("field '999")
+
+
 def test_csv(refused, tmp_path):
     """So is a row of a table."""
     (tmp_path / "a.csv").write_text('id,text\n1,"x\n')
@@ -161,7 +174,7 @@ def test_tokenizer(refused, tmp_path, monkeypatch):
         ("--compare --method naive", "--compare runs all methods; --method says one"),
         ("--compare -o a.tsv", "--compare writes no table; leave --output out"),
         ("--quiet", "--quiet leaves nothing to show; add --output, --report,"),
-        ("--field text", "field 'text' is given, but no file is jsonl, csv or tsv; leave it out"),
+        ("--field text", "field 'text' is given, but no file is jsonl, csv, tsv or json; leave"),
         ("--format csv", "'a.txt' is csv: say which field holds the text (--field)"),
         ("--format csv --field 1 --document file", "'a.txt' is csv, where a document is a record"),
     ],

@@ -70,6 +70,9 @@ def test_summary_for_machines(run, corpus):
         "distinct": 9,
         "files": 1,
         "files_passed_over": 0,
+        "not_read": [],
+        "bad": [],
+        "encodings": None,
         "text_bytes": 54,
         "stored_bytes": 54,
         "method": "parallel",
@@ -231,6 +234,88 @@ def test_reader_of_the_table_leaves(corpus):
         assert process.stderr.read() == b""
         process.stderr.close()
         assert process.wait() == 0
+
+
+def test_skip_bad(run, tmp_path):
+    """--skip-bad leaves out what is bad, names it at the end, writes the rest; the status is 1."""
+    good = "喝茶\n".encode()
+    (tmp_path / "a.txt").write_bytes(good)
+    (tmp_path / "b.txt").write_bytes(good * 3 + b"\xff")
+    (tmp_path / "c.txt.bz2").write_bytes(bz2.compress(good * 99)[:-5])
+    (tmp_path / "d.txt").symlink_to("nowhere")
+    output = tmp_path / "counts.json"
+    result = run(tmp_path, "--skip-bad", "-q", "-o", output)
+    assert (result.status, result.out) == (1, "")
+    assert read_table(output) == {"喝茶": 1}
+    skipped = [line.partition("skipped: ")[2] for line in result.err.splitlines()]
+    assert skipped[0] == f"{tmp_path / 'd.txt'}: a link that leads nowhere"
+    assert skipped[1].startswith(f"{tmp_path / 'b.txt'}: byte 21: 0xff is not utf-8;")
+    assert skipped[2].startswith(f"{tmp_path / 'c.txt.bz2'}: byte ")
+    output.unlink()
+    summary = run(tmp_path, "--skip-bad", "--json").json
+    assert [os.path.basename(row["path"]) for row in summary["bad"]] == [
+        "d.txt",
+        "b.txt",
+        "c.txt.bz2",
+    ]
+    assert (summary["files"], summary["tokens"]) == (1, 1)
+    assert "1, 1 passed over, 3 SKIPPED, which could not be read" in run(tmp_path, "--skip-bad").out
+    (tmp_path / "d.txt").unlink()
+    assert run(tmp_path / "a.txt", "--skip-bad").status == 0
+    assert run(tmp_path).status == 1
+
+
+def test_verbose(run, tmp_path):
+    """-v names on stderr what in folders was not read, and why."""
+    for name in ("a.txt", ".hidden", "photo.png", "meta.json", ".git/config"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("喝茶\n", encoding="utf-8")
+    (tmp_path / "program").write_bytes(b"\x7fELF\0\0")
+    (tmp_path / "empty.txt").touch()
+    result = run(tmp_path, "-v")
+    assert result.status == 0
+    lines = [line.partition("not read: ")[2] for line in result.err.splitlines()]
+    assert {
+        os.path.relpath(line.partition(": ")[0], tmp_path): line.partition(": ")[2]
+        for line in lines
+    } == {
+        ".git": "hidden folder",
+        ".hidden": "hidden",
+        "empty.txt": "empty",
+        "meta.json": ".json is read where it is named, or with format json",
+        "photo.png": "unknown extension .png",
+        "program": "binary: it holds NUL bytes; name it if it is text",
+    }
+    assert "files      2, 4 passed over\n" in result.out
+
+
+def test_encodings_that_are_found_out(run, tmp_path):
+    """--encoding auto says what it has found, in the summary and for machines."""
+    for name in ("utf-8", "utf-16", "gbk"):
+        (tmp_path / f"{name}.txt").write_bytes("喝茶\n".encode(name))
+    result = run(tmp_path, "--encoding", "auto")
+    assert "encoding   gb18030 (1), utf-16-le (1), utf-8 (1), found out\n" in result.out
+    assert "喝茶       3  100.00%" in result.out
+    summary = run(tmp_path, "--encoding", "auto", "--json").json
+    assert summary["encodings"] == {"gb18030": 1, "utf-16-le": 1, "utf-8": 1}
+
+
+def test_pipe_without_a_writer(tmp_path):
+    """A pipe that nobody writes to is waited for, and that is said on stderr."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with subprocess.Popen(
+        [sys.executable, "-m", "perftricks", "wordcount", path, "-q", "-o", "-"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    ) as process:
+        line = process.stderr.readline().decode()
+        assert line == f"{path}: waiting for somebody to write to this pipe\n"
+        path.write_text("喝茶\n", encoding="utf-8")
+        assert process.stdout.read().decode() == "token\tcount\n喝茶\t1\n"
+    assert process.returncode == 0
 
 
 def test_own_tokenizer_in_current_folder(run, corpus, monkeypatch):

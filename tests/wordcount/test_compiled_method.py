@@ -333,3 +333,32 @@ def test_short_text_without_a_cache(monkeypatch, tmp_path, texts, expected):
     assert counts == expected
     assert counts.run.note == "the text is too short to be worth compiling"
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("encoding", ["auto", "utf-16", "utf-32-be"])
+@pytest.mark.parametrize("document", ["line", "file"])
+def test_wide_encodings(tmp_path, lines, encoding, document):
+    """UTF-16 and UTF-32 give the table of the same text in UTF-8, plain and compressed."""
+    plain, data = tmp_path / "plain", lines.encode("utf-16" if encoding == "auto" else encoding)
+    (tmp_path / "wide").mkdir()
+    plain.mkdir()
+    for name in ("a.txt", "b.txt"):
+        (plain / name).write_bytes(lines.encode())
+    (tmp_path / "wide" / "a.txt").write_bytes(data)
+    (tmp_path / "wide" / "b.txt.gz").write_bytes(gzip.compress(data))
+    expected = count_files(plain, document=document, method="naive")
+    same(both(count_files, tmp_path / "wide", encoding=encoding, document=document), expected)
+
+
+def test_skip_bad(tmp_path):
+    """Bad files count for nothing, by any method."""
+    (tmp_path / "a.txt").write_text("喝茶\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_bytes("好茶\n".encode() * 9 + b"\xff")
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress("水\n".encode() * 99)[:-3])
+    counts = both(count_files, tmp_path, skip_bad=True)
+    assert counts == {"喝茶": 1}
+    assert [bad.path for bad in counts.run.bad] == [
+        str(tmp_path / "b.txt"),
+        str(tmp_path / "c.txt.gz"),
+    ]
+    assert counts.run.files == 1

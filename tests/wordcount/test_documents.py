@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perftricks.wordcount import CorpusError, OptionError
+from perftricks.wordcount import CorpusError, OptionError, streams
 from perftricks.wordcount.documents import ReadOptions, read_documents, split_lines
 from perftricks.wordcount.sources import find_sources
 from perftricks.wordcount.streams import Meter
@@ -115,6 +115,71 @@ def test_bad_jsonl(tmp_path, line, problem):
     assert caught.value.line == 3
 
 
+@pytest.mark.parametrize(
+    ("content", "field", "documents"),
+    [
+        ('["茶", "a\\nb", ""]', None, ["茶", "a\nb", ""]),
+        ('\ufeff [ {"t": "茶", "n": [1, {"x": null}]} ,\n {"t": "水"} ] \n', "t", ["茶", "水"]),
+        ('{"t": "茶"}\n{"t": "水"}\n', "t", ["茶", "水"]),
+        ('{\n "a": {"t": "茶"}\n}', "a.t", ["茶"]),
+        ('"茶"', None, ["茶"]),
+        ("[]", "t", []),
+        (" \n", "t", []),
+        ('[{"n": -1.5e3, "m": 12345, "t": "\\ud83d\\ude00"}]', "t", ["😀"]),
+        ('[{"n": ' + "9" * 5000 + ', "t": "茶"}]', "t", ["茶"]),
+    ],
+)
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+def test_json(tmp_path, monkeypatch, content, field, documents, chunk):
+    """An array or values one after the other are documents, wherever pieces end."""
+    monkeypatch.setattr(streams._MeteredFile.read, "__defaults__", (chunk,))
+    path = tmp_path / "a.json"
+    path.write_text(content, encoding="utf-8")
+    assert read(path, field=field) == documents
+
+
+def test_numbers_of_many_digits(tmp_path):
+    """Numbers that are longer than Python reads are no reason to stop."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"n": ' + "9" * 5000 + ', "text": "茶"}\n', encoding="utf-8")
+    assert read(path, field="text") == ["茶"]
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(CorpusError, match="no column '9999"):
+        read(path, field="9" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("content", "field", "line", "problem"),
+    [
+        ('["a",\n 3]', None, 2, "expected strings or objects, found a number"),
+        ("[12", None, 1, "expected strings or objects, found a number"),
+        (
+            '["a",\n {"t": "x"}]',
+            None,
+            2,
+            "an object: say which field holds the text (--field): 't'",
+        ),
+        ('[{"u": "x"}]', "t", 1, "no field 't'; the fields are: 'u'"),
+        ('["a"]', "t", 1, "expected a JSON object with field 't', found a string"),
+        ('["a",\n"b"', None, 2, "not JSON: expected ',' or ']' in the array"),
+        ('["a",\n\n"b', None, 3, "not JSON: Unterminated string"),
+        ('["a"]\n["b"]', None, 2, "not JSON: there is something behind the array"),
+        ('{"t": "a",}', "t", 1, "not JSON: "),
+        ('{"t": "a"}\n{"t" "b", ' + '"u": 1, ' * 20, "t", 2, "not JSON: Expecting ':' delimiter"),
+        ("[" * 100_000, None, 1, "not JSON: "),
+        ("他说：喝茶。", None, 1, "not JSON: Expecting value"),
+    ],
+)
+def test_bad_json(tmp_path, content, field, line, problem):
+    """What is no array and no values of the expected kind is named with its line."""
+    path = tmp_path / "a.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(CorpusError) as caught:
+        read(path, field=field)
+    assert str(caught.value).startswith(f"{path}, line {line}: {problem}")
+
+
 ROWS = [["id", "text"], ["1", '他说："喝茶"，\n然后\r\n走了'], ["2", "a\tb"], ["3", ""]]
 
 
@@ -180,7 +245,9 @@ def test_contradictions(tmp_path):
     table.write_text("x\n")
     with pytest.raises(OptionError, match=r"a\.csv' is csv: say which field holds the text"):
         read(table)
-    with pytest.raises(OptionError, match="field 'x' is given, but no file is jsonl, csv or tsv"):
+    with pytest.raises(
+        OptionError, match="field 'x' is given, but no file is jsonl, csv, tsv or json"
+    ):
         read(text, field="x")
     with pytest.raises(OptionError, match="document 'file' is for text files"):
         read(table, field="x", document="file")

@@ -36,6 +36,12 @@ def test_folder(tmp_path):
         "y.TXT",
     ]
     assert corpus.passed_over == 3
+    assert {(os.path.relpath(path, tmp_path), reason) for path, reason in corpus.not_read} == {
+        (".git", "hidden folder"),
+        (".hidden.txt", "hidden"),
+        ("archive.tar.gz", "unknown extension .tar"),
+        ("photo.png", "unknown extension .png"),
+    }
     assert corpus.size == 7 * 4
 
 
@@ -48,6 +54,7 @@ def test_folder(tmp_path):
         ("a.ndjson", "jsonl", ""),
         ("a.CSV.ZST", "csv", "zst"),
         ("a.tsv", "tsv", ""),
+        ("a.json.gz", "json", "gz"),
         ("photo.png", "text", ""),
         (".hidden", "text", ""),
     ],
@@ -167,6 +174,52 @@ def test_unreadable_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "listdir", guarded)
     with pytest.raises(PermissionError, match="sub' cannot be read: permission denied"):
         find_sources(tmp_path)
+
+
+def test_bad_ones_are_skipped(tmp_path, monkeypatch):
+    """With skip_bad what may not be read is noted with its reason, and so are dangling links."""
+    write(tmp_path, "a.txt", "b.txt", "c.txt", "sub/d.txt")
+    (tmp_path / "e.txt").symlink_to("nowhere")
+    (tmp_path / "f.txt").symlink_to("f.txt")
+    forbid_opening(monkeypatch, "b.txt")
+    listdir = os.listdir
+
+    def guarded(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", guarded)
+    corpus = find_sources(tmp_path, skip_bad=True)
+    assert found(corpus, tmp_path) == ["a.txt", "c.txt"]
+    assert {os.path.relpath(path, tmp_path): reason for path, reason in corpus.bad} == {
+        "b.txt": f"'{tmp_path}/b.txt' cannot be read: permission denied",
+        "sub": f"folder '{tmp_path}/sub' cannot be read: permission denied",
+        "e.txt": "a link that leads nowhere",
+        "f.txt": "a link that leads nowhere",
+    }
+    named = find_sources([tmp_path / "a.txt", tmp_path / "e.txt"], skip_bad=True)
+    assert [path for path, _ in named.bad] == [str(tmp_path / "e.txt")]
+    with pytest.raises(FileNotFoundError, match=r"no\.txt' does not exist"):
+        find_sources(tmp_path / "no.txt", skip_bad=True)
+
+
+def test_binary_files(tmp_path):
+    """A file without extension that holds NUL bytes is passed over, unless they are UTF-16."""
+    write(tmp_path, "a.txt")
+    (tmp_path / "program").write_bytes(b"\x7fELF\0")
+    (tmp_path / "nul.txt").write_bytes(b"a\0b")
+    (tmp_path / "wide").write_bytes("茶a".encode("utf-16"))
+    corpus = find_sources(tmp_path)
+    assert found(corpus, tmp_path) == ["a.txt", "nul.txt", "wide"]
+    assert find_sources(tmp_path / "program").sources
+
+
+def test_json_in_folders(tmp_path):
+    """A .json file in a folder is read only if it is asked for."""
+    write(tmp_path, "a.txt", "b.json")
+    assert found(find_sources(tmp_path), tmp_path) == ["a.txt"]
+    assert found(find_sources(tmp_path, format="json"), tmp_path) == ["a.txt", "b.json"]
 
 
 def forbid_opening(monkeypatch, name):

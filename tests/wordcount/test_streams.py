@@ -171,6 +171,74 @@ def test_utf16_needs_its_mark(tmp_path):
         read(path, "utf-16")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_one_mark_is_dropped(tmp_path, encoding):
+    """Of two byte order marks the second is text, also where the codec takes the first."""
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeff茶".encode(encoding))
+    assert read(path, encoding) == "\ufeff茶"
+
+
+MANY = "".join(f"line {i}\n" for i in range(20)) + "第一行，喝茶。\n" * 50
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 1000, 1 << 20])
+@pytest.mark.parametrize(
+    ("data", "encoding"),
+    [
+        (MANY.encode(), "utf-8"),
+        (codecs.BOM_UTF8 + MANY.encode(), "utf-8"),
+        (MANY.encode("gb18030"), "gb18030"),
+        (MANY.encode("gbk"), "gb18030"),
+        (MANY.encode("utf-16"), "utf-16-le"),
+        (MANY.encode("utf-32"), "utf-32-le"),
+        (codecs.BOM_UTF16_BE + MANY.encode("utf-16-be"), "utf-16-be"),
+        (codecs.BOM_UTF32_BE + MANY.encode("utf-32-be"), "utf-32-be"),
+    ],
+)
+def test_encoding_is_found_out(tmp_path, monkeypatch, data, encoding, chunk):
+    """A mark says the encoding, else it is UTF-8 if it can be, else GB18030."""
+    monkeypatch.setattr(streams._MeteredFile.read, "__defaults__", (chunk,))
+    path = tmp_path / "a.txt"
+    path.write_bytes(data)
+    meter = Meter()
+    assert read(path, "auto", meter=meter) == MANY
+    assert meter.encodings == {encoding: 1}
+    pieces = [data[i : i + chunk] for i in range(0, len(data), chunk)]
+    assert streams.find_encoding(pieces) == encoding
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding"),
+    [
+        (b"", "utf-8"),
+        (b"ok", "utf-8"),
+        ("联通".encode("gbk"), "gb18030"),
+        ("茶".encode("gbk"), "gb18030"),
+        ("茶".encode(), "utf-8"),
+    ],
+)
+def test_short_texts(data, encoding):
+    """Texts of a few bytes are told apart, too."""
+    assert streams.find_encoding([data]) == encoding
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ("喝茶" * 900).encode() + b"\xff" + ("喝茶" * 900).encode(),
+        ("a" * 99 + "喝茶" * 9000).encode() + b"\xb2\xe8\n",
+        "喝茶 tea".encode("utf-16-le"),
+    ],
+)
+def test_no_gibberish(tmp_path, data):
+    """What is nearly UTF-8, or UTF-16 without a mark, is an error and not read as GB18030."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(data)
+    with pytest.raises(CorpusError, match="is not utf-8, which it seemed to be; name the enc"):
+        read(path, "auto")
+
+
 def test_replace_and_ignore(tmp_path):
     """Bad bytes can be replaced or left out instead, as bytes.decode does."""
     data = b"a\xffb\xe8\x8c"

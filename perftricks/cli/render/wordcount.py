@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from perftricks.wordcount.counts import WordCounts
     from perftricks.wordcount.plain import Progress
     from perftricks.wordcount.settings import Settings
+    from perftricks.wordcount.sources import NotRead
 
 _REFRESH_SECONDS = 0.1
 _FACT_WIDTH = 10
@@ -166,6 +167,9 @@ def summary(
         "distinct": len(counts),
         "files": run.files,
         "files_passed_over": run.passed_over,
+        "not_read": _rows(run.not_read),
+        "bad": _rows(run.bad),
+        "encodings": dict(run.encodings) or None,
         "text_bytes": run.text_bytes,
         "stored_bytes": run.stored_bytes,
         "seconds": round(run.seconds, 3),
@@ -186,6 +190,10 @@ def summary(
         "output": output,
         "top": [_top_row(counts, *row) for row in counts.rows(top)],
     }
+
+
+def _rows(files: Iterable[NotRead]) -> list[dict[str, str]]:
+    return [file._asdict() for file in files]
 
 
 def comparison_summary(comparison: Comparison) -> dict[str, Any]:
@@ -215,17 +223,21 @@ def _facts(counts: WordCounts, settings: Settings, output: str | None) -> dict[s
     assert run is not None
     stored = "" if run.stored_bytes == run.text_bytes else f", {decimal(run.stored_bytes)} stored"
     passed_over = f", {run.passed_over:,} passed over" if run.passed_over else ""
+    bad = f", {len(run.bad):,} SKIPPED, which could not be read" if run.bad else ""
     facts = {
         "documents": f"{counts.documents:,}",
         "tokens": f"{counts.tokens:,}",
         "distinct": f"{len(counts):,}",
-        "files": f"{run.files:,}{passed_over}",
+        "files": f"{run.files:,}{passed_over}{bad}",
         "speed": f"{run.megabytes_per_second:.2f} MB/s"
         f" ({decimal(run.text_bytes)} of text{stored}, in {run.seconds:.2f} s)",
         "workers": f"{run.workers:,}",
         "method": run.method + (f" (not compiled: {run.note})" if run.note else ""),
         "tokenizer": _tokenizer(settings, run.tokenizer),
     }
+    if run.encodings:
+        files = (f"{name} ({count:,})" for name, count in sorted(run.encodings.items()))
+        facts["encoding"] = ", ".join(files) + ", found out"
     if run.ngrams > 1:
         facts["tokens"] = f"{counts.tokens:,} sequences of {run.ngrams}"
     if settings.verify:
