@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from jieba import finalseg
 
 from perftricks.wordcount import compiled
+from perftricks.wordcount.cachefolder import open_cache
 from perftricks.wordcount.compiled.cache import load_lexicon
 
 from .reference import check
@@ -160,7 +161,8 @@ def test_ngrams_and_document_frequencies(default_engine, maker, mode, hmm):
 
 def engine_of(kernel, tokenizer, folder):
     """The kernel with the tables of a tokenizer, cached in a folder of the test."""
-    return compiled.Engine(kernel, load_lexicon(folder, kernel, tokenizer))
+    with open_cache(folder) as cache:
+        return compiled.Engine(kernel, load_lexicon(cache, kernel, tokenizer))
 
 
 def small_tokenizer(tmp_path, words):
