@@ -81,9 +81,6 @@ _LOADING = (
 )
 _ROOTS = ("lcut", "lcut_for_search")
 
-# A function of each module that nobody has a reason to replace: it knows the module's file.
-_WITNESS = {"jieba": "setLogLevel", "jieba.finalseg": "load_model", "jieba._compat": "strdecode"}
-
 # The digest of the data of jieba 0.42 and 0.42.1 as installed, without words.
 _PRISTINE = "68d78d96ca28951ae09c1633fabbf927"
 
@@ -248,11 +245,10 @@ def _is_own(function: Any, name: str, module: str = "jieba") -> bool:
     if not isinstance(function, types.FunctionType):
         return False
     home: Any = sys.modules[module]
-    witness = getattr(home, _WITNESS[module], function)
     return (
         function.__globals__ is vars(home)
         and function.__qualname__ == name
-        and function.__code__.co_filename == witness.__code__.co_filename
+        and function.__code__.co_filename == home.__file__  # not the code of another
     )
 
 
@@ -287,6 +283,15 @@ def is_untouched() -> bool:
         and tokenizer_behind() is tokenizer
         and _data_digest() == _PRISTINE
     )
+
+
+def _data(module: str) -> dict[str, Any]:
+    """Return what cutting reads of a module, regular expressions of older versions included."""
+    return {
+        name: value
+        for name, value in vars(sys.modules[module]).items()
+        if name in _DATA[module] or isinstance(value, re.Pattern)
+    }
 
 
 def _data_digest() -> str | None:
@@ -383,10 +388,8 @@ def copy_of_jieba(*, words: bool) -> Any:
     copy = import_copy()
     if "jieba" not in sys.modules:
         return copy
-    for name in _DATA["jieba"]:
-        setattr(copy, name, getattr(sys.modules["jieba"], name))
-    for name in _DATA["jieba.finalseg"]:
-        value = getattr(sys.modules["jieba.finalseg"], name)
+    vars(copy).update(_data("jieba"))
+    for name, value in _data("jieba.finalseg").items():
         setattr(copy.finalseg, name, set(value) if isinstance(value, set) else value)
     if words and not is_untouched():
         tokenizer = ready(tokenizer_behind())
@@ -435,10 +438,7 @@ def dump_state(*, posseg: bool = False) -> bytes:
     state = {
         "replaced": replaced,
         "tokenizer": _tokenizer_state(original_tokenizer()),
-        "data": {
-            module: {name: vars(sys.modules[module]).get(name) for name in names}
-            for module, names in _DATA.items()
-        },
+        "data": {module: _data(module) for module in _DATA},
         "functions": _functions(),
         "posseg": _posseg_state() if posseg else None,
     }

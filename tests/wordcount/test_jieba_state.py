@@ -15,7 +15,14 @@ import pytest
 from jieba import finalseg
 
 from perftricks.parallel import ParallelError
-from perftricks.wordcount import OptionError, count_words, jieba_state, job, plain
+from perftricks.wordcount import (
+    OptionError,
+    TokenizerError,
+    count_words,
+    jieba_state,
+    job,
+    plain,
+)
 from perftricks.wordcount.tokenizers import WorkerSetup, make_spec
 from tests.wordcount.conftest import naive
 
@@ -355,8 +362,24 @@ def test_replaced_in_the_worker_only():
     """A worker in which something else is replaced than in the caller says so."""
     state = jieba_state.dump_state()
     jieba.strdecode = str.lower
-    with pytest.raises(jieba_state.TokenizerError, match=r"worker jieba\.strdecode of jieba"):
+    with pytest.raises(TokenizerError, match=r"worker jieba\.strdecode of jieba"):
         jieba_state.restore_state(state)
+
+
+def every_character(self, sentence):
+    """Do what jieba.Tokenizer.get_DAG does where no word is known."""
+    return {start: [start] for start in range(len(sentence))}
+
+
+def test_code_of_another(texts, monkeypatch):
+    """Another code in one of jieba's functions counts, or is refused where it cannot be sent."""
+    monkeypatch.setattr(jieba.Tokenizer.get_DAG, "__code__", every_character.__code__)
+    expected = naive(texts)
+    assert count_words(texts, method="parallel", workers=1, start_method="fork") == expected
+    with pytest.raises(OptionError, match=r"has replaced jieba\.Tokenizer\.get_DAG"):
+        count_words(texts, method="compiled")
+    with pytest.raises(TokenizerError, match="in this worker nothing of jieba is replaced, in"):
+        count_words(texts, method="parallel", workers=1, start_method="spawn")
 
 
 def test_another_module_in_its_place(monkeypatch, texts):
