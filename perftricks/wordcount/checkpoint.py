@@ -18,7 +18,7 @@ import re
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -311,7 +311,7 @@ def identity_of(
         words.update(array.tobytes())
     return {
         "inputs": [_identity_of_source(source) for source in corpus.sources],
-        "options": {**options.__dict__, **settings},
+        "options": {**replace(options, limit=None).__dict__, **settings},
         "dictionary": words.hexdigest(),
     }
 

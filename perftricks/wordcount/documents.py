@@ -16,11 +16,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from perftricks.wordcount.errors import CorpusError, OptionError
+from perftricks.wordcount.errors import CorpusError, OptionError, too_long
 from perftricks.wordcount.sources import Source
 from perftricks.wordcount.streams import Meter, check_compression, check_encoding, read_text
 
 Document = Literal["line", "file"]
+
+# Bytes that a character of a document takes with the tokens it becomes, about; so many characters
+# a document may have in any case.
+_BYTES_OF_A_CHARACTER = 64
+_LEAST_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,14 @@ class ReadOptions:
         document: What a document is in text files: a "line" or the whole "file".
         field: Where the text is in the other formats: a key, a key path with dots, a column's name
             or its number from 1.
+        limit: Bytes of memory that a document may need; None for any number.
     """
 
     encoding: str = "utf-8"
     errors: str = "strict"
     document: Document = "line"
     field: str | None = None
+    limit: int | None = None
 
     def check(self, sources: Sequence[Source]) -> None:
         """Check that these options can be used on these files.
@@ -81,6 +88,9 @@ def read_documents(source: Source, options: ReadOptions, meter: Meter) -> Iterat
         CorpusError: If the data is bad; it names the file and the line or the byte.
     """
     text = read_text(source, options.encoding, options.errors, meter)
+    if options.limit is not None:
+        lines = source.format != "text" or options.document == "line"
+        text = _bounded(text, source.name, options.limit, lines=lines)
     if source.format == "text":
         return iter(["".join(text)]) if options.document == "file" else split_lines(text)
     if source.format == "json":
@@ -89,6 +99,20 @@ def read_documents(source: Source, options: ReadOptions, meter: Meter) -> Iterat
     if source.format == "jsonl":
         return _json_fields(split_lines(text), source.name, options.field)
     return _columns(text, source, options.field)
+
+
+def _bounded(chunks: Iterable[str], name: str, limit: int, *, lines: bool) -> Iterator[str]:
+    """Pass the pieces of a text on, and look that no document needs more memory than it may."""
+    most = max(limit // _BYTES_OF_A_CHARACTER, _LEAST_CHARACTERS)
+    begun = 0
+    for chunk in chunks:
+        last = chunk.rfind("\n") if lines else -1
+        begun = len(chunk) - last - 1 if last >= 0 else begun + len(chunk)
+        if begun > most:
+            what = f"a document of more than {begun:,} characters"
+            need = f"about {begun * _BYTES_OF_A_CHARACTER:,} bytes"
+            raise CorpusError(name, too_long(what, need, limit))
+        yield chunk
 
 
 def split_lines(chunks: Iterable[str]) -> Iterator[str]:

@@ -43,6 +43,20 @@ class CorpusError(Exception):
         super().__init__(f"{', '.join([path, *where])}: {problem}")
 
 
+def too_long(what: str, need: str, limit: int) -> str:
+    """Say that memory does not allow what a text needs.
+
+    Args:
+        what: What is too long, such as "a document of more than 9 characters".
+        need: What it needs, such as "about 900 bytes".
+        limit: The memory limit in bytes.
+    """
+    return (
+        f"{what} needs {need}, more than the memory limit of {limit:,} bytes allows; raise the "
+        "limit (--memory-limit), or look whether this is text, with line ends where they should be"
+    )
+
+
 class TokenizerError(Exception):
     """A tokenizer of the caller's failed on a document, or returned something else than tokens."""
 

@@ -11,6 +11,7 @@ Three methods are those of https://kexue.fm/archives/7031, and all give the same
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from perftricks.wordcount.feeds import Feed, FileFeed, TextFeed
 from perftricks.wordcount.kernel import (
     TOO_SHORT_TO_COMPILE,
     KernelRun,
+    check_cache,
     is_too_short_to_compile,
     load_engine,
     why_not,
@@ -297,7 +299,7 @@ class FileJob:
 
     def feed(self) -> FileFeed:
         """Return the documents."""
-        return FileFeed(self.corpus, self.options)
+        return FileFeed(self.corpus, replace(self.options, limit=self.settings.limit))
 
     def run(self, progress: Progress | None = None) -> WordCounts:
         """Count and return the table; see :func:`count_files`."""
@@ -459,5 +461,11 @@ def _run_compiled(
     verified = 0
     if sampler is not None:
         options = {"mode": spec.mode, "hmm": spec.hmm, "ngram": ngrams}
-        verified = verify_samples(sampler.samples, engine, TokenKeys(spec, False, ngrams), options)
+        verified = verify_samples(
+            sampler.samples,
+            engine,
+            TokenKeys(spec, False, ngrams),
+            options,
+            functools.partial(check_cache, spec, engine),
+        )
     return Counted("compiled", workers, counts, frequency, kernel_run.documents, verified)

@@ -20,7 +20,7 @@ from perftricks.wordcount.cachefolder import open_cache
 from perftricks.wordcount.checkpoint import Checkpoint, State
 from perftricks.wordcount.counts import LazyTable
 from perftricks.wordcount.documents import ReadOptions
-from perftricks.wordcount.errors import OptionError
+from perftricks.wordcount.errors import CorpusError, OptionError, too_long
 from perftricks.wordcount.jieba_state import (
     is_untouched,
     replaced_functions,
@@ -39,7 +39,7 @@ from perftricks.wordcount.tokenizers import (
 )
 
 if TYPE_CHECKING:
-    from perftricks.wordcount.compiled import Engine, TextCounter, TokenTable
+    from perftricks.wordcount.compiled import Engine, StretchTooLongError, TextCounter, TokenTable
     from perftricks.wordcount.compiled.driver import Newline
     from perftricks.wordcount.verify import Sampler
 
@@ -143,6 +143,17 @@ def _dictionary_key(spec: TokenizerSpec) -> bytes | None:
     return b"".join(hashlib.sha256(part).digest() for part in parts)
 
 
+def check_cache(spec: TokenizerSpec, engine: Engine) -> bool:
+    """Say whether the kernel's tables are those of jieba's dictionary, made anew for that.
+
+    If not, they are removed from the cache.
+    """
+    from perftricks.wordcount import compiled
+
+    own = tokenizer_with(spec) if spec.has_dictionaries else default_tokenizer()
+    return compiled.check_tables(engine, own)
+
+
 class KernelRun:
     """Counts documents with the kernel.
 
@@ -183,6 +194,7 @@ class KernelRun:
             "ngram": ngrams,
             "doc_freq": document_frequency,
             "threads": threads,
+            "most": spill.limit,
         }
         self._spill = spill
         self._whole = ngrams > 1 or document_frequency or sampler is not None
@@ -222,13 +234,15 @@ class KernelRun:
 
     def count_source(self, source: Source, options: ReadOptions, meter: Meter) -> None:
         """Count a text file in UTF-8."""
-        from perftricks.wordcount.compiled import InvalidUTF8
+        from perftricks.wordcount.compiled import InvalidUTF8, StretchTooLongError
 
         newline: Newline = "crlf" if options.document == "line" else "none"
         counter = self._counter(newline)
         find_cut = None if self._whole else counter.find_cut
         offset = self._state.offset
-        for piece in read_pieces(source, options.document, meter, find_cut, offset=offset):
+        limit = self._spill.limit
+        pieces = read_pieces(source, options.document, meter, find_cut, offset=offset, limit=limit)
+        for piece in pieces:
             self._save_if_due()  # not behind the last piece: the file would seem to go on
             try:
                 counter.feed(piece.data)
@@ -237,6 +251,8 @@ class KernelRun:
                 raise not_the_encoding(
                     source, options.encoding, byte, piece.offset + error.offset
                 ) from None
+            except StretchTooLongError as error:
+                raise self._too_long(error, source.name) from None
             self._state.offset = piece.offset + len(piece.data)
             self._state.continued += not piece.ends
             if self._sampler is not None:
@@ -250,14 +266,23 @@ class KernelRun:
             documents: The documents.
             name: Where they come from.
         """
+        from perftricks.wordcount.compiled import StretchTooLongError
+
         counter = self._counter("byte")
         documents = itertools.islice(documents, self._state.offset, None)
         for buffer in _buffers(self._encoded(documents, name)):
-            counter.feed(buffer)
+            try:
+                counter.feed(buffer)
+            except StretchTooLongError as error:
+                raise self._too_long(error, name) from None
             if table_bytes(len(self._odd)) > self._spill.share:
                 self._spill_odd()
             self._save_if_due()
             self._delivered()
+
+    def _too_long(self, error: StretchTooLongError, name: str) -> CorpusError:
+        what = f"a stretch of more than {error.characters:,} characters that jieba cuts as one"
+        return CorpusError(name, too_long(what, f"{error.need:,} bytes", self._spill.limit))
 
     def _save_if_due(self) -> None:
         if self._checkpoint is None:

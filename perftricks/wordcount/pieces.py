@@ -8,15 +8,21 @@ its longest document.
 from __future__ import annotations
 
 import codecs
+import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from perftricks.wordcount.documents import Document
-from perftricks.wordcount.errors import CorpusError
+from perftricks.wordcount.errors import CorpusError, too_long
 from perftricks.wordcount.sources import Source
 from perftricks.wordcount.streams import Meter, not_the_encoding, read_bytes
 
 PIECE_BYTES = 8 << 20
+
+# A document that is not divided is held twice while its end is looked for, and twice again while it
+# is counted; so many bytes may be held in any case.
+_COPIES = 4
+_LEAST_HELD = 32 << 20
 
 FindCut = Callable[[bytes, int], int]
 
@@ -43,6 +49,7 @@ def read_pieces(
     *,
     offset: int = 0,
     size: int | None = None,
+    limit: int | None = None,
 ) -> Iterator[Piece]:
     """Yield the text of a file in pieces; a byte order mark is left out.
 
@@ -54,11 +61,13 @@ def read_pieces(
             there is none; None if documents must stay whole.
         offset: Leave out so many bytes at the start, which end where a piece did.
         size: Bytes in a piece; None for PIECE_BYTES.
+        limit: Bytes of memory that a document may need which cannot be divided; None for any.
 
     Raises:
-        CorpusError: If the file cannot be read or decompressed. What comes before is yielded first.
+        CorpusError: If the file cannot be read or decompressed, or a document needs more memory.
+            What comes before is yielded first.
     """
-    cutter = _Cutter(source, document, find_cut, size or PIECE_BYTES, offset)
+    cutter = _Cutter(source, document, find_cut, size or PIECE_BYTES, offset, limit)
     chunks = read_bytes(source, meter, offset)
     while True:
         try:
@@ -85,11 +94,14 @@ class _Cutter:
         find_cut: FindCut | None,
         size: int,
         offset: int,
+        limit: int | None,
     ) -> None:
         self._source = source
         self._lines = document == "line"
         self._find_cut = find_cut
         self._size = size
+        self._limit = limit
+        self._most = sys.maxsize - 1 if limit is None else max(limit // _COPIES, _LEAST_HELD)
         self._wanted = size
         self._waiting: list[bytes] = []
         self._held = 0
@@ -106,7 +118,9 @@ class _Cutter:
         end, ends = self._end(data)
         self._waiting, self._held = [data[end:]], len(data) - end
         if not end:
-            self._wanted = 2 * self._held  # the longest document is copied a few times only
+            self._check_memory()
+            # The longest document is copied a few times only, and not read far beyond the limit.
+            self._wanted = min(2 * self._held, self._most + 1)
             return None
         self._wanted = self._held + self._size
         return self._piece(memoryview(data)[:end], ends)
@@ -141,6 +155,13 @@ class _Cutter:
                 return end, False
         self._check(data)
         return 0, False
+
+    def _check_memory(self) -> None:
+        if self._held > self._most:
+            what = f"a document, or a stretch of one, of more than {self._held:,} bytes"
+            need = f"{_COPIES * self._held:,} bytes"
+            problem = too_long(what, need, self._limit or 0)
+            raise CorpusError(self._source.name, problem, offset=self._offset)
 
     def _check(self, data: bytes) -> None:
         """Look for bytes that are not UTF-8, lest all of a file that is no text be waited for."""

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from perftricks.wordcount.errors import TokenizerError, too_long
 from perftricks.wordcount.feeds import Feed
 from perftricks.wordcount.settings import Method, Settings
 from perftricks.wordcount.spill import Spill, SpilledTable, SpillingCounter, separated
@@ -17,6 +18,11 @@ Progress = Callable[[int, int | None], object]
 # Characters that a process counts with jieba in about a third of a second, which is what starting
 # workers is worth at least.
 _SMALL_TEXT = 100_000
+
+# Bytes that jieba takes for each character of a stretch that it cuts as one, and how many
+# characters such a stretch may have in any case.
+_JIEBA_BYTES = 500
+_LONG = 1 << 16
 
 # A batch of long documents is closed early, which bounds memory and keeps progress moving.
 _BATCH_CHARACTERS = 500_000
@@ -48,7 +54,12 @@ def count_plainly(
     """
     tracker = _Tracker(feed, progress)
     documents, method, workers, note = _choose(iter(tracker), settings, workers)
-    keys = TokenKeys(settings.spec, settings.document_frequency, settings.ngrams)
+    keys = TokenKeys(
+        settings.spec,
+        settings.document_frequency,
+        settings.ngrams,
+        limit=settings.limit // workers,
+    )
     keys.prepare(documents if isinstance(documents, list) else None)
     table = SpillingCounter(spill, settings.ngrams)
     if method == "parallel":
@@ -153,8 +164,16 @@ class TokenKeys:
     a document is either counted in both or in neither.
     """
 
-    def __init__(self, spec: TokenizerSpec, document_frequency: bool, ngrams: int = 1) -> None:
+    def __init__(
+        self,
+        spec: TokenizerSpec,
+        document_frequency: bool,
+        ngrams: int = 1,
+        *,
+        limit: int | None = None,
+    ) -> None:
         self.spec = spec
+        self.limit = limit
         self.document_frequency = document_frequency
         self.ngrams = ngrams
         self._cut: Cut | None = None
@@ -168,10 +187,16 @@ class TokenKeys:
         self._cut = self.spec.load() if texts is None else self.spec.load_for(texts)
 
     def __call__(self, text: str) -> Iterable[Any]:
-        """Return what to count for a document."""
+        """Return what to count for a document.
+
+        Raises:
+            TokenizerError: If jieba would need more memory for it than the limit.
+        """
         if self._cut is None:
             self.prepare()
             assert self._cut is not None
+        if self.limit is not None and len(text) > _LONG and self.spec.uses_jieba:
+            check_stretches(text, self.limit)
         tokens: Iterable[Any] = self._cut(text)
         if self.ngrams > 1:
             one = list(tokens)
@@ -183,6 +208,26 @@ class TokenKeys:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cut": None}  # made anew where it is needed
+
+
+def check_stretches(text: str, limit: int) -> None:
+    """Look whether jieba can cut a text within a memory limit.
+
+    Args:
+        text: A document.
+        limit: The limit in bytes.
+
+    Raises:
+        TokenizerError: If not.
+    """
+    from jieba import re_han_default
+
+    longest = max((m.end() - m.start() for m in re_han_default.finditer(text)), default=0)
+    if longest > max(limit // _JIEBA_BYTES, _LONG):
+        what = f"a stretch of {longest:,} characters that jieba cuts as one"
+        need = f"about {longest * _JIEBA_BYTES:,} bytes"
+        start = f"a document that starts with {text[:20]!r}"
+        raise TokenizerError(f"{start}: {too_long(what, need, limit)}")
 
 
 class _Tracker:

@@ -118,6 +118,7 @@ def verify(
     engine: Engine,
     keys: Callable[[str], Iterable[Any]],
     options: dict[str, Any],
+    check_cache: Callable[[], bool],
 ) -> int:
     """Count documents with the kernel and with jieba, each by itself.
 
@@ -126,6 +127,8 @@ def verify(
         engine: The kernel and its tables.
         keys: Gives what jieba counts for a document.
         options: The kernel's.
+        check_cache: Says whether the kernel's tables are those of jieba's dictionary, and removes
+            them from the cache if not; called if a document differs.
 
     Returns:
         How many documents were compared.
@@ -157,10 +160,16 @@ def verify(
                 (key for key in {**found, **expected} if found.get(key, 0) != expected[key]),
                 key=str,
             )
+            step = (
+                "the cache was checked, and its tables are those of jieba's dictionary: please "
+                "report this, and use method 'parallel'"
+                if check_cache()
+                else "the cache was checked, and its tables are not those of jieba's dictionary: "
+                "they have been removed from it; run this again"
+            )
             raise VerificationError(
                 f"{sample.name}, document {sample.number}: the compiled method counts {token!r} "
-                f"{found.get(token, 0)} times, jieba {expected[token]} times; "
-                "please report this, and use method 'parallel'"
+                f"{found.get(token, 0)} times, jieba {expected[token]} times; {step}"
             )
         compared += 1
     return compared

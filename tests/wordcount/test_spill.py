@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import collections
 import gc
+import gzip
 import itertools
 import json
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -21,9 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perftricks.wordcount import (
+    CorpusError,
     OptionError,
     SpillError,
     TableTooLargeError,
+    TokenizerError,
     count_files,
     count_words,
     pieces,
@@ -536,3 +540,60 @@ def test_memory(tmp_path, temporary):
     assert len(counts) == rows
     assert sum(counts) == tokens
     (temporary / "jieba.cache").unlink(missing_ok=True)
+
+
+BOMB = """
+import resource, sys
+from perftricks.wordcount import CorpusError, TokenizerError, count_files
+try:
+    print(count_files("bomb.txt.gz", memory_limit="100MB", **eval(sys.argv[1])).most_common(1))
+except (CorpusError, TokenizerError) as error:
+    print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"method": "compiled"}, r"bomb\.txt\.gz, byte 0: a document, or a stretch of one, of"),
+        ({"method": "compiled", "ngrams": 2}, r"byte 0: a document, or a stretch of one, of more"),
+        ({"method": "naive"}, r"bomb\.txt\.gz: a document of more than [\d,]+ characters needs"),
+        ({"method": "batched", "document": "file"}, r"gz: a document of more than [\d,]+ char"),
+        ({"method": "parallel", "encoding": "latin-1"}, r"gz: a document of more than [\d,]+ ch"),
+        ({"method": "naive", "tokenizer": "whitespace"}, r"gz: a document of more than [\d,]+ "),
+    ],
+)
+def test_bomb(tmp_path, temporary, options, problem):
+    """Gigabytes of one token in a small file are one clear error, before they are in memory."""
+    megabyte = gzip.compress(b"a" * 2**20)
+    (tmp_path / "bomb.txt.gz").write_bytes(megabyte * 4096)
+    done = subprocess.run(
+        [sys.executable, "-c", BOMB, repr(options)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    message, peak = done.stdout.splitlines()
+    assert re.search(problem, message)
+    assert message.endswith("or look whether this is text, with line ends where they should be")
+    assert int(peak) < 400_000_000
+    (temporary / "jieba.cache").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("more", [{}, {"encoding": "latin-1"}])
+def test_stretch_that_is_too_long(tmp_path, more):
+    """A stretch that cannot be cut is an error where the memory for that is not there."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"tea " * 100 + b"a" * 1_000_000)
+    problem = r"a\.txt: a stretch of more than [\d,]+ characters that jieba cuts as one needs "
+    with pytest.raises(CorpusError, match=problem):
+        count_files(path, method="compiled", memory_limit="1MB", **more)
+    counts = count_files(path, method="compiled", memory_limit="1GB", **more)
+    assert counts == {"tea": 100, " ": 100, "a" * 1_000_000: 1}
+    path.write_bytes(b"tea " * 100_000 + b"a" * 70_000)
+    for method in ("naive", "parallel"):
+        with pytest.raises(TokenizerError, match="a stretch of 70,000 characters that jieba cuts"):
+            count_files(path, method=method, memory_limit="10MB", **more)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from perftricks.cli import main
-from perftricks.wordcount import OptionError, VerificationError, count_files, count_words
-from perftricks.wordcount.compiled import TextCounter
+from perftricks.wordcount import OptionError, VerificationError, compiled, count_files, count_words
+from perftricks.wordcount.cachefolder import ENVIRONMENT, open_cache
+from perftricks.wordcount.compiled import TextCounter, cache
+from perftricks.wordcount.tokenizers import default_tokenizer
 from perftricks.wordcount.verify import Sampler
 
 
@@ -96,3 +99,22 @@ def test_where_there_is_nothing_to_compare(options):
     """Without the kernel there is nothing to verify, which is an error."""
     with pytest.raises(OptionError, match="verify compares method 'compiled' with jieba"):
         count_words(["a"], verify=1, **options)
+
+
+def test_wrong_cache_is_told_from_a_wrong_kernel(tmp_path, texts, monkeypatch, wrong):
+    """What differs is looked for in the cache first: tables that are wrong are removed from it."""
+    with pytest.raises(VerificationError, match="its tables are those of jieba's dictionary: plea"):
+        count_words(["他喝茶"], method="compiled", verify=3)
+    monkeypatch.undo()
+    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "cache"))
+    engine = compiled.load()
+    tokenizer = default_tokenizer()
+    monkeypatch.setattr(cache, "_is_untouched_default", lambda tokenizer: True)
+    with open_cache() as folder:
+        name = f"lexicon-{cache.content_key(tokenizer)}"
+        wrong_tables = engine.lexicon._replace(text=np.roll(engine.lexicon.text, 1))
+        cache._write_lexicon(folder, name, wrong_tables)
+        with pytest.raises(VerificationError, match=r"they have been removed from it; run this ag"):
+            count_words(texts, method="compiled", verify=3)
+        assert not any(entry.name.startswith(("lexicon", "default")) for entry in folder.entries())
+    assert count_words(texts, method="compiled", verify=300).run.verified == len(texts)

@@ -17,8 +17,15 @@ from typing import Any, NamedTuple
 
 from perftricks.wordcount.cachefolder import open_cache
 
-from .cache import find_lexicon, is_compiled, load_kernel, load_lexicon
-from .driver import InvalidUTF8, TextCounter
+from .cache import (
+    find_lexicon,
+    forget_lexicon,
+    is_compiled,
+    is_lexicon_of,
+    load_kernel,
+    load_lexicon,
+)
+from .driver import InvalidUTF8, StretchTooLongError, TextCounter
 from .layout import Lexicon
 from .native import Kernel
 from .tables import KNOWN_VERSIONS, UnsupportedDictionary, check_supported
@@ -28,9 +35,11 @@ __all__ = [
     "Engine",
     "InvalidUTF8",
     "Readiness",
+    "StretchTooLongError",
     "TextCounter",
     "TokenTable",
     "UnsupportedDictionary",
+    "check_tables",
     "load",
     "readiness",
     "why_unsupported",
@@ -62,6 +71,18 @@ def load(
         kernel = load_kernel(opened)
         lexicon = load_lexicon(opened, kernel, tokenizer, dictionary=dictionary, make=make)
     return Engine(kernel, lexicon)
+
+
+def check_tables(engine: Engine, tokenizer: Any) -> bool:
+    """Whether the tables are those of a tokenizer, made anew for that; it takes some seconds.
+
+    If not, they are removed from the user's cache, with what names them.
+    """
+    same = is_lexicon_of(engine.kernel, engine.lexicon, tokenizer)
+    if not same:
+        with open_cache() as folder:
+            forget_lexicon(folder, tokenizer)
+    return same
 
 
 class Readiness(NamedTuple):

@@ -285,6 +285,21 @@ def load_lexicon(
     return lexicon
 
 
+def is_lexicon_of(kernel: Kernel, lexicon: Lexicon, tokenizer: Any) -> bool:
+    """Whether these are the tables of a tokenizer, which are made anew for that."""
+    from .tables import build_lexicon
+
+    made = build_lexicon(kernel, tokenizer)
+    return all(map(np.array_equal, lexicon, made))
+
+
+def forget_lexicon(folder: CacheFolder, tokenizer: Any) -> None:
+    """Remove the tables of a tokenizer, if they are there."""
+    with contextlib.suppress(OSError):
+        folder.remove(f"lexicon-{content_key(tokenizer)}")
+    keep_within_limit(folder)  # which removes what names them
+
+
 def is_compiled(folder: CacheFolder) -> bool:
     """Whether the folder holds the machine code already."""
     return folder.holds(_kernel_name())

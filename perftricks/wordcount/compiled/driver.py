@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Any, Literal
@@ -58,6 +59,7 @@ NEWLINES = {
 }
 BUFFER_CHARACTERS = 1024
 PADDING = 8
+_LEAST_BUFFER = 32 << 20  # bytes that a thread may take in any case
 LARGEST_CHUNK = 1 << 20
 SMALLEST_CHUNK = 1 << 16
 
@@ -68,6 +70,18 @@ class InvalidUTF8(ValueError):
     def __init__(self, offset: int) -> None:
         super().__init__(f"the text is not valid UTF-8 at byte {offset}")
         self.offset = offset
+
+
+class StretchTooLongError(ValueError):
+    """A stretch that jieba cuts as one needs more memory than there may be.
+
+    ``characters``: so many, or more. ``need``: bytes that they take.
+    """
+
+    def __init__(self, characters: int, need: int) -> None:
+        super().__init__(f"a stretch of {characters:,} characters needs {need:,} bytes")
+        self.characters = characters
+        self.need = need
 
 
 def _tokens_per_character(lexicon: Lexicon, mode: Mode) -> int:
@@ -90,9 +104,11 @@ class Worker:
         newline: Newline,
         ngram: int,
         doc_freq: bool,
+        most: float = math.inf,
     ) -> None:
         self.kernel = kernel
         self.lexicon = lexicon
+        self.most = most
         self.table = TokenTable(kernel, lexicon, ngram=ngram, doc_freq=doc_freq)
         self.tokens_per_character = _tokens_per_character(lexicon, mode)
         self.buffer = self._new_buffer(BUFFER_CHARACTERS)
@@ -114,6 +130,10 @@ class Worker:
     def _grow_buffer(self) -> None:
         """Double the buffer: a block is longer than it."""
         old = self.buffer
+        characters = int(self.state[CAPACITY])
+        need = 3 * sum(array.nbytes for array in old)  # the old one, and one of twice the size
+        if need > self.most:
+            raise StretchTooLongError(characters, need)
         self.state[CAPACITY] *= 2
         self.buffer = self._new_buffer(int(self.state[CAPACITY]))
         self.buffer.code[: old.code.size] = old.code
@@ -208,6 +228,8 @@ class TextCounter:
     doc_freq: also count in how many documents each token (and n-gram) occurs.
     threads: how many threads count.
     share: bytes that the tables may take beyond those of the dictionary; None for any number.
+    most: bytes that all threads together may take for the text they look at, which is some 100
+        for each character of the longest stretch that jieba cuts as one; None for any number.
     spill: is given, by any of the threads, a table that has outgrown its part of the share, and
         keeps what :meth:`TokenTable.emptied` forgets.
     """
@@ -224,6 +246,7 @@ class TextCounter:
         doc_freq: bool = False,
         threads: int = 1,
         share: int | None = None,
+        most: int | None = None,
         spill: Callable[[TokenTable], None] | None = None,
     ) -> None:
         if ngram < 1:
@@ -239,7 +262,9 @@ class TextCounter:
             "ngram": ngram,
             "doc_freq": doc_freq,
         }
-        self._workers = [self._new_worker() for _ in range(max(1, threads))]
+        threads = max(1, threads)
+        self._most = math.inf if most is None else max(most // threads, _LEAST_BUFFER)
+        self._workers = [self._new_worker() for _ in range(threads)]
         self._share = None if share is None else share // len(self._workers)
         self._spill = spill
         self.documents = 0
@@ -260,7 +285,7 @@ class TextCounter:
         return self._kernel.call("find_cut", (*self._lexicon, text, state))
 
     def _new_worker(self) -> Worker:
-        return Worker(self._kernel, self._lexicon, **self._options)
+        return Worker(self._kernel, self._lexicon, most=self._most, **self._options)
 
     @property
     def nbytes(self) -> int:
@@ -272,7 +297,7 @@ class TextCounter:
 
         Its end is the end of its last document.
 
-        Raises InvalidUTF8; the counts are of no use after that.
+        Raises InvalidUTF8 or StretchTooLongError; the counts are of no use after that.
         """
         text = np.frombuffer(data, np.uint8) if len(data) else np.zeros(0, np.uint8)
         threads = len(self._workers)
