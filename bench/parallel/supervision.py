@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 _PATIENCE = 5.0  # seconds in which what a program has started may end after it
+_BUSY_PATIENCE = 60.0  # the same while it uses a processor
 _LOOK_SECONDS = 0.05
 _LOOKS = 5  # at shared memory that nobody seems to use
 _BUSY_SECONDS = 0.02  # of processor time: a program that uses more in a while does not hang
@@ -31,7 +32,8 @@ class Ending:
 
     Attributes:
         status: Its exit status, negative for a signal; None if it hung and was killed.
-        left: Processes that were still there some seconds after its end; they are killed.
+        left: Processes that were still there some seconds after its end, and did nothing any more;
+            they are killed.
         errors: The end of what it wrote to stderr.
     """
 
@@ -132,9 +134,13 @@ def signal_members(session: int, number: signal.Signals, *, group: bool) -> None
 
 def _end(session: int, patience: float) -> int:
     """Give a session's processes time to end, kill the others; return how many those were."""
-    deadline = time.monotonic() + patience
-    while (left := members(session)) and time.monotonic() < deadline:
+    began = busy = time.monotonic()
+    used = 0.0
+    while (left := members(session)) and time.monotonic() - busy < patience:
         time.sleep(_LOOK_SECONDS)
+        use, now = _processor_time(session), time.monotonic()
+        if abs(use - used) > _BUSY_SECONDS and now - began < _BUSY_PATIENCE:
+            used, busy = use, now  # on a busy machine a process takes its time to end
     count = len(left)
     while left:
         for process in left:

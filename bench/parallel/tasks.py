@@ -133,7 +133,7 @@ def takes_the_lock(x):
 
 def megabyte(x):
     """Return a megabyte."""
-    return bytes(1_000_000)
+    return b"x" * 1_000_000
 
 
 def first_of(buffer):
