@@ -77,9 +77,13 @@ def supervise(
             start_new_session=True,
         ) as program,
     ):
-        if meddle is not None:
-            meddle(program.pid)
-        status = _wait(program, quiet, limit)
+        try:
+            if meddle is not None:
+                meddle(program.pid)
+            status = _wait(program, quiet, limit)
+        except BaseException:  # Ctrl-C: the program is in a session of its own, and would go on
+            _end(program.pid, 0)
+            raise
         if status is None:
             program.kill()
             program.wait()
