@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from perftricks.signals import held_back
 from perftricks.wordcount.cachefiles import ALIAS, keep_within_limit
 from perftricks.wordcount.cachefolder import CacheFolder
 from perftricks.wordcount.sealed import DamagedError
@@ -74,7 +75,9 @@ _kernels: dict[Path | None, Kernel] = {}
 def load_kernel(folder: CacheFolder) -> Kernel:
     """The kernel, compiled now if the folder does not hold its code yet."""
     if folder.path not in _kernels:
-        _kernels[folder.path] = Kernel(_load_code(folder))
+        code = _load_code(folder)
+        with held_back():  # llvmlite's objects do not bear an exception while they are made
+            _kernels[folder.path] = Kernel(code)
     return _kernels[folder.path]
 
 
