@@ -268,7 +268,7 @@ def test_kernel_that_cannot_be_had(monkeypatch, tmp_path, texts, expected):
     """Without the kernel jieba counts, and asking for it is an error; both say why."""
     from perftricks.wordcount import compiled
 
-    def fail(**options):
+    def fail(*given, **options):
         raise compiled.UnsupportedDictionary("too many different frequencies")
 
     monkeypatch.setattr(kernel, "why_not_worth_it", lambda *given: None)
