@@ -22,6 +22,7 @@ from perftricks.parallel.errors import (
     WorkerCrashedError,
 )
 from perftricks.parallel.seeds import item_seed
+from perftricks.parallel.state import worker_state
 
 if TYPE_CHECKING:
     from perftricks.parallel.apply import parallel_apply, parallel_apply_generator, parallel_count
@@ -37,6 +38,7 @@ __all__ = [
     "parallel_apply",
     "parallel_apply_generator",
     "parallel_count",
+    "worker_state",
 ]
 
 

@@ -10,21 +10,25 @@ from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
 
-from perftricks.parallel import seeds
+from perftricks.parallel import aside, memory, seeds
 from perftricks.parallel.backends import (
     Backend,
     ExecutorBackend,
+    News,
     SerialBackend,
     ThreadBackend,
     interpreter_pool,
     runs_threads,
 )
 from perftricks.parallel.cores import available_cores
-from perftricks.parallel.launch import StartMethod
+from perftricks.parallel.launch import StartMethod, refuse_while_set_up
+from perftricks.parallel.pickling import Keeper
 from perftricks.parallel.processes import ProcessBackend
 from perftricks.parallel.progress import Progress, Reporter, reporter
+from perftricks.parallel.source import ReadIn, Source, open_source
 from perftricks.parallel.window import BatchSizer, Piece, Window
 from perftricks.parallel.work import CountCollector, ListCollector, Work
+from perftricks.sizes import parse_size
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,6 +45,7 @@ _BATCHES = 4  # for each worker, the most that are handed out
 # What max_queue_size is for each worker by default. At 50 items in a batch, half of this, an item's
 # share of what a batch costs is below 2 microseconds; more room makes it hardly cheaper.
 _ITEMS_A_WORKER = 100
+_MAX_CHARS = 500_000  # length of the strings that are counted in one table
 
 
 class _Options(TypedDict, total=False):
@@ -55,6 +60,10 @@ class _Options(TypedDict, total=False):
     progress: Progress
     root_seed: int | None
     start_method: StartMethod | None
+    read_in: ReadIn
+    finalizer: Callable[[], object] | None
+    max_tasks_per_worker: int | None
+    memory_limit: int | str | None
 
 
 @overload
@@ -119,6 +128,10 @@ def parallel_apply(
     progress: Progress = None,
     root_seed: int | None = None,
     start_method: StartMethod | None = None,
+    read_in: ReadIn = "auto",
+    finalizer: Callable[[], object] | None = None,
+    max_tasks_per_worker: int | None = None,
+    memory_limit: int | str | None = None,
 ) -> list[R] | None:
     """Apply ``func`` to every item of an iterable on many workers, with bounded memory.
 
@@ -129,7 +142,8 @@ def parallel_apply(
 
     Args:
         func: Called with one item in a worker. Lambdas and closures work.
-        iterable: The items, possibly without end; read in the calling thread.
+        iterable: The items, possibly without end. Each is what it was when it was read, whatever
+            becomes of it later; only threads get the very object.
         workers: How many workers; None for :func:`~perftricks.parallel.available_cores`, or for as
             many as a thread or process pool that is given as ``executor`` has.
         max_queue_size: The most items that are read from ``iterable`` and not yet delivered. None
@@ -155,15 +169,31 @@ def parallel_apply(
         retries: How often an item that failed is tried again before ``on_error`` applies.
         timeout: Seconds an item may take; the worker that exceeds it is killed and replaced.
             Processes only.
-        initializer: Called without arguments in each worker before its first item.
+        initializer: Called without arguments in each worker before its first item; what it returns
+            is what :func:`~perftricks.parallel.worker_state` gives in that worker.
         progress: True for a progress bar, on stderr if that is a terminal or in the output of a
             notebook's cell, else nothing; or a function that is called in the calling thread with
             the number of items delivered.
         root_seed: Where the items' seeds come from, an int; None draws a new one for each call.
-        start_method: How processes start: "spawn" (fresh interpreters that do not import the main
-            module, so a script needs no ``if __name__ == "__main__":``; on Windows it does), "fork"
-            or "forkserver" (as :mod:`multiprocessing` does). None chooses "fork" where that is what
-            :mod:`multiprocessing` uses, else "spawn".
+        start_method: How processes start: "fork" (they share this process's memory), "fresh" (they
+            are forked by a fresh interpreter, one for all runs of this process), "spawn" (each is a
+            fresh interpreter) or "forkserver" (as :mod:`multiprocessing` does). Fresh interpreters
+            do not import the main module, so a script needs no ``if __name__ == "__main__":``; on
+            Windows it does. None chooses "fork" where that is what :mod:`multiprocessing` uses and
+            this process has no other threads, beside which a fork may hang; else "fresh".
+        read_in: Where ``iterable`` is read. "thread": in a thread of its own, so that results come
+            when they are ready, also while the iterable waits, for one of them maybe. "caller": in
+            the thread that takes the results. "auto": in the calling thread where reading cannot
+            wait (lists, arrays, files on a disk) or must not be elsewhere (what refers to a cursor
+            of sqlite3, to a ``threading.local``), else in a thread.
+        finalizer: Called without arguments in each worker at its end, unless it is killed; not for
+            an executor of the caller's.
+        max_tasks_per_worker: After so many items a worker is replaced; None for never. Processes
+            only.
+        memory_limit: The most memory that a worker may have for itself, in bytes or as a size such
+            as "2GiB". One that has more after an item is replaced. One that has a quarter more in
+            the midst of an item is killed; the item is run again by a new worker, and is to blame
+            if that has to be killed as well. Processes on Linux only.
 
     Returns:
         The list of results; None when ``callback`` is given.
@@ -201,7 +231,12 @@ def parallel_apply(
         progress=progress,
         root_seed=root_seed,
         start_method=start_method,
+        read_in=read_in,
+        finalizer=finalizer,
+        max_tasks_per_worker=max_tasks_per_worker,
+        memory_limit=memory_limit,
     )
+    del iterable  # a generator is closed by whoever read it, when nobody else has it
     with contextlib.closing(results):
         if callback is None:
             return [result for _, result in results]
@@ -228,6 +263,10 @@ def parallel_apply_generator(
     progress: Progress = None,
     root_seed: int | None = None,
     start_method: StartMethod | None = None,
+    read_in: ReadIn = "auto",
+    finalizer: Callable[[], object] | None = None,
+    max_tasks_per_worker: int | None = None,
+    memory_limit: int | str | None = None,
 ) -> Generator[tuple[int, R], None, None]:
     """Apply ``func`` to every item of an iterable and yield each result as it comes.
 
@@ -247,14 +286,17 @@ def parallel_apply_generator(
     size = None if batch_size == "auto" else _at_least(1, "batch_size", batch_size)
     limit = _queue_size(max_queue_size, workers, max(_ITEMS_A_WORKER, _BATCHES * (size or 0)))
     _check_choice("on_error", on_error, ("raise", "skip", "return"))
+    _check_choice("read_in", read_in, ("auto", "thread", "caller"))
     backend = _open_backend(
-        Work(func, ListCollector, initializer),
+        Work(func, ListCollector, initializer, finalizer=finalizer),
         executor,
         workers,
         random_seeds,
         root_seed,
         timeout,
         start_method,
+        max_tasks_per_worker,
+        memory_limit,
     )
     if isinstance(backend, SerialBackend):
         size = 1  # with a larger batch the caller would wait for several results to get one
@@ -263,16 +305,17 @@ def parallel_apply_generator(
         limit=limit // workers if size else limit // (2 * workers),
         budget=None if size else 4 * BatchSizer.TARGET_SECONDS,
     )
+    source = _open_source(backend, iterable, read_in, automatic=size is None, max_chars=None)
     window = Window(
         backend,
-        iterable,
+        source,
         max_queue_size=limit,
         sizer=sizer,
         workers=workers,
         max_batches=None if size else _BATCHES * workers,
         retries=_at_least(0, "retries", retries),
     )
-    return _results(window, backend, unordered, on_error, reporter(progress, iterable))
+    return _results(window, unordered, on_error, reporter(progress, iterable))
 
 
 def parallel_count(
@@ -292,6 +335,9 @@ def parallel_count(
     root_seed: int | None = None,
     start_method: StartMethod | None = None,
     into: Counter[K] | None = None,
+    finalizer: Callable[[], object] | None = None,
+    max_tasks_per_worker: int | None = None,
+    memory_limit: int | str | None = None,
 ) -> Counter[K]:
     """Count the keys that ``func`` gives for each item of an iterable, on many workers.
 
@@ -318,6 +364,9 @@ def parallel_count(
         root_seed: As for :func:`parallel_apply`.
         start_method: As for :func:`parallel_apply`.
         into: The counter to add to, by its ``update``, once for each batch; None for a new one.
+        finalizer: As for :func:`parallel_apply`.
+        max_tasks_per_worker: As for :func:`parallel_apply`.
+        memory_limit: As for :func:`parallel_apply`.
 
     Returns:
         Key -> how often it came; ``into`` if that is given.
@@ -337,34 +386,60 @@ def parallel_count(
     limit = _queue_size(max_queue_size, workers, _BATCHES * (size or 1000))
     _check_choice("on_error", on_error, ("raise", "skip"))
     backend = _open_backend(
-        Work(func, CountCollector, initializer),
+        Work(func, CountCollector, initializer, finalizer=finalizer),
         executor,
         workers,
         random_seeds,
         root_seed,
         timeout,
         start_method,
+        max_tasks_per_worker,
+        memory_limit,
     )
     window = Window(
         backend,
-        iterable,
+        # What is counted is seen at the end, so no result has to be delivered meanwhile.
+        _open_source(backend, iterable, "caller", automatic=size is None, max_chars=_MAX_CHARS),
         max_queue_size=limit,
         sizer=BatchSizer(
             size,
             limit=limit // workers if size else limit // (2 * workers),
             budget=2.0,
-            max_chars=500_000,
         ),
         workers=workers,
         max_batches=_BATCHES * workers,
         retries=_at_least(0, "retries", retries),
     )
     total: Counter[K] = Counter() if into is None else into
-    return _total(window, backend, on_error, reporter(progress, iterable), total)
+    return _total(window, on_error, reporter(progress, iterable), total)
+
+
+def _open_source(
+    backend: Backend,
+    iterable: Iterable[Any],
+    read_in: ReadIn,
+    *,
+    automatic: bool,
+    max_chars: int | None,
+) -> Source:
+    """Choose how the iterable is read; where items are copied, they are kept as they were read."""
+
+    def shares_main() -> bool:
+        return isinstance(backend, ProcessBackend) and backend.shares_main
+
+    large = isinstance(backend, ProcessBackend) and aside.is_possible()
+    return open_source(
+        iterable,
+        "caller" if isinstance(backend, SerialBackend) else read_in,
+        Keeper(shares_main, large=large) if backend.copies else None,
+        lambda: backend.reports.put(News()),
+        automatic=automatic,
+        max_chars=max_chars,
+    )
 
 
 def _results(
-    window: Window, backend: Backend, unordered: bool, on_error: OnError, report: Reporter
+    window: Window, unordered: bool, on_error: OnError, report: Reporter
 ) -> Generator[tuple[int, Any], None, None]:
     """Yield ``(index, result)`` from the window's pieces."""
     postponed: list[Exception] = []
@@ -386,14 +461,13 @@ def _results(
                 report.done(1)
         finished = True
     finally:
-        backend.close(kill=not finished)
+        window.close(kill=not finished)
     if postponed:
         raise postponed[0]
 
 
 def _total(
     window: Window,
-    backend: Backend,
     on_error: OnError,
     report: Reporter,
     total: Counter[Any],
@@ -416,7 +490,7 @@ def _total(
                     postponed.append(error)
         finished = True
     finally:
-        backend.close(kill=not finished)
+        window.close(kill=not finished)
     if postponed:
         raise postponed[0]
     return total
@@ -450,6 +524,8 @@ def _open_backend(
     root_seed: int | None,
     timeout: float | None,
     start_method: StartMethod | None,
+    max_tasks: int | None,
+    memory_limit: int | str | None,
 ) -> Backend:
     """Check what concerns the workers, complete the job accordingly, open where it runs."""
     if not callable(work.func):
@@ -460,9 +536,25 @@ def _open_backend(
         )
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be a positive number of seconds or None, not {timeout!r}")
+    limit = None if memory_limit is None else _bytes(memory_limit)
+    if max_tasks is not None:
+        _at_least(1, "max_tasks_per_worker", max_tasks)
+    if executor != "process" and not (limit is None and max_tasks is None):
+        raise ValueError(
+            "max_tasks_per_worker and memory_limit need executor='process': other workers are not "
+            "replaced"
+        )
+    if work.finalizer is not None and isinstance(executor, concurrent.futures.Executor):
+        raise ValueError(
+            "finalizer needs workers of this run, but the workers are those of an executor, which "
+            "ends them when it likes"
+        )
     _set_seeds(work, executor, workers, random_seeds, root_seed)
+    if start_method is not None:
+        _check_start_method(start_method)
     if executor == "process":
-        return ProcessBackend(work, workers, _start_method(start_method), timeout)
+        refuse_while_set_up()
+        return ProcessBackend(work, workers, start_method, timeout, max_tasks, limit)
     if executor == "thread":
         work.seed_globals = False
         return ThreadBackend(work, workers)
@@ -518,19 +610,22 @@ def _executor(executor: ExecutorChoice | None, dummy: bool) -> ExecutorChoice:
     return executor
 
 
-def _start_method(start_method: StartMethod | None) -> StartMethod:
-    available = multiprocessing.get_all_start_methods()
+def _check_start_method(start_method: StartMethod) -> None:
+    _check_choice("start_method", start_method, (*multiprocessing.get_all_start_methods(), "fresh"))
     in_daemon = multiprocessing.current_process().daemon
-    if start_method is None:
-        usual = multiprocessing.get_start_method(allow_none=True) or available[0]
-        return "fork" if usual == "fork" and not in_daemon else "spawn"
-    _check_choice("start_method", start_method, tuple(available))
-    if in_daemon and start_method != "spawn":
+    if in_daemon and start_method not in ("spawn", "fresh"):
         raise ValueError(
             f"start_method={start_method!r} is not possible in a daemonic process of "
             "multiprocessing, which may have no children of that kind; use 'spawn'"
         )
-    return start_method
+
+
+def _bytes(memory_limit: int | str) -> int:
+    if not memory.can_be_measured():
+        raise ValueError("memory_limit needs Linux, which tells how much memory a worker has")
+    if isinstance(memory_limit, str):
+        memory_limit = parse_size(memory_limit)
+    return _at_least(1, "memory_limit", memory_limit)
 
 
 def _workers(workers: int | None, executor: ExecutorChoice) -> int:

@@ -17,10 +17,12 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from perftricks.parallel.errors import Failure, UnpicklableError, WorkerCrashedError, raisable
+from perftricks.parallel.pickling import Packed
 from perftricks.parallel.work import (
     Batch,
     BatchLost,
     BatchResult,
+    Order,
     Work,
     encode_order,
     encode_work,
@@ -33,7 +35,7 @@ class Outcome(NamedTuple):
     """What a backend reports of one batch."""
 
     batch: Batch
-    result: BatchResult | BatchLost | bytes  # bytes: still pickled
+    result: BatchResult | BatchLost | Packed
 
 
 class Broken(NamedTuple):
@@ -54,13 +56,21 @@ class WorkerLost(NamedTuple):
     started: bool
 
 
-Report = Outcome | Broken | WorkerLost
+class News(NamedTuple):
+    """A report that the source has something to take."""
+
+
+Report = Outcome | Broken | WorkerLost | News
 
 
 class Backend(Protocol):
     """What the window asks of a place where batches run."""
 
     reports: queue.SimpleQueue[Report]
+    copies: bool  # whether items are pickled
+
+    def begin(self) -> None:
+        """Prepare for the run, in the caller's thread and before the run has other threads."""
 
     def submit(self, batch: Batch, budget: float | None) -> None:
         """Take a batch; a report about it will come."""
@@ -77,21 +87,33 @@ class SerialBackend:
 
     def __init__(self, work: Work) -> None:
         self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
+        self.copies = False
         self._work = work
         self._ready = False
+        self._state: object = None
+
+    def begin(self) -> None:
+        """Do nothing."""
 
     def submit(self, batch: Batch, budget: float | None) -> None:
         """Run the batch now."""
         if not self._ready:
-            self._work.set_up(0)
+            self._state = self._work.set_up(0)
             self._ready = True
-        self.reports.put(Outcome(batch, run_batch(self._work, batch, budget)))
+        result = run_batch(self._work, batch, budget, state=self._state)
+        self.reports.put(Outcome(batch, result))
 
     def maintain(self, in_flight: int) -> None:
         """Do nothing: the worker is the caller."""
 
     def close(self, *, kill: bool) -> None:
-        """Do nothing: nothing is left running."""
+        """Call the finalizer."""
+        if self._ready:
+            self._ready = False
+            self._work.finish(self._state)
+
+
+_IDLE_SECONDS = 5.0  # how long an idle thread may take to end
 
 
 class ThreadBackend:
@@ -103,11 +125,16 @@ class ThreadBackend:
 
     def __init__(self, work: Work, workers: int) -> None:
         self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
+        self.copies = False
         self._work = work
         self._workers = workers
         self._orders: queue.SimpleQueue[tuple[Batch, float | None] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._failures: list[Exception] = []  # of finalizers
         self._closing = threading.Event()
+
+    def begin(self) -> None:
+        """Do nothing."""
 
     def submit(self, batch: Batch, budget: float | None) -> None:
         """Queue the batch for the next free thread."""
@@ -124,22 +151,37 @@ class ThreadBackend:
             self._threads.append(thread)
 
     def close(self, *, kill: bool) -> None:
-        """Let the threads end: when idle, or with ``kill`` after the item they are at."""
+        """Let the threads end: when idle, or with ``kill`` after the item they are at.
+
+        Raises:
+            Exception: What a finalizer raised, unless ``kill``.
+        """
         if kill:
             self._closing.set()
         for _ in self._threads:
             self._orders.put(None)
+        for thread in () if kill else self._threads:
+            thread.join(_IDLE_SECONDS if self._work.finalizer is None else None)
+        if self._failures and not kill:
+            raise self._failures[0]
 
     def _serve(self, slot: int) -> None:
         try:
-            self._work.set_up(slot)
+            state = self._work.set_up(slot)
         except BaseException as error:
             self.reports.put(Broken(raisable(error, None)))
             return
         while (order := self._orders.get()) is not None and not self._closing.is_set():
             batch, budget = order
-            result = run_batch(self._work, batch, budget, lambda: not self._closing.is_set())
+            result = run_batch(self._work, batch, budget, self._goes_on, state)
             self.reports.put(Outcome(batch, result))
+        try:
+            self._work.finish(state)
+        except BaseException as error:
+            self._failures.append(raisable(error, None))
+
+    def _goes_on(self) -> bool:
+        return not self._closing.is_set()
 
 
 def runs_threads(executor: concurrent.futures.Executor) -> bool:
@@ -194,9 +236,13 @@ class ExecutorBackend:
         self._owned = owned
         self._work = work
         self._local = runs_threads(executor)
+        self.copies = not self._local
         self._job = b"" if self._local else encode_work(work)
         self._futures: set[_Future] = set()
         self._closing = threading.Event()
+
+    def begin(self) -> None:
+        """Do nothing."""
 
     def submit(self, batch: Batch, budget: float | None) -> None:
         """Submit the batch to the executor."""
@@ -207,7 +253,7 @@ class ExecutorBackend:
                 future = self._executor.submit(_run_local, self._work, batch, budget, go_on)
             else:
                 order = encode_order(batch, budget)
-                future = self._executor.submit(_run_remote, self._job, order)
+                future = self._executor.submit(_run_remote, self._job, order.message)
         except UnpicklableError as error:
             self.reports.put(Outcome(batch, BatchLost("unpicklable", error)))
             return
@@ -234,7 +280,8 @@ class ExecutorBackend:
     def _report(self, batch: Batch, future: _Future) -> None:
         self._futures.discard(future)
         try:
-            result = future.result()
+            done = future.result()
+            result = Packed(done) if isinstance(done, bytes) else done
         except (concurrent.futures.CancelledError, concurrent.futures.BrokenExecutor) as error:
             self.reports.put(Broken(_executor_broken(batch, error)))
         except SetUpError as error:
@@ -277,37 +324,38 @@ def _run_local(
     """Run a batch in a thread of the caller's pool, set up once for each run and thread."""
     if getattr(_thread_state, "work", None) is not work:
         try:
-            work.set_up(0)
+            _thread_state.state = work.set_up(0)
         except BaseException as error:
             raise SetUpError(Failure.of(error)) from error
         _thread_state.work = work
-    return run_batch(work, batch, budget, go_on)
+    return run_batch(work, batch, budget, go_on, _thread_state.state)
 
 
 _JOBS_KEPT = 4
-_jobs: OrderedDict[bytes, Work] = OrderedDict()
+_jobs: OrderedDict[bytes, tuple[Work, object]] = OrderedDict()  # with the worker's state
 _jobs_lock = threading.Lock()
 
 
-def _run_remote(job: bytes, order: bytes) -> bytes:
+def _run_remote(job: bytes, message: bytes) -> bytes:
     """Run an order in a worker of the caller's executor, which unpacks each job once."""
-    return run_order(_unpack_job(job), order)
+    work, state = _unpack_job(job)
+    return run_order(work, Order(message, []), state=state).pickled
 
 
-def _unpack_job(job: bytes) -> Work:
+def _unpack_job(job: bytes) -> tuple[Work, object]:
     import pickle
 
     digest = hashlib.blake2b(job, digest_size=16).digest()
     with _jobs_lock:
-        work = _jobs.get(digest)
-        if work is None:
-            loaded: Work = pickle.loads(job)
+        known = _jobs.get(digest)
+        if known is None:
+            work: Work = pickle.loads(job)
             try:
-                loaded.set_up(0)
+                known = work, work.set_up(0)
             except BaseException as error:
                 raise SetUpError(Failure.of(error)) from None
-            work = _jobs[digest] = loaded
+            _jobs[digest] = known
             while len(_jobs) > _JOBS_KEPT:
                 _jobs.popitem(last=False)
         _jobs.move_to_end(digest)
-    return work
+    return known

@@ -1,4 +1,14 @@
-"""Starting worker processes, so that none can escape.
+"""Starting worker processes, so that none can escape and none is forked beside threads.
+
+::
+
+    fork     caller ── fork, when the run begins ─▶ server ── fork ─▶ workers
+    fresh    caller ── exec, once a process ──────▶ server ── fork ─▶ workers
+    spawn    caller ── exec ──────────────────────────────────────▶ workers
+
+A server (:mod:`perftricks.parallel.server`) has one thread, so that what it forks can have no lock
+held by another. One that is a fork of the caller has the caller's memory as it was when the run
+began, before the run had threads of its own; workers that replace dead ones come from it as well.
 
 Three things must hold at every moment, whatever signal arrives and whoever forks: a process that
 was started is known to somebody who will end it; a worker's pipes are held open by nobody but
@@ -16,35 +26,49 @@ import signal
 import subprocess
 import sys
 import threading
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from multiprocessing import spawn
 from multiprocessing.connection import Connection, Pipe
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
-from perftricks.parallel import worker
+from perftricks.parallel import aside, server, threads, worker
 from perftricks.parallel.errors import WorkerCrashedError
-from perftricks.parallel.work import Work
+from perftricks.parallel.work import Work, encode_work
 
-StartMethod = Literal["fork", "forkserver", "spawn"]
-
-# Entries of sys.path may be relative; they mean this folder, even after a chdir.
-_ORIGINAL_FOLDER = os.getcwd()
+StartMethod = Literal["fork", "forkserver", "fresh", "spawn"]
 
 # Held while pipe ends are in two hands, and, by the hooks below, during any other fork.
 _lock = threading.RLock()
 _parent_ends: set[Connection] = set()
+_fresh_server: _Server | None = None
+_fresh_server_lock = threading.Lock()
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it has been removed
+        return None
+
+
+# Entries of sys.path may be relative; they mean this folder, even after a chdir.
+_ORIGINAL_FOLDER = _folder()
 
 
 class Process(Protocol):
     """A worker process, however it was started."""
 
     @property
-    def pid(self) -> int | None:
+    def pid(self) -> int:
         """The process id."""
 
     @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+
+    @property
     def exitcode(self) -> int | None:
-        """The exit status, negative for a signal, None while it runs."""
+        """The exit status, negative for a signal; None while it runs, and where nobody knows."""
 
     def join(self, timeout: float) -> None:
         """Wait for the process to end, at most ``timeout`` seconds."""
@@ -60,50 +84,168 @@ class Process(Protocol):
 
 
 class Launched(NamedTuple):
-    """A worker process and the parent's ends of its pipes."""
+    """A worker process and the parent's ends of its pipes.
+
+    Attributes:
+        greeting: What the worker must be sent first; None for nothing.
+    """
 
     process: Process
     orders: Connection
     results: Connection
     lifeline: Connection
+    greeting: bytes | None
 
     def close(self) -> None:
         """Close the pipes."""
         close_ends(self.orders, self.results, self.lifeline)
 
 
-def launch(start_method: StartMethod, slot: int, job: Work | bytes, ticking: bool) -> Launched:
-    """Start a worker process.
-
-    Call this, and whatever notes who is responsible for the process, in :func:`signals_held_back`.
+class Launcher:
+    """Starts the workers of one run.
 
     Args:
-        start_method: How.
-        slot: The worker's number.
-        job: The work, pickled unless the worker is a fork.
-        ticking: Whether the worker tells when it begins an item.
-
-    Returns:
-        The process and its pipes.
+        start_method: How; None for "fork" where that is what :mod:`multiprocessing` uses and no
+            other threads are there, else for "fresh".
+        work: The job.
+        terms: What the workers are told besides.
 
     Raises:
-        OSError: If there are no more processes or file descriptors to be had.
+        UnpicklableError: If the job cannot be sent to a process that is not a fork.
     """
-    with _lock, contextlib.ExitStack() as undo:
-        orders, our_orders = _pipe(undo)
-        our_results, results = _pipe(undo)
-        lifeline, our_lifeline = _pipe(undo)
-        ours = (our_orders, our_results, our_lifeline)
-        _parent_ends.update(ours)
-        undo.callback(close_ends, *ours)
-        if start_method == "spawn" and os.name == "posix":
-            process: Process = _ExecProcess(orders, results, lifeline, slot, job, ticking)
-        else:
-            process = _ManagedProcess(start_method, orders, results, lifeline, slot, job, ticking)
-        undo.pop_all()
-        for connection in (orders, results, lifeline):
-            connection.close()
-    return Launched(process, *ours)
+
+    def __init__(self, start_method: StartMethod | None, work: Work, terms: worker.Terms) -> None:
+        self._work = work
+        self._terms = terms
+        self._job = b""
+        self._server: _Server | None = None
+        self._by_choice = start_method is not None
+        self.method: StartMethod = start_method or _usual_method()
+        if self.method != "fork":
+            self._start_fresh(self.method)
+
+    @property
+    def shares_main(self) -> bool:
+        """Whether the workers have the caller's main module."""
+        return self.method == "fork"
+
+    def begin(self) -> None:
+        """Fork the server, where workers are forks; call this before the run has threads."""
+        if self.method == "fork" and self._server is None:
+            if self._by_choice:
+                self._server = _fork_server(self._work, self._terms)
+                return
+            others = threads.other_threads()
+            if not others or threads.may_be_openblas(others):
+                self._server = _fork_server(self._work, self._terms)
+                if not others or not threads.other_threads():
+                    return
+                self.close()
+            self._start_fresh("fresh")
+
+    def launch(self, slot: int) -> Launched:
+        """Start worker number ``slot``.
+
+        Call this, and whatever notes who is responsible for the process, in
+        :func:`signals_held_back`.
+
+        Raises:
+            OSError: If there are no more processes or file descriptors to be had.
+            WorkerCrashedError: If the process that forks workers dies, again and again.
+        """
+        for _ in range(_MAX_DEAD_SERVERS - 1):
+            with contextlib.suppress(WorkerCrashedError):
+                return self._launch(slot)
+        return self._launch(slot)
+
+    def _launch(self, slot: int) -> Launched:
+        method = self.method
+        if os.name != "posix" or (sys.platform == "darwin" and method == "fresh"):
+            # macOS' own libraries do not bear a fork, not even of a process without threads.
+            method = "spawn" if method == "fresh" else method
+        elif method == "spawn" and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+            method = "fresh"  # the kernel would tell nobody how the worker has ended
+        with _lock, contextlib.ExitStack() as undo:
+            orders, our_orders = _channel(undo)
+            our_results, results = _channel(undo)
+            lifeline, our_lifeline = _pipe(undo)
+            ours = (our_orders, our_results, our_lifeline)
+            theirs = (orders, results, lifeline)
+            _parent_ends.update(ours)
+            undo.callback(close_ends, *ours)
+            process, greeting = self._start(method, slot, theirs, undo)
+            undo.pop_all()
+            for connection in theirs:
+                connection.close()
+        return Launched(process, *ours, greeting)
+
+    def close(self) -> None:
+        """End the server; the workers have ended."""
+        if self._server is not None and self.method == "fork":
+            self._server.close()
+        self._server = None
+
+    def _start_fresh(self, method: StartMethod) -> None:
+        why = "" if self._by_choice else _REASON
+        self._job = encode_work(self._work, why)
+        self.method = method
+
+    def _start(
+        self,
+        method: StartMethod,
+        slot: int,
+        pipes: tuple[Connection, Connection, Connection],
+        undo: contextlib.ExitStack,
+    ) -> tuple[Process, bytes | None]:
+        if method == "fork":
+            if self._server is None or not self._server.alive():
+                self.close()
+                self.begin()
+                if self.method != "fork":
+                    return self._start(self.method, slot, pipes, undo)
+            assert self._server is not None
+            return self._server.start(slot, pipes, undo), None
+        if method == "fresh":
+            return _start_in_fresh_server(slot, pipes, undo), self._greeting(fresh=True)
+        if method == "spawn" and os.name == "posix":
+            orders, results, lifeline = (pipe.fileno() for pipe in pipes)
+            entry = worker.Entry(orders, results, lifeline, os.getpid(), slot)
+            process = _ExecProcess(entry, [orders, results, lifeline])
+            return process, self._greeting(fresh=False)
+        return _ManagedProcess(method, (*pipes, os.getpid(), slot, self._job, self._terms)), None
+
+    def _greeting(self, *, fresh: bool) -> bytes:
+        return pickle.dumps(
+            worker.Greeting(
+                path=_search_path(),
+                environment=dict(os.environ) if fresh else None,
+                preparation=_preparation(),
+                job=self._job,
+                terms=self._terms,
+            )
+        )
+
+
+_MAX_DEAD_SERVERS = 3  # in a row
+_REASON = (
+    " Workers do not share the memory of this process, because it has threads beside which a fork "
+    "may hang, or because fork is not what multiprocessing uses; start_method='fork' insists on it."
+)
+
+
+def refuse_while_set_up() -> None:
+    """Raise an error in a process that is itself still becoming a worker.
+
+    It would start workers that start workers, without end.
+    """
+    inheriting = getattr(multiprocessing.process.current_process(), "_inheriting", False)
+    if worker.setting_up() or worker.SETTING_UP in os.environ or inheriting:
+        raise RuntimeError(
+            "a worker process that is being set up starts no workers: it imports the module of the "
+            "function, and that calls perftricks.parallel while it is imported. Put the call into "
+            "a function, or under `if __name__ == '__main__':`. A frozen application must call "
+            "multiprocessing.freeze_support() before anything else."
+        )
 
 
 def close_ends(*connections: Connection) -> None:
@@ -113,6 +255,15 @@ def close_ends(*connections: Connection) -> None:
             _parent_ends.discard(connection)
             with contextlib.suppress(OSError):
                 connection.close()
+
+
+def close_fresh_server() -> None:
+    """End the server that starts fresh workers, if there is one."""
+    global _fresh_server
+    with _fresh_server_lock:
+        if _fresh_server is not None:
+            _fresh_server.close()
+        _fresh_server = None
 
 
 @contextlib.contextmanager
@@ -146,48 +297,273 @@ def signals_held_back() -> Iterator[None]:
                 handler(*held[0])  # type: ignore[arg-type]
 
 
+def _usual_method() -> StartMethod:
+    usual = multiprocessing.get_start_method(allow_none=True)
+    usual = usual or multiprocessing.get_all_start_methods()[0]
+    if usual != "fork" or multiprocessing.current_process().daemon:
+        return "fresh"
+    others = threads.other_threads()
+    return "fork" if not others or threads.may_be_openblas(others) else "fresh"
+
+
 def _pipe(undo: contextlib.ExitStack) -> tuple[Connection, Connection]:
-    reader, writer = Pipe(duplex=False)
+    """Open a pipe, clear of the descriptors of stdin, stdout and stderr should these be closed."""
+    if os.name != "posix":
+        reader, writer = Pipe(duplex=False)
+    else:
+        ends = [server.above_standard(end) for end in os.pipe()]
+        reader, writer = Connection(ends[0], writable=False), Connection(ends[1], readable=False)
     undo.callback(reader.close)
     undo.callback(writer.close)
     return reader, writer
 
 
+def _channel(undo: contextlib.ExitStack) -> tuple[Connection, Connection]:
+    """Open a way from the second end to the first, over which descriptors can be sent."""
+    if not aside.is_possible():
+        return _pipe(undo)
+    reader, writer = _socket_pair()
+    undo.callback(reader.close)
+    undo.callback(writer.close)
+    return reader, writer
+
+
+class _Server:
+    """The caller's side of a server that forks workers."""
+
+    def __init__(self, control: Connection, pid: int, signature: object = None) -> None:
+        self._control = control
+        self._pid = pid
+        self._lock = threading.Lock()
+        self.signature = signature
+
+    def start(
+        self,
+        slot: int,
+        pipes: Sequence[Connection],
+        undo: contextlib.ExitStack,
+        more: Sequence[int] = (),
+    ) -> _ServedProcess:
+        """Have a worker forked.
+
+        Args:
+            slot: The worker's number.
+            pipes: The worker's ends of its pipes.
+            undo: What is to be closed should something fail.
+            more: The descriptors that a fresh worker is given, see :mod:`server`.
+
+        Raises:
+            OSError: If the server cannot fork.
+        """
+        status, reported = _pipe(undo)
+        _parent_ends.add(status)
+        undo.callback(close_ends, status)
+        descriptors = [*(pipe.fileno() for pipe in (*pipes, reported)), *more]
+        request = server.Request(slot, "numpy" in sys.modules)
+        with self._lock:
+            try:
+                server.send(self._control, request.pack(), descriptors)
+                reply = self._control.recv_bytes()
+            except (EOFError, OSError) as error:
+                raise WorkerCrashedError(
+                    f"the process that starts the workers has died ({error!r}). What it printed "
+                    "may say why."
+                ) from error
+        reported.close()
+        pid, code = server.unpack_reply(reply)
+        if code:
+            raise OSError(code, f"cannot start a worker process: {os.strerror(code)}")
+        return _ServedProcess(pid, status)
+
+    def alive(self) -> bool:
+        """Whether the server still runs."""
+        return not self._control.closed and not self._control.poll(0)
+
+    def close(self) -> None:
+        """End the server, and wait until it is gone."""
+        close_ends(self._control)
+        for attempt in range(500):
+            try:
+                if os.waitpid(self._pid, os.WNOHANG)[0]:
+                    return
+            except ChildProcessError:  # the application ignores SIGCHLD, or waits for all children
+                return
+            threading.Event().wait(0.0005 if attempt < 20 else 0.01)
+        os.kill(self._pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+
+
+def _fork_server(work: Work, terms: worker.Terms) -> _Server:
+    """Fork a server off this process.
+
+    Python 3.12 and later warn if there are other threads; that is for the caller to hear.
+    """
+    from multiprocessing import util
+
+    with _lock, signals_held_back():
+        ours, theirs = _socket_pair()
+        _parent_ends.add(ours)
+        try:
+            util._flush_std_streams()  # type: ignore[attr-defined]
+            pid = os.fork()
+        except BaseException:
+            close_ends(ours)
+            theirs.close()
+            raise
+        if pid == 0:
+            server.run_forked(theirs, work, terms)
+        theirs.close()
+    return _Server(ours, pid)
+
+
+def _start_in_fresh_server(
+    slot: int, pipes: Sequence[Connection], undo: contextlib.ExitStack
+) -> _ServedProcess:
+    """Have a worker forked by the server that is a fresh interpreter, started when first needed."""
+    global _fresh_server
+    more = [_standard(1), _standard(2), os.open(".", getattr(os, "O_PATH", os.O_RDONLY))]
+    for descriptor in more:
+        undo.callback(os.close, descriptor)
+    tracker = _resource_tracker()
+    if tracker is not None:
+        more.append(tracker)
+    with _fresh_server_lock:
+        signature = _surroundings()
+        current = _fresh_server
+        if current is not None and not (current.alive() and current.signature == signature):
+            current.close()
+            current = None
+        _fresh_server = current = current or _exec_server(signature)
+        process = current.start(slot, pipes, undo, more)
+    for descriptor in more[:3]:
+        os.close(descriptor)
+    return process
+
+
+def _exec_server(signature: object) -> _Server:
+    ours, theirs = _socket_pair()
+    try:
+        process = _interpreter(server.Entry(theirs.fileno()), [theirs.fileno()], serves=True)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    _parent_ends.add(ours)
+    process.returncode = 0  # waited for by its id; Popen must not warn that it is running
+    return _Server(ours, process.pid, signature)
+
+
+def _surroundings() -> object:
+    """What a fresh server has inherited; if it has changed since, another server is started."""
+    facts: list[object] = [dict(os.environ), spawn.get_executable(), _interpreter_flags()]
+    for name in ("limits", "status"):
+        with contextlib.suppress(OSError), open(f"/proc/self/{name}") as file:
+            lines = file.read().splitlines()
+            facts.append([line for line in lines if name == "limits" or line.startswith(_KEPT)])
+    return facts
+
+
+_KEPT = ("Umask", "Uid", "Gid", "Groups", "NoNewPrivs", "CapEff", "Cpus_allowed:", "Mems_allowed:")
+
+
+def _standard(number: int) -> int:
+    """Return a copy of stdout or stderr, or the null device if it is closed."""
+    closed = _is_closed(number)
+    return server.above_standard(os.open(os.devnull, os.O_RDWR) if closed else os.dup(number))
+
+
+def _resource_tracker() -> int | None:
+    """Return the descriptor of multiprocessing's resource tracker, if it runs.
+
+    A worker with a tracker of its own would remove shared memory that is the caller's.
+    """
+    tracker = sys.modules.get("multiprocessing.resource_tracker")
+    return getattr(getattr(tracker, "_resource_tracker", None), "_fd", None)
+
+
+def _socket_pair() -> tuple[Connection, Connection]:
+    one, other = (Connection(server.above_standard(end.detach())) for end in server.socket_pair())
+    return one, other
+
+
+class _ServedProcess:
+    """A worker that a server has forked, and that stays a zombie until it is closed here."""
+
+    def __init__(self, pid: int, status: Connection) -> None:
+        self.pid = pid
+        self.exitcode: int | None = None
+        self._status = status
+        self._ended = False
+        self._lock = threading.Lock()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        with self._lock:
+            if not self._ended and self._status.poll(0):
+                try:
+                    self.exitcode = int(self._status.recv_bytes())
+                except (EOFError, OSError):  # the server has died, so nobody will know
+                    with contextlib.suppress(OSError):
+                        os.kill(self.pid, signal.SIGKILL)
+                self._ended = True
+            return self._ended
+
+    def join(self, timeout: float) -> None:
+        """Wait for the process to end, at most ``timeout`` seconds."""
+        if not self.ended:
+            multiprocessing.connection.wait([self._status], timeout)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._send(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Free what is held for a process that has ended."""
+        if self.ended:
+            close_ends(self._status)
+
+    def _send(self, number: int) -> None:
+        if not self.ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+
 class _ManagedProcess:
     """A worker that :mod:`multiprocessing` starts."""
 
-    def __init__(
-        self,
-        start_method: StartMethod,
-        orders: Connection,
-        results: Connection,
-        lifeline: Connection,
-        slot: int,
-        job: Work | bytes,
-        ticking: bool,
-    ) -> None:
+    def __init__(self, start_method: StartMethod, arguments: tuple[Any, ...]) -> None:
         if start_method == "forkserver":
             _start_fork_server()
         context = multiprocessing.get_context(start_method)
         self._process: multiprocessing.process.BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=worker.main_in_process,
-            args=(orders, results, lifeline, os.getpid(), slot, job, ticking),
-            name=f"perftricks-{slot}",
+            args=arguments,
+            name="perftricks",
             daemon=True,  # multiprocessing must not wait for it at exit
         )
-        with warnings.catch_warnings():
-            # Python 3.12 warns of any fork beside threads. Ours hold no lock that a worker needs.
-            warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
-            try:
-                self._process.start()
-            except (ConnectionError, EOFError) as error:  # Python 3.14 asks the server to answer
-                raise WorkerCrashedError(
-                    f"the fork server died while starting a worker ({error}); with 'forkserver' a "
-                    "script needs `if __name__ == '__main__':`. What it printed may say why."
-                ) from error
+        try:
+            self._process.start()
+        except (ConnectionError, EOFError) as error:  # Python 3.14 asks the server to answer
+            raise WorkerCrashedError(
+                f"the fork server died while starting a worker ({error}); with 'forkserver' a "
+                "script needs `if __name__ == '__main__':`. What it printed may say why."
+            ) from error
+        assert self._process.pid is not None
         self.pid = self._process.pid
         self._exitcode: int | None = None
         self._closed = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self.exitcode is not None
 
     @property
     def exitcode(self) -> int | None:
@@ -242,30 +618,14 @@ class _ExecProcess:
     ``if __name__ == "__main__":`` on the user. The function arrives by value instead.
     """
 
-    def __init__(
-        self,
-        orders: Connection,
-        results: Connection,
-        lifeline: Connection,
-        slot: int,
-        job: Work | bytes,
-        ticking: bool,
-    ) -> None:
-        descriptors = (orders.fileno(), results.fileno(), lifeline.fileno())
-        arguments = (*descriptors, os.getpid(), slot, ticking)
-        path = [os.path.join(_ORIGINAL_FOLDER, p) for p in sys.path if isinstance(p, str)]
-        program = (
-            f"import sys; sys.path[:] = {path!r}; "
-            f"from perftricks.parallel.worker import main_in_interpreter as main; main{arguments}"
-        )
-        self._popen = subprocess.Popen(
-            [sys.executable, *_interpreter_flags(), "-c", program],
-            stdin=subprocess.DEVNULL,
-            pass_fds=descriptors,
-        )
+    def __init__(self, entry: worker.Entry, descriptors: list[int]) -> None:
+        self._popen = _interpreter(entry, descriptors)
         self.pid = self._popen.pid
-        authkey = bytes(multiprocessing.process.current_process().authkey)
-        self.greeting = pickle.dumps((sys.argv, authkey, job))
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._popen.poll() is not None
 
     @property
     def exitcode(self) -> int | None:
@@ -289,6 +649,75 @@ class _ExecProcess:
         """Do nothing: nothing is held."""
 
 
+def _interpreter(
+    entry: worker.Entry | server.Entry, descriptors: list[int], *, serves: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start another interpreter as ``multiprocessing`` does, except that it imports no main module.
+
+    It is the one that ``multiprocessing.set_executable`` has named; a frozen application is started
+    again, and goes on in ``multiprocessing.freeze_support``.
+    """
+    reading, writing = (server.above_standard(end) for end in os.pipe())
+    try:
+        if getattr(sys, "frozen", False):
+            command = spawn.get_command_line(pipe_handle=reading)
+        else:
+            program = (
+                f"import sys; sys.path[:] = {_search_path()!r}; "
+                f"from multiprocessing.spawn import spawn_main; spawn_main(pipe_handle={reading})"
+            )
+            options = [*_interpreter_flags(), "-c", program, "--multiprocessing-fork"]
+            command = [os.fsdecode(spawn.get_executable()), *options]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if serves or _is_closed(1) else None,
+            stderr=subprocess.DEVNULL if _is_closed(2) else None,
+            pass_fds=[*descriptors, reading],
+            env={**os.environ, worker.SETTING_UP: "1"},
+        )
+        os.write(writing, pickle.dumps({"sys_path": _search_path()}) + pickle.dumps(entry))
+    finally:
+        os.close(reading)
+        os.close(writing)
+    return process
+
+
+def _is_closed(descriptor: int) -> bool:
+    """Whether stdout or stderr is; then its descriptor may be that of any file."""
+    if (sys.__stdout__ if descriptor == 1 else sys.__stderr__) is None:
+        return True
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return True
+    return False
+
+
+def _search_path() -> list[str]:
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    return [os.path.join(_ORIGINAL_FOLDER, p) for p in path] if _ORIGINAL_FOLDER else path
+
+
+def _preparation() -> bytes:
+    """Pickle what ``multiprocessing`` tells a new interpreter, but for its main module and folder.
+
+    Tools such as coverage put in what they need to follow.
+    """
+    context: Any = multiprocessing.context._default_context
+    before = context._actual_context
+    try:
+        data = spawn.get_preparation_data("perftricks")
+    except OSError:  # the working folder is gone
+        data = {"sys_argv": sys.argv}
+    finally:
+        context._actual_context = before  # it fixes the start method of the whole program
+    for name in ("init_main_from_name", "init_main_from_path", "dir", "start_method", "sys_path"):
+        data.pop(name, None)
+    data["authkey"] = bytes(multiprocessing.process.current_process().authkey)
+    return pickle.dumps(data)
+
+
 def _interpreter_flags() -> list[str]:
     """Return the options of this interpreter: -O, -X, -W and their like."""
     from multiprocessing import util
@@ -302,8 +731,10 @@ def _forget_the_parent() -> None:
 
     Pipe ends held open here would keep the workers from noticing that the parent is gone.
     """
-    global _lock
+    global _lock, _fresh_server, _fresh_server_lock
     _lock = threading.RLock()
+    _fresh_server = None
+    _fresh_server_lock = threading.Lock()
     close_ends(*_parent_ends)
 
 

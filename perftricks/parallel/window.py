@@ -1,26 +1,27 @@
 """The bounded window: what is read, what is in flight, what is tried again, what is given up.
 
-All of it runs in the caller's thread, one step at a time; a backend does the work meanwhile. The
-window never holds more than ``max_queue_size`` items that were read from the iterable and have not
-been delivered to the caller, whatever the workers and the caller are doing.
+All of it runs in the caller's thread, one step at a time; a backend does the work meanwhile, and a
+source may read. The window never holds more than ``max_queue_size`` items that were read from the
+iterable and have not been delivered to the caller, whatever the workers and the caller are doing.
 """
 
 from __future__ import annotations
 
 import math
 import queue
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from perftricks.parallel.backends import Backend, Broken, Report, WorkerLost
+from perftricks.parallel.backends import Backend, Broken, News, Report, WorkerLost
 from perftricks.parallel.errors import (
     Failure,
     UnpicklableError,
     WorkerCrashedError,
     unpack_failure,
 )
+from perftricks.parallel.pickling import Packed
+from perftricks.parallel.source import PATIENCE_SECONDS, Source
 from perftricks.parallel.work import Batch, BatchLost, BatchResult, decode_result
 
 _CHECK_SECONDS = 1.0  # how often the workers are looked after while nothing is reported
@@ -36,18 +37,14 @@ class BatchSizer:
             whoever waits for a result.
         limit: The largest size to choose.
         budget: Seconds after which a worker hands the rest of its batch back; None for never.
-        max_chars: The length of strings at which a batch is full, whatever their number.
     """
 
-    TARGET_SECONDS = 0.1
+    TARGET_SECONDS = PATIENCE_SECONDS
     GROWTH = 4
 
-    def __init__(
-        self, size: int | None, limit: int, budget: float | None, max_chars: int | None = None
-    ) -> None:
+    def __init__(self, size: int | None, limit: int, budget: float | None) -> None:
         self.automatic = size is None
         self.budget = budget
-        self.max_chars = max_chars
         self._limit = max(1, limit)
         self.size = 1 if size is None else min(size, self._limit)
 
@@ -85,7 +82,7 @@ class Window:
 
     Args:
         backend: Where the batches run.
-        iterable: The items; read in the caller's thread.
+        source: Where the items come from.
         max_queue_size: The most items read and not delivered.
         sizer: Chooses the batch size.
         workers: The number of workers.
@@ -96,7 +93,7 @@ class Window:
     def __init__(
         self,
         backend: Backend,
-        iterable: Iterable[Any],
+        source: Source,
         *,
         max_queue_size: int,
         sizer: BatchSizer,
@@ -105,17 +102,15 @@ class Window:
         retries: int,
     ) -> None:
         self._backend = backend
-        self._iterator = iter(iterable)
+        self._source = source
         self._limit = max_queue_size
         self._sizer = sizer
         self._workers = workers
         self._max_batches = max_batches
         self._retries = retries
-        self._read = 0
+        self._taken = 0
         self._delivered = 0
         self._in_flight = 0
-        self._exhausted = False
-        self._broken_iterable: BaseException | None = None
         self._failed_starts = 0
 
     def pieces(self) -> Iterator[Piece]:
@@ -125,15 +120,19 @@ class Window:
             Exception: Whatever the iterable raised, once the items read before are settled.
             WorkerCrashedError: If workers cannot be started.
         """
+        self._backend.begin()
+        self._source.begin()
         while True:
             self._fill()
-            if not self._in_flight:
+            self._raise_what_is_no_error()
+            if not self._in_flight and self._source.ended:
                 break
-            piece = self._settle(self._next_report())
+            report = self._next_report()
+            piece = None if report is None else self._settle(report)
             if piece is not None:
                 yield piece
-        if self._broken_iterable is not None:
-            raise self._broken_iterable
+        if self._source.error is not None:
+            raise self._source.error
 
     def deliver(self, items: int = 1) -> None:
         """Note that the caller has taken ``items``, which makes room for as many."""
@@ -141,45 +140,46 @@ class Window:
 
     def halt(self) -> None:
         """Read no further; what was read is still settled."""
-        self._exhausted = True
+        self._source.stop()
+
+    def close(self, *, kill: bool) -> None:
+        """End reader and workers; see :meth:`Backend.close`."""
+        try:
+            self._source.close()
+        finally:
+            self._backend.close(kill=kill)
 
     def _fill(self) -> None:
-        """Read and hand out batches while there is room, but let no result wait for it."""
-        while not self._exhausted and self._backend.reports.empty():
-            room = self._limit - (self._read - self._delivered)
-            if room <= 0 or (room < self._sizer.size and self._in_flight):
-                return
+        """Hand out batches of what is there to be read, but let no result wait for it."""
+        while self._backend.reports.empty():
             if self._max_batches is not None and self._in_flight >= self._max_batches:
                 return
-            batch = self._read_batch(min(self._sizer.size, room))
-            if len(batch):
-                idle = self._workers - self._in_flight if self._exhausted else 1
-                self._submit_in_parts(batch, max(1, idle))
+            size = self._sizer.size
+            items = self._source.take(
+                size,
+                self._limit - (self._taken - self._delivered),
+                None if self._max_batches is None else self._demand(size),
+                "none" if not self._in_flight else "some" if self._is_idle() else "all",
+            )
+            if not items:
+                return
+            batch = Batch(self._taken, items)
+            self._taken += len(items)
+            ended = len(items) < size and self._source.ended
+            idle = self._workers - self._in_flight if ended else 1
+            self._submit_in_parts(batch, max(1, idle))
 
-    def _read_batch(self, size: int) -> Batch:
-        """Read up to ``size`` items; fewer when they come slowly, for the workers are waiting."""
-        items: list[Any] = []
-        chars = 0
-        patience = time.monotonic() + BatchSizer.TARGET_SECONDS
-        try:
-            for item in self._iterator:
-                items.append(item)
-                if len(items) >= size:
-                    break
-                if self._sizer.automatic and time.monotonic() > patience:
-                    break
-                if self._sizer.max_chars is not None and isinstance(item, (str, bytes)):
-                    chars += len(item)
-                    if chars > self._sizer.max_chars:
-                        break
-            else:
-                self._exhausted = True
-        except Exception as error:
-            self._exhausted = True
-            self._broken_iterable = error
-        batch = Batch(self._read, items)
-        self._read += len(items)
-        return batch
+    def _demand(self, size: int) -> int:
+        assert self._max_batches is not None
+        return (self._max_batches - self._in_flight + 1) * size
+
+    def _is_idle(self) -> bool:
+        return self._in_flight < self._workers
+
+    def _raise_what_is_no_error(self) -> None:
+        error = self._source.error
+        if error is not None and not isinstance(error, Exception):
+            raise error
 
     def _submit_in_parts(self, batch: Batch, parts: int) -> None:
         """Share a batch out: among idle workers, or when one worker has handed its rest back."""
@@ -192,14 +192,22 @@ class Window:
         self._backend.submit(batch, self._sizer.budget)
         self._backend.maintain(self._in_flight)
 
-    def _next_report(self) -> Report:
+    def _next_report(self) -> Report | None:
+        """Wait for a report; None if it is time to look for items that are no full batch."""
+        patience = self._source.patience() if self._is_idle() else None
         while True:
             try:
-                return self._backend.reports.get(timeout=_CHECK_SECONDS)
+                return self._backend.reports.get(
+                    timeout=_CHECK_SECONDS if patience is None else patience
+                )
             except queue.Empty:
                 self._backend.maintain(self._in_flight)
+                if patience is not None:
+                    return None
 
     def _settle(self, report: Report) -> Piece | None:
+        if isinstance(report, News):
+            return None
         if isinstance(report, Broken):
             if isinstance(report.error, bytes):
                 raise unpack_failure(report.error)
@@ -210,7 +218,7 @@ class Window:
         self._in_flight -= 1
         self._failed_starts = 0
         batch, result = report
-        if isinstance(result, bytes):
+        if isinstance(result, Packed):
             # Here and not in the thread that received it: unpickling imports and runs what it
             # likes, and this is the thread that forks.
             result = decode_result(result)
@@ -251,11 +259,16 @@ class Window:
 
     def _settle_loss(self, batch: Batch, lost: BatchLost) -> Piece | None:
         """Find out which item is to blame for a lost batch; the others are run again."""
-        if lost.reason == "timeout":
+        if lost.reason in ("timeout", "memory"):
             culprit = batch.part(lost.offset, lost.offset + 1)
             for rest in (batch.part(0, lost.offset), batch.part(lost.offset + 1)):
                 if len(rest):
                     self._submit(rest)
+            if lost.reason == "memory":
+                culprit.crashes += 1
+                if culprit.crashes == 1:  # much of it may be of the items before
+                    self._submit(culprit)
+                    return None
             return self._blame(culprit, lost.error)
         if lost.reason == "unpicklable":
             if len(batch) == 1:

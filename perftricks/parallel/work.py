@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from perftricks.parallel import pickling, seeds
+from perftricks.parallel.aside import Aside
 from perftricks.parallel.errors import Failure, UnpicklableError, raisable
+from perftricks.parallel.pickling import Packed
+from perftricks.parallel.state import state_set
 
 
 @dataclass
@@ -23,12 +28,14 @@ class Batch:
         items: The items; kept until their results have arrived, for a replay.
         failures: How often the item has failed (only a batch of one is tried again).
         crashes: How many workers have died on a batch that these items were part of.
+        broken: Offset -> why there is no such item in this process.
     """
 
     start: int
     items: Sequence[Any]
     failures: int = 0
     crashes: int = 0
+    broken: Mapping[int, Exception] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -61,11 +68,12 @@ class BatchLost:
 
     Attributes:
         reason: "crash": its worker died. "timeout": item ``offset`` took too long, its worker was
-            killed. "unpicklable": it, or its result, could not be sent.
+            killed. "memory": the same, because it took too much memory. "unpicklable": it, or its
+            result, could not be sent.
         error: The error to report if a single item is to blame.
     """
 
-    reason: Literal["crash", "timeout", "unpicklable"]
+    reason: Literal["crash", "timeout", "memory", "unpicklable"]
     error: Exception
     offset: int = 0
 
@@ -145,7 +153,8 @@ class Work:
     Attributes:
         func: Called with each item.
         collector: Makes the collector of a batch.
-        initializer: Called once in each worker before its first item.
+        initializer: Called once in each worker before its first item; returns the worker's state.
+        finalizer: Called once in each worker at its end.
         root_seed: The root of the items' seeds; None leaves all generators alone.
         worker_seeds: One seed a worker, used once when it starts.
         seed_globals: Whether ``random`` and ``numpy.random`` are seeded for each item; not in
@@ -161,15 +170,21 @@ class Work:
     worker_seeds: Sequence[Any] = field(default_factory=tuple)
     seed_globals: bool = True
     in_caller: bool = False
+    finalizer: Callable[[], object] | None = None
 
-    def set_up(self, slot: int) -> None:
-        """Prepare worker number ``slot``."""
+    def set_up(self, slot: int) -> object:
+        """Prepare worker number ``slot``; return its state."""
         if self.root_seed is not None and self.seed_globals:
             seeds.expect_numpy(may_wait=not self.in_caller)
         if self.worker_seeds:
             self._seed_worker(self.worker_seeds[slot % len(self.worker_seeds)])
-        if self.initializer is not None:
-            self.initializer()
+        return None if self.initializer is None else self.initializer()
+
+    def finish(self, state: object) -> None:
+        """Take leave of a worker."""
+        if self.finalizer is not None:
+            with state_set(state):
+                self.finalizer()
 
     def apply(self, item: Any, index: int) -> Any:
         """Call the function on one item, under the item's own seed."""
@@ -198,6 +213,7 @@ def run_batch(
     batch: Batch,
     budget: float | None = None,
     before_item: Callable[[], bool] | None = None,
+    state: object = None,
 ) -> BatchResult:
     """Run the items of a batch, all of them or as many as fit into ``budget`` seconds.
 
@@ -209,18 +225,29 @@ def run_batch(
         batch: The items.
         budget: Seconds after which no further item is started; None for no limit.
         before_item: Called before each item; what it returns says whether to go on.
+        state: What the worker's initializer returned.
 
     Returns:
         The values and failures of the items that were run.
     """
+    with state_set(state):
+        return _run_batch(work, batch, budget, before_item)
+
+
+def _run_batch(
+    work: Work, batch: Batch, budget: float | None, before_item: Callable[[], bool] | None
+) -> BatchResult:
     began = time.perf_counter()
     collector = work.collector()
+    broken = batch.broken
     failures: dict[int, Exception | Failure] = {}
     done = 0
     for item in batch.items:
         if before_item is not None and not before_item():
             break
         try:
+            if done in broken:
+                raise broken[done]
             collector.add(work.apply(item, batch.start + done))
         except BaseException as error:
             if work.in_caller and isinstance(error, KeyboardInterrupt):
@@ -233,19 +260,25 @@ def run_batch(
     return BatchResult(done, collector.values(), failures, time.perf_counter() - began)
 
 
-def encode_result(result: BatchResult | BatchLost) -> bytes:
-    """Pickle what came of a batch; a value that cannot be pickled becomes a failure of its item."""
+def encode_result(result: BatchResult | BatchLost, *, large: bool = False) -> Packed:
+    """Pickle what came of a batch; a value that cannot be pickled becomes a failure of its item.
+
+    Args:
+        result: What came of it.
+        large: Whether large buffers can be put aside.
+    """
     if isinstance(result, BatchLost):
-        return pickling.dumps(result)
+        return pickling.pack(result, large=False)
     result.failures = {
         offset: error if isinstance(error, Failure) else Failure.of(error)
         for offset, error in result.failures.items()
     }
     try:
-        return pickling.dumps(result)
+        return pickling.pack(result, large=large)
     except Exception as error:
         if not isinstance(result.values, list):
-            return pickling.dumps(BatchLost("unpicklable", _unsendable("its keys", error)))
+            lost = BatchLost("unpicklable", _unsendable("its keys", error))
+            return pickling.pack(lost, large=False)
     for offset, value in enumerate(result.values):
         try:
             pickling.dumps(value)
@@ -254,50 +287,103 @@ def encode_result(result: BatchResult | BatchLost) -> bytes:
             result.failures[offset] = Failure.of(
                 _unsendable(f"its result, of type {type(value).__name__!r},", error)
             )
-    return pickling.dumps(result)
+    return pickling.pack(result, large=large)
 
 
-def decode_result(pickled: bytes) -> BatchResult | BatchLost:
+def decode_result(packed: Packed) -> BatchResult | BatchLost:
     """Rebuild what :func:`encode_result` packed."""
     try:
-        result = pickle.loads(pickled)
+        result = packed.load()
     except Exception as error:
         return BatchLost("unpicklable", _unsendable("its result", error))
     assert isinstance(result, (BatchResult, BatchLost))
     return result
 
 
-def encode_order(batch: Batch, budget: float | None, *, shares_main: bool = False) -> bytes:
-    """Pickle a batch for a worker, which may share the main module.
+class Order(NamedTuple):
+    """A batch on its way to a worker.
+
+    Attributes:
+        message: The pickled batch.
+        asides: Large buffers of its items.
+    """
+
+    message: bytes
+    asides: list[Aside]
+
+
+def encode_order(batch: Batch, budget: float | None) -> Order:
+    """Pickle a batch whose items were kept by a :class:`~perftricks.parallel.pickling.Keeper`.
 
     Raises:
-        UnpicklableError: If an item cannot be pickled.
+        UnpicklableError: If an item could not be pickled.
     """
-    try:
-        return pickling.dumps((batch, budget), shares_main=shares_main)
-    except Exception as error:
-        raise _unsendable("the item", error) from error
+    items: list[Any] = []
+    packed: list[tuple[int, int | None]] = []  # offsets, and which of the asides belongs there
+    asides: list[Aside] = []
+    for offset, item in enumerate(batch.items):
+        kind = type(item)
+        if kind is pickling.Unsendable:
+            raise _unsendable("the item", item.error) from item.error
+        if kind is pickling.Packed:
+            packed.append((offset, None if item.aside is None else len(asides)))
+            items.append(item.pickled)
+            if item.aside is not None:
+                asides.append(item.aside)
+        else:
+            items.append(item)
+    message = pickle.dumps((batch.start, items, packed, budget), pickle.HIGHEST_PROTOCOL)
+    return Order(message, asides)
+
+
+def decode_order(order: Order) -> tuple[Batch, float | None]:
+    """Rebuild what :func:`encode_order` packed; an item that cannot be is noted in the batch."""
+    start, items, packed, budget = pickle.loads(order.message)
+    broken: dict[int, Exception] = {}
+    for offset, number in packed:
+        aside = None if number is None else order.asides[number]
+        try:
+            items[offset] = Packed(items[offset], aside).load()
+        except Exception as error:
+            items[offset] = None
+            broken[offset] = _unsendable("the item", error)
+    return Batch(start, items, broken=broken), budget
 
 
 def run_order(
     work: Work,
-    order: bytes,
+    order: Order,
     before_item: Callable[[], bool] | None = None,
     before_packing: Callable[[], None] | None = None,
-) -> bytes:
-    """Unpack a batch, run it and pack the result: all that a worker process does with an order."""
-    try:
-        batch, budget = pickle.loads(order)
-    except Exception as error:
-        return encode_result(BatchLost("unpicklable", _unsendable("the item", error)))
-    result = run_batch(work, batch, budget, before_item)
+    loading: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    state: object = None,
+    large: bool = False,
+) -> Packed:
+    """Unpack a batch, run it and pack the result: all that a worker process does with an order.
+
+    Args:
+        work: The job.
+        order: The pickled batch.
+        before_item: As for :func:`run_batch`.
+        before_packing: Called when the items are done.
+        loading: Gives a context in which the batch is unpacked.
+        state: What the worker's initializer returned.
+        large: Whether large buffers can be put aside.
+    """
+    with loading():
+        batch, budget = decode_order(order)
+    result = run_batch(work, batch, budget, before_item, state)
     if before_packing is not None:
         before_packing()
-    return encode_result(result)
+    return encode_result(result, large=large)
 
 
-def encode_work(work: Work) -> bytes:
+def encode_work(work: Work, why: str = "") -> bytes:
     """Pickle the job for the workers.
+
+    Args:
+        work: The job.
+        why: Why it has to be pickled, a sentence for the error.
 
     Raises:
         UnpicklableError: If the function, what it closes over, or the initializer cannot be.
@@ -308,7 +394,7 @@ def encode_work(work: Work) -> bytes:
         raise UnpicklableError(
             f"the function {work.func!r}, or something that it refers to, cannot be sent to a "
             f"worker process: {error}. Create what it needs in an initializer, or use threads "
-            "(dummy=True)."
+            f"(dummy=True).{why}"
         ) from error
 
 

@@ -20,8 +20,9 @@ from tests.conftest import PATIENCE
 
 from .executions import Executions
 
-START_METHODS = ("fork", "forkserver", "spawn")
+START_METHODS = ("fork", "forkserver", "fresh", "spawn")
 HELPERS = ("forkserver", "resource_tracker")  # the standard library's; they end with the parent
+SERVER = "perftricks"  # the name of the process that forks our workers
 
 
 Function = Callable[..., Any]
@@ -116,6 +117,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
             # A fork server's children have its command line; only the server is ours directly.
             line = " ".join(child.cmdline())
             helper = child.ppid() == pid and any(name in line for name in HELPERS)
+            helper = helper or child.name() == SERVER
             if child.status() != psutil.STATUS_ZOMBIE and not helper:
                 workers.append(child)
         except psutil.NoSuchProcess:

@@ -184,6 +184,7 @@ if __name__ == "__main__":
             continue
     import perftricks.parallel.launch as launch
     import perftricks.parallel.processes as processes
+    launch.close_fresh_server()  # it stays for the next run
     print(len(launch._parent_ends), len(processes._open_backends), threading.active_count())
 """
     done = start(tmp_path, "", script=program)
