@@ -22,7 +22,7 @@ class Run(NamedTuple):
 
     def assert_same(self, other, tolerance=0.0):
         """Compare with another run: bitwise, or within a share of each array's largest number."""
-        assert self.arrays.keys() == other.arrays.keys()
+        assert sorted(self.arrays) == sorted(other.arrays)
         others = {"loss": np.array(other.losses), **other.arrays}
         for name, a in {"loss": np.array(self.losses), **self.arrays}.items():
             b = others[name]
