@@ -658,13 +658,17 @@ def _interpreter(
     again, and goes on in ``multiprocessing.freeze_support``.
     """
     reading, writing = (server.above_standard(end) for end in os.pipe())
+    given = {"pipe_handle": reading}
+    tracker = None if serves else _resource_tracker()
+    if tracker is not None:
+        given["tracker_fd"] = tracker
     try:
         if getattr(sys, "frozen", False):
-            command = spawn.get_command_line(pipe_handle=reading)
+            command = spawn.get_command_line(**given)
         else:
             program = (
                 f"import sys; sys.path[:] = {_search_path()!r}; "
-                f"from multiprocessing.spawn import spawn_main; spawn_main(pipe_handle={reading})"
+                f"from multiprocessing.spawn import spawn_main; spawn_main(**{given!r})"
             )
             options = [*_interpreter_flags(), "-c", program, "--multiprocessing-fork"]
             command = [os.fsdecode(spawn.get_executable()), *options]
@@ -673,7 +677,7 @@ def _interpreter(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL if serves or _is_closed(1) else None,
             stderr=subprocess.DEVNULL if _is_closed(2) else None,
-            pass_fds=[*descriptors, reading],
+            pass_fds=[*descriptors, *given.values()],
             env={**os.environ, worker.SETTING_UP: "1"},
         )
         os.write(writing, pickle.dumps({"sys_path": _search_path()}) + pickle.dumps(entry))

@@ -357,17 +357,18 @@ def test_a_producer_that_uses_its_buffer_again(executor, make, read_in, request)
 def test_items_of_a_list_that_the_callback_changes(processes):
     """An item that was read is not changed by what is done to it afterwards, crash or not."""
     rows = [{"id": i, "more": []} for i in range(20)]
-    changed = []
+    iterator = iter(rows)
+    results = []
 
     def spoil(result):
-        changed.append(result)
-        for row in rows[: len(changed) + 5]:  # of those, all have been read
+        results.append(result)
+        for row in rows[: len(rows) - operator.length_hint(iterator)]:  # what has been read
             row["id"] = None
 
     processes.apply(
-        lambda row: row["id"], rows, size=8, callback=spoil, unordered=False, batch_size=1
+        lambda row: row["id"], iterator, size=8, callback=spoil, unordered=False, batch_size=1
     )
-    assert changed[:8] == list(range(8))
+    assert results == list(range(20))
 
 
 def test_an_item_that_is_run_again_is_still_what_it_was(processes, executions):
