@@ -80,6 +80,7 @@ def test_public_names():
         "parallel_apply",
         "parallel_apply_generator",
         "parallel_count",
+        "worker_state",
     ]
     assert perftricks.recompute.__all__ == [
         "Plan",
