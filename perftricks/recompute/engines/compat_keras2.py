@@ -895,7 +895,7 @@ def _install() -> None:
         return
     newer = hasattr(gen_math_ops, "pywrap_tfe")  # from TensorFlow 2.2 on
     runtime = gen_math_ops.pywrap_tfe if newer else gen_math_ops._pywrap_tensorflow
-    fast, slow = runtime.TFE_Py_FastPathExecute, execute.execute
+    fast = runtime.TFE_Py_FastPathExecute
 
     def fast_path(*args: Any) -> Any:
         answer = getattr(_through, "answer", None)
@@ -904,23 +904,31 @@ def _install() -> None:
         at, first = (1, 3) if newer else (2, 5)  # where the type is, and the first input
         return answer(lambda: fast(*args), args[at], args[first:])
 
-    def slow_path(
-        op_name: Any, num_outputs: Any, inputs: Any, attrs: Any, *rest: Any, **more: Any
-    ) -> Any:
-        answer = getattr(_through, "answer", None)
-        name = op_name if isinstance(op_name, str) else op_name.decode()
-        if answer is None:
-            return slow(op_name, num_outputs, inputs, attrs, *rest, **more)
-        result = answer(
-            lambda: _single(slow(op_name, num_outputs, inputs, attrs, *rest, **more)),
-            name,
-            list(inputs),
-        )
-        return [result] if isinstance(result, tf.Tensor) else result
+    def slow_path(slow: Any) -> Any:
+        @functools.wraps(slow)
+        def path(op_name: Any, num_outputs: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+            answer = getattr(_through, "answer", None)
+            name = op_name if isinstance(op_name, str) else op_name.decode()
+            if answer is None:
+                return slow(op_name, num_outputs, inputs, *rest, **more)
+            result = answer(
+                lambda: _single(slow(op_name, num_outputs, inputs, *rest, **more)),
+                name,
+                list(inputs),
+            )
+            return [result] if isinstance(result, tf.Tensor) else result
+
+        return path
 
     runtime.TFE_Py_FastPathExecute = fast_path
-    execute.execute = slow_path
-    _installed.extend([fast, slow])
+    # Not ``execute`` alone: TensorFlow puts one of these there, as callbacks come and go.
+    plain = execute.quick_execute
+    execute.quick_execute = slow_path(plain)
+    if hasattr(execute, "execute_with_cancellation"):
+        execute.execute_with_cancellation = slow_path(execute.execute_with_cancellation)
+    if execute.execute is plain:
+        execute.execute = execute.quick_execute
+    _installed.append(fast)
 
 
 def _single(results: Any) -> Any:
