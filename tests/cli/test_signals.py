@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from perftricks import signals
@@ -56,11 +57,10 @@ def wait_for(condition, process):
         time.sleep(0.01)
 
 
-def children(process):
-    """Return the processes that a process has started."""
-    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    with contextlib.suppress(FileNotFoundError):
-        return [int(child) for child in path.read_text().split()]
+def descendants(process):
+    """Return the processes that a process has started, and those have."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
     return []
 
 
@@ -95,8 +95,8 @@ def test_workers(tmp_path, temporary, number):
     with started(temporary, "-", *options) as process:
         process.stdin.write("喝茶\n".encode() * 100_000)
         process.stdin.flush()
-        wait_for(lambda: len(children(process)) >= 2, process)
-        workers = children(process)
+        wait_for(lambda: len(descendants(process)) >= 3, process)  # workers, and who forks them
+        workers = descendants(process)
         process.send_signal(number)
         assert process.wait(60) == 128 + number
     deadline = time.monotonic() + 60
