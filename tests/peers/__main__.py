@@ -17,14 +17,14 @@ from tests.peers import report
 
 FOLDER = Path("build/peers")
 ROOMS = ("layers", "models", "trainers", "saving", "export")
-SAMPLE = 12  # files; about two minutes on two cores
+SAMPLE = 8  # files; a minute or two on two cores
 
 
 def main() -> int:
     """Return 0 if exactly what is listed differs."""
     parser = argparse.ArgumentParser(prog="python -m tests.peers", description=__doc__)
     parser.add_argument("files", nargs="*", help="files of tests below keras/src; default: all")
-    parser.add_argument("--sample", action="store_true", help="a dozen files, chosen by the day")
+    parser.add_argument("--sample", action="store_true", help="some files, chosen by the day")
     parser.add_argument("--jobs", default="auto", help="processes (default: as many as cores)")
     parser.add_argument("--again", action="store_true", help="only tell of the last run")
     given = parser.parse_args()
