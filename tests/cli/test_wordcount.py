@@ -451,7 +451,7 @@ def test_memory_limit_and_a_full_disk(run, corpus, monkeypatch):
     def full(*given, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("perftricks.wordcount.runs.marshal.dumps", full)
+    monkeypatch.setattr("perftricks.wordcount.runs._encoded", full)
     output = corpus.parent / "counts.tsv"
     result = run(corpus, "--memory-limit", "1kB", "--method", "naive", "-o", output)
     assert (result.status, result.out, result.err.count("\n")) == (1, "", 1)
