@@ -22,6 +22,7 @@ from perftricks.recompute.segments import Part
 
 Hook = Tuple[Any, str, Any]
 Piece = Tuple[List[Any], List[Any], List[Any]]  # calls, the symbols they take, and those they give
+Cut = Tuple[Sequence[Any], Sequence[int], Sequence[int]]  # the same, symbols by their ids
 
 
 @keep_autograph_out
@@ -33,16 +34,12 @@ class InParts:
     """A graph of layers that is run part by part; some are recomputed as a whole.
 
     Args:
-        functional: The model.
         pieces: Of each part, in order: its calls, the symbols it takes, the symbols it gives.
         recomputed: Of each part, whether it is recomputed.
     """
 
-    def __init__(
-        self, functional: Any, pieces: Sequence[Piece], recomputed: Sequence[bool]
-    ) -> None:
-        # The model keeps this object, and is not kept by it.
-        self._runs = [compat.PartOfGraph(functional, *piece) for piece in pieces]
+    def __init__(self, pieces: Sequence[Piece], recomputed: Sequence[bool]) -> None:
+        # Not the model, which is to go when nobody else keeps it.
         self._pieces = pieces
         self._layers = [
             list({id(n.operation): n.operation for n in nodes}.values()) for nodes, _, _ in pieces
@@ -56,11 +53,11 @@ class InParts:
         for x, own in zip(flat, masks):
             x._keras_mask = own
         values = {id(symbol): x for symbol, x in zip(functional.inputs, flat)}
-        for number, (_, takes, gives) in enumerate(self._pieces):
-            segment = _segment(self._runs[number], training)
+        for piece, layers, recomputed in zip(self._pieces, self._layers, self._recomputed):
+            _, takes, gives = piece
+            segment = _segment(compat.PartOfGraph(functional, *piece), training)
             tensors = [values[id(symbol)] for symbol in takes]
-            if self._recomputed[number]:
-                layers = self._layers[number]
+            if recomputed:
                 given = keras2.checkpointed_call(segment, (tensors,), {}, layers=layers)
             else:
                 given = segment(tensors)
@@ -71,11 +68,12 @@ class InParts:
 def graph_hook(graph: Graph, parts: Sequence[Part], recomputed: Sequence[bool]) -> Hook:
     """Return what stands in where: an object, the name of an attribute, its new value."""
     functional = graph.functional
-    pieces = [_piece(graph, part) for part in parts]
+    cuts = [(graph.nodes[part.start : part.stop], part.takes, part.gives) for part in parts]
+    pieces = _pieces(functional, cuts)
     if graph.is_static:
         return _static_hook(functional, [piece[1:] for piece in pieces], recomputed)
     plain = type(functional)._run_internal_graph.__get__(functional)
-    in_parts = InParts(functional, pieces, recomputed)
+    in_parts = InParts(pieces, recomputed)
 
     @functools.wraps(plain)
     @keep_autograph_out
@@ -121,12 +119,8 @@ def _blocks_of(functional: Any) -> Optional[InParts]:
     stages = blocks.stages_of(functional)
     if stages is None:
         return None
-    symbols = _symbols(functional, [node for _, stage in stages for node in stage.nodes])
-    pieces = [
-        (list(s.nodes), [symbols[k] for k in s.takes], [symbols[k] for k in s.gives])
-        for _, s in stages
-    ]
-    return InParts(functional, pieces, [stage.recomputed for _, stage in stages])
+    pieces = _pieces(functional, [(stage.nodes, stage.takes, stage.gives) for _, stage in stages])
+    return InParts(pieces, [stage.recomputed for _, stage in stages])
 
 
 def _has_symbols(inputs: Any) -> bool:
@@ -141,21 +135,14 @@ def _segment(part: compat.PartOfGraph, training: Any) -> Callable[..., Any]:
     return segment
 
 
-def _symbols(functional: Any, nodes: Sequence[Any]) -> Dict[int, Any]:
-    """Return all symbols of a graph by their ids."""
+def _pieces(functional: Any, cuts: Sequence[Cut]) -> List[Piece]:
+    """Return parts with the symbols that they take and give, which the cuts know by their ids."""
     symbols: Dict[int, Any] = {id(x): x for x in functional.inputs}
-    symbols.update((id(x), x) for node in nodes for x in node.outputs)
-    return symbols
-
-
-def _piece(graph: Graph, part: Part) -> Piece:
-    """Return the calls of a part, and the symbols it takes and gives."""
-    symbols = _symbols(graph.functional, graph.nodes)
-    return (
-        graph.nodes[part.start : part.stop],
-        [symbols[key] for key in part.takes],
-        [symbols[key] for key in part.gives],
-    )
+    symbols.update((id(x), x) for nodes, _, _ in cuts for node in nodes for x in node.outputs)
+    return [
+        (list(nodes), [symbols[key] for key in takes], [symbols[key] for key in gives])
+        for nodes, takes, gives in cuts
+    ]
 
 
 def layer_hooks(model: Any, layers: Sequence[Any]) -> List[Hook]:

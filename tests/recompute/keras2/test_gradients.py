@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -243,3 +245,16 @@ def test_functions_of_symbols_are_shown():
     with way(ON):
         shown = str(recompute.status(model))
     assert shown.count("block (") == 2
+
+
+@pytest.mark.skipif(GRAPH, reason="a graph keeps its operations, and they their layers")
+def test_models_of_blocks_can_go():
+    """What is known of a model with blocks does not keep it."""
+    with way(ON):
+        model = fresh_model(blocks_model)
+        model(data()[0])
+        reference = weakref.ref(model)
+        del model
+        keras.backend.clear_session()
+        gc.collect()
+    assert reference() is None
