@@ -12,8 +12,8 @@ that it has called, and knows nothing of the function. So the calls themselves, 
 graph, are marked. The model is saved as it is without marks, and one that is loaded has none.
 
 The method that runs a graph is replaced in Keras' class, once, when the first function is marked;
-for a graph without marked calls it does what it did. In the graphs with sessions of Keras 2 there
-is nothing to mark: there a function that is called on symbols is recomputed like any other.
+for a graph without marked calls it does what it did. In the graphs with sessions of Keras 2 nothing
+is marked, for no method runs them again: ``engines.keras2_static`` leads the gradients there.
 """
 
 from __future__ import annotations

@@ -32,6 +32,11 @@ def is_symbol(x: Any) -> bool:
     return type(x).__name__.endswith("KerasTensor")
 
 
+def is_in_graph_of_symbols(x: Any) -> bool:
+    """Tell whether ``x`` is a tensor of the graph that is the symbols of Keras up to TF 2.3."""
+    return getattr(getattr(x, "graph", None), "name", None) == "keras_graph"
+
+
 def converted(call: Any) -> Any:
     """Let AutoGraph convert a function where it would have converted the plain call."""
     try:
@@ -115,9 +120,10 @@ def is_of_no_layer(leaves: Sequence[Any]) -> bool:
     if any(map(is_symbol, leaves)):
         return True
     # The symbols of keras 2.3.1 are in such a graph, too, but it is the one that a session runs.
-    graphs = [x.graph for x in leaves if hasattr(getattr(x, "_keras_history", None), "layer")]
-    is_shown = any(getattr(graph, "name", None) == "keras_graph" for graph in graphs)
-    return is_shown and not any(context.in_call for context in _call_contexts())
+    named = [x for x in leaves if hasattr(getattr(x, "_keras_history", None), "layer")]
+    return any(map(is_in_graph_of_symbols, named)) and not any(
+        context.in_call for context in _call_contexts()
+    )
 
 
 def complete_history(symbol: Any) -> None:

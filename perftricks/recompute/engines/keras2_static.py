@@ -60,11 +60,7 @@ class StandIns:
                 starts = [stand_ins.get(id(x), x) for x in found.starts]
                 new = attach(graph, found, starts, SWITCHED_GRADIENT)
                 stand_ins.update(new)
-                for tensor in found.outputs:
-                    stand_in = new[id(tensor)]
-                    for op in tensor.consumers():
-                        if op not in inside and op is not stand_in.op:
-                            changes.setdefault(op, {})[id(tensor)] = stand_in
+                _note_consumers(changes, found, inside, new)
         self._changed = set(changes)
         for op, inputs in changes.items():
             compat_keras2.differentiate_through(op, inputs)
@@ -104,10 +100,9 @@ def block(graph: Any, found: Slice, operations: Sequence[Any]) -> None:
     a model is built; what is made of its outputs later differentiates them directly.
     """
     blocks: List[Any] = vars(graph).setdefault(_BLOCKS, [])
-    earlier = {key: x for stand_ins, _ in blocks for key, x in stand_ins.items()}
+    earlier = {key: x for _, _, stand_ins in blocks for key, x in stand_ins.items()}
     starts = [earlier.get(id(x), x) for x in found.starts]
-    stand_ins = attach(graph, found, starts, SWITCHED_GRADIENT)
-    blocks.append(({id(x): stand_ins[id(x)] for x in found.outputs}, (found, set(operations))))
+    blocks.append((found, set(operations), attach(graph, found, starts, SWITCHED_GRADIENT)))
     for kind in compat_keras2.graph_classes("_init_graph_network"):
         _lead_when_built(kind)
 
@@ -129,14 +124,21 @@ def _lead_when_built(kind: Any) -> None:
 def _lead(blocks: Sequence[Any]) -> None:
     """Lead the gradients of what follows each block through what stands for its outputs."""
     changes: Dict[Any, Dict[int, Any]] = {}
-    for stand_ins, (found, inside) in blocks:
-        for tensor in found.outputs:
-            stand_in = stand_ins[id(tensor)]
-            for op in tensor.consumers():
-                if op not in inside and op is not stand_in.op:
-                    changes.setdefault(op, {})[id(tensor)] = stand_in
+    for found, inside, stand_ins in blocks:
+        _note_consumers(changes, found, inside, stand_ins)
     for op, inputs in changes.items():
         compat_keras2.differentiate_through(op, inputs)
+
+
+def _note_consumers(
+    changes: Dict[Any, Dict[int, Any]], found: Slice, inside: Set[Any], stand_ins: Dict[int, Any]
+) -> None:
+    """Note what the operations after a slice are to take for its outputs."""
+    for tensor in found.outputs:
+        stand_in = stand_ins[id(tensor)]
+        for op in tensor.consumers():
+            if op not in inside and op is not stand_in.op:
+                changes.setdefault(op, {})[id(tensor)] = stand_in
 
 
 def _loops_of(graph: Any) -> Dict[Any, List[Any]]:

@@ -123,8 +123,7 @@ def own(node: Node) -> Any:
 
 def is_symbol(x: Any) -> bool:
     """Tell whether ``x`` is a symbol of a Keras whose models call layers."""
-    in_graph_of_symbols = getattr(getattr(x, "graph", None), "name", None) == "keras_graph"
-    return compat_keras2.is_symbol(x) or in_graph_of_symbols
+    return compat_keras2.is_symbol(x) or compat_keras2.is_in_graph_of_symbols(x)
 
 
 def graph_classes() -> List[Any]:
