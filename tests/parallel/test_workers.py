@@ -280,17 +280,22 @@ def test_limits_out_of_range(arguments, message):
         parallel_apply(abs, [1], 1, 1, **arguments)
 
 
+def stop_this_process(seconds):
+    """Stop the process that calls this, and have a child of it continue it."""
+    pid = os.getpid()
+    if os.fork() == 0:
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGCONT)
+        os._exit(0)
+    os.kill(pid, signal.SIGSTOP)
+
+
 @needs_linux
 def test_time_in_which_a_worker_is_stopped_does_not_count(processes):
     """A worker that is stopped and continued has its whole time left."""
 
     def is_stopped_for_long(x):
-        pid = os.getpid()
-        if os.fork() == 0:
-            time.sleep(3)
-            os.kill(pid, signal.SIGCONT)
-            os._exit(0)
-        os.kill(pid, signal.SIGSTOP)
+        stop_this_process(3)
         return x
 
     assert processes.apply(is_stopped_for_long, [1], timeout=1.5) == [1]
@@ -328,12 +333,7 @@ def test_a_limit_still_holds_for_a_worker_that_was_stopped(processes):
     """Being stopped once is no licence."""
 
     def is_stopped_and_sleeps(x):
-        pid = os.getpid()
-        if os.fork() == 0:
-            time.sleep(0.5)
-            os.kill(pid, signal.SIGCONT)
-            os._exit(0)
-        os.kill(pid, signal.SIGSTOP)
+        stop_this_process(0.5)
         time.sleep(600)
 
     with pytest.raises(ItemTimeoutError):

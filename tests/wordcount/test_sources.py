@@ -161,17 +161,22 @@ def test_unreadable_file(tmp_path, monkeypatch, through_folder):
         find_sources(paths)
 
 
-def test_unreadable_folder(tmp_path, monkeypatch):
-    """A folder that may not be searched is an error, not silently empty."""
-    write(tmp_path, "a.txt", "sub/b.txt")
+def forbid_listing(monkeypatch, name):
+    """Have the system refuse to list folders of a name."""
     listdir = os.listdir
 
     def guarded(path):
-        if str(path).endswith("sub"):
+        if str(path).endswith(name):
             raise PermissionError(13, "Permission denied", path)
         return listdir(path)
 
     monkeypatch.setattr(os, "listdir", guarded)
+
+
+def test_unreadable_folder(tmp_path, monkeypatch):
+    """A folder that may not be searched is an error, not silently empty."""
+    write(tmp_path, "a.txt", "sub/b.txt")
+    forbid_listing(monkeypatch, "sub")
     with pytest.raises(PermissionError, match="sub' cannot be read: permission denied"):
         find_sources(tmp_path)
 
@@ -182,14 +187,7 @@ def test_bad_ones_are_skipped(tmp_path, monkeypatch):
     (tmp_path / "e.txt").symlink_to("nowhere")
     (tmp_path / "f.txt").symlink_to("f.txt")
     forbid_opening(monkeypatch, "b.txt")
-    listdir = os.listdir
-
-    def guarded(path):
-        if str(path).endswith("sub"):
-            raise PermissionError(13, "Permission denied", path)
-        return listdir(path)
-
-    monkeypatch.setattr(os, "listdir", guarded)
+    forbid_listing(monkeypatch, "sub")
     corpus = find_sources(tmp_path, skip_bad=True)
     assert found(corpus, tmp_path) == ["a.txt", "c.txt"]
     assert {os.path.relpath(path, tmp_path): reason for path, reason in corpus.bad} == {
