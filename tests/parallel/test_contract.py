@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from bench.parallel.tasks import AwkwardError, LockedError
 from perftricks.parallel import (
     ParallelError,
     RemoteError,
@@ -38,21 +39,6 @@ class Source:
         item = next(self.items)
         self.read += 1
         return item
-
-
-class AwkwardError(Exception):
-    """Pickles, but cannot be rebuilt: its __init__ wants two arguments."""
-
-    def __init__(self, code, reason):
-        super().__init__(f"{code}: {reason}")
-
-
-class LockedError(Exception):
-    """Cannot be pickled at all."""
-
-    def __init__(self, message):
-        super().__init__(message)
-        self.lock = threading.Lock()
 
 
 def square(x):
