@@ -467,13 +467,11 @@ def wordcount(
         if plot is not None:
             check_plot(plot, job.corpus.sources)
         title = ", ".join(paths) if len(paths) <= 3 else f"{paths[0]} and {len(paths) - 1} more"
-        if output == STDOUT:
-            files = Files(sys.stdout.buffer, table_format, report, plot, title)
-            with contextlib.redirect_stdout(sys.stderr):
-                _count(job, files, 0 if not json else top, quiet=quiet, as_json=json)
-        else:
-            files = Files(output, table_format, report, plot, title)
-            _count(job, files, top, quiet=quiet, as_json=json)
+        to_stdout = output == STDOUT
+        target = sys.stdout.buffer if to_stdout else output
+        files = Files(target, table_format, report, plot, title)
+        with contextlib.redirect_stdout(sys.stderr) if to_stdout else contextlib.nullcontext():
+            _count(job, files, 0 if to_stdout and not json else top, quiet=quiet, as_json=json)
 
 
 class Files(NamedTuple):

@@ -69,10 +69,15 @@ def pack(thing: object, *, large: bool) -> Packed:
         with io.BytesIO() as buffer:
             kind = _ForkPickler if _shares_main else _Pickler
             kind(buffer, buffer_callback=collector).dump(thing)
-            packed = Packed(buffer.getvalue(), Aside.put(collector.buffers))
-        if packed.aside is not None or not collector.buffers:
-            return packed
+            pickled = buffer.getvalue()
+        return _packed(pickled, collector.buffers, lambda: dumps(thing))
     return Packed(dumps(thing))
+
+
+def _packed(pickled: bytes, buffers: list[memoryview], whole: Callable[[], bytes]) -> Packed:
+    """Put the buffers of a pickle aside; where that cannot be, take a pickle that has them."""
+    aside = Aside.put(buffers)
+    return Packed(pickled, aside) if aside is not None or not buffers else Packed(whole())
 
 
 class Unsendable(NamedTuple):
@@ -121,13 +126,10 @@ class Keeper:
                 return Packed(self._dump(item, None))
             pickled = self._dump(item, self._collector)
             buffers, self._collector.buffers = self._collector.buffers, []
-            aside = Aside.put(buffers)
-            if buffers and aside is None:
-                pickled = dumps(item, shares_main=self._shares_main())
+            return _packed(pickled, buffers, lambda: dumps(item, shares_main=self._shares_main()))
         except Exception as error:
             self._pickler = None
             return Unsendable(error)
-        return Packed(pickled, aside)
 
     def _dump(self, item: Any, collector: Collector | None) -> bytes:
         if self._pickler is None:  # it is used again, for it takes long to make one

@@ -80,8 +80,8 @@ def split_line(line: str, where: str) -> tuple[str, str | None, str | None]:
     match = _pattern("re_userdict", _LINE).match(line)
     if match is None:
         raise OptionError(f"{where}: jieba cannot read {line[:50]!r}")
-    word, frequency, tag = (part and part.strip() for part in match.groups())
-    word = match.group(1)
+    word, *rest = match.groups()
+    frequency, tag = (part and part.strip() for part in rest)
     if frequency is not None:
         if len(frequency) > _LONGEST_NUMBER:
             raise OptionError(

@@ -144,18 +144,19 @@ class FileFeed:
 
     def give(self, run: KernelRun) -> None:
         """Let the kernel count all documents; it reads text in UTF-8 itself."""
-        options = self._options
         for index, source in enumerate(self._sources):
             bad = self._is_bad(source)
-            if not run.begin(index, self.meter):
-                continue
-            if bad:
-                pass
-            elif source.format == "text" and options.errors == "strict" and self._is_utf8(source):
-                run.count_source(source, options, self.meter)
-            else:
-                run.count_documents(read_documents(source, options, self.meter), source.name)
-            run.end(self.meter, last=index == len(self._sources) - 1)
+            if run.begin(index, self.meter):
+                if not bad:
+                    self._give_source(run, source)
+                run.end(self.meter, last=index == len(self._sources) - 1)
+
+    def _give_source(self, run: KernelRun, source: Source) -> None:
+        options = self._options
+        if source.format == "text" and options.errors == "strict" and self._is_utf8(source):
+            run.count_source(source, options, self.meter)
+        else:
+            run.count_documents(read_documents(source, options, self.meter), source.name)
 
     def _is_utf8(self, source: Source) -> bool:
         """Whether a file is to be read as UTF-8; it is looked into where that is to be found out.
