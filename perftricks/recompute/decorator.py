@@ -86,8 +86,7 @@ def recompute_grad(call: Optional[F] = None) -> Any:
 def _symbolic_call(args: Any, kwargs: Any) -> Optional[Callable[..., Any]]:
     """Return what calls a function where a model is being built and not run; else None."""
     kind: Any = getattr(sys.modules.get("keras"), "KerasTensor", ())
-    names = {"KerasTensor", "RaggedKerasTensor", "SparseKerasTensor", "Tensor"}
-    found = [x for x in spread([args, kwargs]) if type(x).__name__ in names]
+    found = [x for x in spread([args, kwargs]) if _may_be_a_symbol(type(x).__name__)]
     if any(isinstance(x, kind) for x in found):
         from perftricks.recompute import blocks
 
@@ -99,6 +98,11 @@ def _symbolic_call(args: Any, kwargs: Any) -> Optional[Callable[..., Any]]:
         if compat_keras2.is_of_no_layer(found):
             return model_keras2.symbolic_call
     return None
+
+
+def _may_be_a_symbol(kind: str) -> bool:
+    """Tell by the name of its type, for that is asked at each call."""
+    return kind == "Tensor" or kind.endswith("KerasTensor")
 
 
 @keep_autograph_out
