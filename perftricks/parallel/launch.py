@@ -131,6 +131,10 @@ class Launcher:
 
     def begin(self) -> None:
         """Fork the server, where workers are forks; call this before the run has threads."""
+        with signals_held_back():  # until it is noted here that there is a server
+            self._begin()
+
+    def _begin(self) -> None:
         if self.method == "fork" and self._server is None:
             if self._by_choice:
                 self._server = _fork_server(self._work, self._terms)
@@ -200,7 +204,7 @@ class Launcher:
         if method == "fork":
             if self._server is None or not self._server.alive():
                 self.close()
-                self.begin()
+                self._begin()
                 if self.method != "fork":
                     return self._start(self.method, slot, pipes, undo)
             assert self._server is not None

@@ -26,6 +26,7 @@ import queue
 import sys
 import time
 import weakref
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from perftricks.parallel import aside, memory, worker
@@ -162,16 +163,12 @@ class ProcessBackend:
         """
         if self._closed or os.getpid() != self._owner:
             return
-        self._closed = True
         staff = (*self._staff.values(), *self._leaving)
-        if kill:
-            self._withdraw_orders()
-        for one in staff:
-            if one.busy if kill else not one.ready:
-                one.terminate()
-            self._orders.put(None)
         deadline = time.monotonic() + _GRACE_SECONDS if kill else None
         try:
+            with signals_held_back():
+                self._closed = True
+                self._dismiss(staff, kill=kill)
             for one in staff:
                 one.leave(deadline)
         except BaseException:  # Ctrl-C
@@ -184,6 +181,14 @@ class ProcessBackend:
         failures = [one.failure for one in staff if one.failure is not None]
         if failures and not kill:
             raise unpack_failure(failures[0])
+
+    def _dismiss(self, staff: Sequence[_Worker], *, kill: bool) -> None:
+        if kill:
+            self._withdraw_orders()
+        for one in staff:
+            if one.busy if kill else not one.ready:
+                one.terminate()
+            self._orders.put(None)
 
     def _withdraw_orders(self) -> None:
         with contextlib.suppress(queue.Empty):

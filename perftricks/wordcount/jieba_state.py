@@ -466,7 +466,9 @@ def restore_state(state: bytes) -> None:
         for name, value in attributes.items():
             setattr(target, name, value)
     if content["posseg"] is not None:
-        importlib.import_module("jieba.posseg")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about its source
+            importlib.import_module("jieba.posseg")
         data, words = content["posseg"]
         vars(jieba.posseg).update(data)
         vars(jieba.posseg.dt).update(words)

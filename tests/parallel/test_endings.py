@@ -175,9 +175,9 @@ def report(error):
         sys.__unraisablehook__(error)
 sys.unraisablehook = report
 if __name__ == "__main__":
-    for attempt in range(25):
+    for attempt in range(50):
         try:
-            threading.Timer(0.0015 * attempt, os.killpg, (0, signal.SIGINT)).start()
+            threading.Timer(0.0007 * attempt, os.killpg, (0, signal.SIGINT)).start()
             parallel_apply(time.sleep, [0.01] * 100, 3, 8, start_method={start_method!r})
             time.sleep(1)
         except KeyboardInterrupt:

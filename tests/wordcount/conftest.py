@@ -14,6 +14,7 @@ from perftricks.wordcount.streams import read_bytes
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # jieba's own, about its source and pkg_resources
     import jieba
+    import jieba.posseg
 
 jieba.setLogLevel("WARNING")
 

@@ -84,7 +84,8 @@ def test_the_first_short_text_of_a_process(workers, tmp_path):
     """Later ones, and words that were added, find the dictionary as jieba has it."""
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ALONE % workers],
-        env={**os.environ, "PERFTRICKS_CACHE": str(tmp_path)},  # without the kernel in it
+        # Neither the kernel, nor the file of another jieba, which jieba would take all the same.
+        env={**os.environ, "PERFTRICKS_CACHE": str(tmp_path), "TMPDIR": str(tmp_path)},
         check=True,
         timeout=PATIENCE,
     )
