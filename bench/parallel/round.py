@@ -36,6 +36,7 @@ FAULTS: dict[str, tuple[bool, bool]] = {
     "cannot be pickled": (False, True),
     "returns what cannot be pickled": (False, True),
     "returns a megabyte": (True, True),
+    "returns a large array": (True, True),
     "is slow": (True, True),
     "forks": (True, True),
     "is killed": (False, False),
@@ -46,7 +47,8 @@ FAULTS: dict[str, tuple[bool, bool]] = {
 }
 # They end whole processes, or need one that can be ended: workers of ours only.
 FATAL = ("is killed", "is killed, once", "calls os._exit", "crashes", "never ends")
-OURS = ("fork", "forkserver", "spawn")
+BESIDE = "beside a thread"  # where workers are started as the program has it, which has a thread
+OURS = ("fork", "fresh", "forkserver", "spawn", BESIDE)
 THREADS = ("thread", "thread pool", "serial")
 TIMEOUT = 5.0  # for an item, where one never ends
 
@@ -180,6 +182,8 @@ class Left(Exception):
 
 def play(plan: Plan, folder: str) -> dict[str, Any]:
     """Run a plan; return what went wrong."""
+    if plan.way == BESIDE:
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
     with _executor(plan) as options:
         _run(dataclasses.replace(plan, faults={}, items=3, ending="all is read"), folder, options)
         before = _belongings()
@@ -196,7 +200,8 @@ def _executor(plan: Plan) -> Iterator[dict[str, Any]]:
     """Give the options that make a run run as it is planned."""
     if plan.way in OURS:
         limit = TIMEOUT if "never ends" in plan.faults.values() else None
-        yield {"executor": "process", "start_method": plan.way, "timeout": limit}
+        method = None if plan.way == BESIDE else plan.way
+        yield {"executor": "process", "start_method": method, "timeout": limit}
     elif plan.way.endswith(" pool"):
         spawn = multiprocessing.get_context("spawn")
         with (
@@ -281,6 +286,8 @@ def _right(plan: Plan, index: int, value: Any) -> bool:
         return plan.on_error == "return" and isinstance(value, Exception)
     if plan.faults.get(index) == "returns what cannot be pickled":
         return type(value) is type(threading.Lock())
+    if plan.faults.get(index) == "returns a large array":
+        return bool((value == tasks.large_array(index)).all())
     return bool(value == tasks.expected(index, plan.faults.get(index)))
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import concurrent.futures
 import datetime
 import json
 import os
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where results are appended")
     parser.add_argument("--rounds", type=int, default=10_000, help="how many; default 10,000")
+    parser.add_argument("--jobs", type=int, default=1, help="rounds at a time; default 1")
     parser.add_argument("--seed", type=int, help="default: that of FILE, else a new one")
     parser.add_argument(
         "--only", type=int, metavar="ROUND", help="run one round again, and show it"
@@ -64,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(run(seed, options.only), indent=2))
         return 0
     done = {record["round"] for record in records if record["seed"] == seed}
-    blow(options.json, seed, [number for number in range(options.rounds) if number not in done])
+    rounds = [number for number in range(options.rounds) if number not in done]
+    blow(options.json, seed, rounds, options.jobs)
     records = [record for record in read(options.json) if record["seed"] == seed]
     print(render(records))
     return any(record[count] for record in records for count in COUNTS)
@@ -75,15 +78,23 @@ def read(file: Path) -> list[Record]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def blow(file: Path, seed: int, rounds: Sequence[int]) -> None:
+def blow(file: Path, seed: int, rounds: Sequence[int], jobs: int) -> None:
     """Run rounds; append a line of JSON for each, and say what went wrong."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    for number in rounds:
-        record = run(seed, number)
-        with file.open("a", encoding="utf-8") as output:
-            print(json.dumps(record), file=output)
-        if any(record[count] for count in COUNTS):
-            print(f"round {number}: {json.dumps(record)}", file=sys.stderr, flush=True)
+    with (
+        file.open("a", encoding="utf-8", buffering=1) as output,
+        concurrent.futures.ThreadPoolExecutor(jobs) as pool,
+    ):
+        coming = [pool.submit(run, seed, number) for number in rounds]
+        try:
+            for future in concurrent.futures.as_completed(coming):
+                record = future.result()
+                print(json.dumps(record), file=output)
+                if any(record[count] for count in COUNTS):
+                    print(f"round {record['round']}: {json.dumps(record)}", file=sys.stderr)
+        except BaseException:  # Ctrl-C
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def run(seed: int, number: int) -> Record:
@@ -110,6 +121,9 @@ def run(seed: int, number: int) -> Record:
         )
         found = json.loads(report.read_text(encoding="utf-8")) if report.exists() else None
         left = [*(["processes"] * bool(ending.left)), *traces.left()]
+        if plan.way == "forkserver" and plan.ends_the_program:
+            # multiprocessing's own folder, which it removes at a program's end, if there is one.
+            left = [name for name in left if not name.startswith("temporary file pymp-")]
     if ending.status is None:
         record["hung"] = 1
     elif found is not None:

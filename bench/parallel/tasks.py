@@ -188,6 +188,8 @@ class Storm:
             os.waitpid(child, 0)
         if fault == "returns what cannot be pickled":
             return threading.Lock()
+        if fault == "returns a large array":
+            return large_array(index)
         return expected(index, fault)
 
     def first(self, index):
@@ -197,6 +199,13 @@ class Storm:
         except FileExistsError:
             return False
         return True
+
+
+def large_array(index):
+    """Return what is too large to be sent through a pipe: numbers, 4 MB of them."""
+    import numpy
+
+    return numpy.arange(index, index + 500_000)
 
 
 def expected(index, fault):

@@ -8,14 +8,19 @@
 The data is copied once, into a file in memory that has no name: it is gone when the last process
 that has it open is gone, however that ends. The reader maps it for itself alone, so that what it
 writes into an array is seen by nobody else.
+
+Before Python 3.13 what is mapped holds a file descriptor as long as it lives. A program may keep
+any number of arrays; beyond a part of the descriptors that it may have, they are copied again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import pickle
 import sys
+import weakref
 from collections.abc import Sequence
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
@@ -24,8 +29,11 @@ from typing import Any, NamedTuple
 SIGN = b"aside"
 _LARGE = 1 << 20  # bytes of a buffer that is worth a file
 _ALIGNMENT = 64  # of the buffers in the file
-_MAX_WRITE = 1 << 30
-_MAX_OPEN = 200  # files at a time; beyond that, large buffers are pickled like small ones
+_MAX_TRANSFER = 1 << 30
+_SHARE = 4  # one in so many of the descriptors that a process may have is for files of this module
+
+# What is mapped and holds a descriptor.
+_mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
 
 def is_possible() -> bool:
@@ -64,7 +72,7 @@ class Aside:
     def load(self, pickled: bytes) -> Any:
         """Unpickle what refers to these buffers; the file is not needed afterwards."""
         size = max(place.begin + place.size for place in self.places)
-        whole = memoryview(mmap.mmap(self.descriptor, size, flags=mmap.MAP_PRIVATE))
+        whole = memoryview(_mapping(self.descriptor, size))
         buffers = []
         for place in self.places:
             buffer = whole[place.begin : place.begin + place.size]
@@ -80,14 +88,20 @@ class Aside:
     def receive(cls, connection: Connection, message: bytes) -> Aside:
         """Receive the file that follows a message which begins with ``SIGN``."""
         places = tuple(Place(*place) for place in pickle.loads(message[len(SIGN) :]))
-        descriptor = reduction.recv_handle(connection)
+        try:
+            descriptor = reduction.recv_handle(connection)
+        except RuntimeError as error:  # the kernel has sent it, and there was no number for it
+            raise RuntimeError(
+                "too many open files: there was no file descriptor left for a large array. Close "
+                "files, or raise the limit (`ulimit -n`)"
+            ) from error
         os.set_inheritable(descriptor, False)
         return cls(descriptor, places)
 
     @classmethod
     def put(cls, buffers: Sequence[memoryview]) -> Aside | None:
         """Copy buffers into a file; None if there are none, or too many files, or no memory."""
-        if not buffers or cls._open >= _MAX_OPEN:
+        if not buffers or cls._open >= _max_descriptors():
             return None
         places = []
         end = 0
@@ -110,10 +124,34 @@ class Aside:
         return aside
 
 
+def _max_descriptors() -> int:
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit // _SHARE if limit > 0 else sys.maxsize
+
+
+def _mapping(descriptor: int, size: int) -> mmap.mmap:
+    """Return the content of a file as memory of this process alone."""
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(descriptor, size, flags=mmap.MAP_PRIVATE, trackfd=False)
+    if len(_mapped) < _max_descriptors():
+        with contextlib.suppress(OSError):  # the program itself has that many files open
+            mapped = mmap.mmap(descriptor, size, flags=mmap.MAP_PRIVATE)
+            _mapped.add(mapped)
+            return mapped
+    copied = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with memoryview(copied) as view:
+        done = 0
+        while done < size:
+            done += os.preadv(descriptor, [view[done : done + _MAX_TRANSFER]], done)
+    return copied
+
+
 def _write(descriptor: int, buffer: memoryview, begin: int) -> None:
     done = 0
     while done < buffer.nbytes:
-        done += os.pwrite(descriptor, buffer[done : done + _MAX_WRITE], begin + done)
+        done += os.pwrite(descriptor, buffer[done : done + _MAX_TRANSFER], begin + done)
 
 
 class Collector:
