@@ -190,6 +190,7 @@ def play(plan: Plan, folder: str) -> dict[str, Any]:
         Path(folder, "ready").touch()
         results, error = _run(plan, folder, options)
         found = judge(plan, results, error)
+        del results, error  # arrays, and what the error refers to, hold descriptors
         # A pool of the caller's starts its workers when it likes, and stays open.
         found["left_inside"] = [] if plan.way.endswith(" pool") else _still_there(before)
     return found
