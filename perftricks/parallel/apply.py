@@ -462,8 +462,10 @@ def _results(
         finished = True
     finally:
         window.close(kill=not finished)
+        # An error that is raised refers to this frame, which must not refer to it.
+        error = value = None
     if postponed:
-        raise postponed[0]
+        raise postponed.pop(0)
 
 
 def _total(
@@ -473,6 +475,8 @@ def _total(
     total: Counter[Any],
 ) -> Counter[Any]:
     """Add up the counters of the window's pieces."""
+    piece: Piece | None
+    error: Exception | None
     postponed: list[Exception] = []
     finished = False
     try:
@@ -491,8 +495,9 @@ def _total(
         finished = True
     finally:
         window.close(kill=not finished)
+        error = piece = None  # see _results
     if postponed:
-        raise postponed[0]
+        raise postponed.pop(0)
     return total
 
 

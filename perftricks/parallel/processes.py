@@ -27,7 +27,7 @@ import sys
 import time
 import weakref
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from perftricks.parallel import aside, memory, worker
 from perftricks.parallel.backends import Broken, Outcome, Report, WorkerLost
@@ -178,22 +178,24 @@ class ProcessBackend:
         finally:
             self._launcher.close()
             _open_backends.discard(self)
+            _empty(self.reports)  # of which a traceback may keep this object
         failures = [one.failure for one in staff if one.failure is not None]
         if failures and not kill:
             raise unpack_failure(failures[0])
 
     def _dismiss(self, staff: Sequence[_Worker], *, kill: bool) -> None:
         if kill:
-            self._withdraw_orders()
+            _empty(self._orders)
         for one in staff:
             if one.busy if kill else not one.ready:
                 one.terminate()
             self._orders.put(None)
 
-    def _withdraw_orders(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._orders.get_nowait()
+
+def _empty(entries: queue.SimpleQueue[Any]) -> None:
+    with contextlib.suppress(queue.Empty):
+        while True:
+            entries.get_nowait()
 
 
 class _Limits(NamedTuple):

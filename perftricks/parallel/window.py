@@ -132,7 +132,7 @@ class Window:
             if piece is not None:
                 yield piece
         if self._source.error is not None:
-            raise self._source.error
+            raise self._pop_error()
 
     def deliver(self, items: int = 1) -> None:
         """Note that the caller has taken ``items``, which makes room for as many."""
@@ -177,9 +177,14 @@ class Window:
         return self._in_flight < self._workers
 
     def _raise_what_is_no_error(self) -> None:
-        error = self._source.error
-        if error is not None and not isinstance(error, Exception):
-            raise error
+        if not isinstance(self._source.error, Exception | None):
+            raise self._pop_error()
+
+    def _pop_error(self) -> BaseException:
+        """Return what the iterable raised, and let go of it: once it is raised it refers to us."""
+        error, self._source.error = self._source.error, None
+        assert error is not None
+        return error
 
     def _submit_in_parts(self, batch: Batch, parts: int) -> None:
         """Share a batch out: among idle workers, or when one worker has handed its rest back."""

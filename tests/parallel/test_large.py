@@ -11,7 +11,12 @@ import sys
 import numpy
 import pytest
 
-from perftricks.parallel import aside, parallel_apply, parallel_apply_generator
+from perftricks.parallel import (
+    WorkerCrashedError,
+    aside,
+    parallel_apply,
+    parallel_apply_generator,
+)
 from tests.conftest import PATIENCE
 
 pytestmark = pytest.mark.skipif(not aside.is_possible(), reason="needs Linux's memfd_create")
@@ -118,6 +123,46 @@ def test_arrays_that_are_gone_hold_no_file():
     del found
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def _unlucky(i):
+    if i == 4:
+        raise LookupError
+    if i == 6:
+        os._exit(3)
+    return _square() + i
+
+
+def _interrupted():
+    yield from range(4)
+    raise OSError
+
+
+@pytest.mark.parametrize("unordered", [True, False])
+@pytest.mark.parametrize(
+    ("items", "error"),
+    [(range(9), LookupError), ((6, 1, 2), WorkerCrashedError), (None, OSError)],
+    ids=["a task", "a worker", "the iterable"],
+)
+def test_an_error_keeps_no_arrays(items, error, unordered):
+    """What nobody took is let go of with the error, without the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(error):
+            parallel_apply(
+                _unlucky,
+                items or _interrupted(),
+                2,
+                8,
+                batch_size=1,
+                start_method="fork",
+                unordered=unordered,
+            )
+        assert len(os.listdir("/proc/self/fd")) <= before
+    finally:
+        gc.enable()
 
 
 def test_no_descriptor_is_left_for_an_array():
