@@ -317,12 +317,14 @@ def _unexpected(plan: Plan, error: BaseException | None) -> list[str]:
 def _belongings() -> collections.Counter[str]:
     """Count what this process has: descriptors, threads, children."""
     this = psutil.Process()
-    return collections.Counter(
+    found = collections.Counter(
         descriptors=this.num_fds(),
         threads=sum(thread.name.startswith("perftricks") for thread in threading.enumerate()),
-        processes=sum(c.status() != psutil.STATUS_ZOMBIE for c in this.children(recursive=True)),
-        zombies=sum(c.status() == psutil.STATUS_ZOMBIE for c in this.children(recursive=True)),
     )
+    for child in this.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found["zombies" if child.status() == psutil.STATUS_ZOMBIE else "processes"] += 1
+    return found
 
 
 def _still_there(before: collections.Counter[str], patience: float = 10) -> list[str]:
