@@ -10,7 +10,7 @@ import pytest
 from bench.parallel import conformance, storm, tasks
 from bench.parallel.adapters import ADAPTERS, Adapter
 from bench.parallel.faults import FAULTS
-from bench.parallel.round import Plan, judge
+from bench.parallel.round import OURS, Plan, judge
 from bench.parallel.supervision import Traces, supervise
 
 SLEEPER = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; {}'])"
@@ -225,7 +225,7 @@ def test_plans_are_drawn_again():
     assert {one.ending for one in plans} == set(Plan.ENDINGS)
     fatal = [one for one in plans if "is killed" in one.faults.values()]
     assert fatal
-    assert all(one.way in ("fork", "forkserver", "spawn") for one in fatal)
+    assert all(one.way in OURS for one in fatal)
 
 
 def test_a_storm_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
