@@ -4,11 +4,11 @@
 
     @recompute_grad ──switch──▶ off: the plain call
       (policy)         │
-                       └─▶ on: engines.keras3: the call as a pure function of tensors and variables
+                       └─▶ on: keras3: the call as a pure function of tensors and variables
                            │     │
-                           │     └▶ engines.tensorflow, .jax, .torch: keep its inputs, forget
+                           │     └▶ keras3.tensorflow, .jax, .torch: keep its inputs, forget
                            │        what it computed, run it again when the gradient arrives
-                           └▶ engines.keras2: keras 2.3.1, tf.keras, tf_keras, functions of tensors
+                           └▶ keras2: keras 2.3.1, tf.keras, tf_keras, functions of tensors
 
 Loss, gradients and state are the same as without it: random numbers are drawn again as they were,
 and moving averages, seeds, metrics and ``add_loss`` are updated once. No framework is imported

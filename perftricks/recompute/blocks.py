@@ -13,7 +13,7 @@ graph, are marked. The model is saved as it is without marks, and one that is lo
 
 The method that runs a graph is replaced in Keras' class, once, when the first function is marked;
 for a graph without marked calls it does what it did. In the graphs with sessions of Keras 2 nothing
-is marked, for no method runs them again: ``engines.keras2_static`` leads the gradients there.
+is marked, for no method runs them again: ``keras2.static`` leads the gradients there.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import weakref
 from types import ModuleType
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from perftricks.recompute import stages, switch
-from perftricks.recompute.engines import captures
-from perftricks.recompute.families import family_of, keras3
+from perftricks.recompute import references, stages, switch
+from perftricks.recompute.keras3 import layers as keras3
+from perftricks.recompute.stacks import family_of
 from perftricks.recompute.stages import Stage
 
 _MARK = "perftricks_block"
@@ -78,9 +78,9 @@ def marking(
 
     outputs = call(*args, **kwargs)
     owner = getattr(call, "__self__", None)
-    given = captures.spread([args, kwargs, captures.reached([call, owner], below)])
+    given = references.spread([args, kwargs, references.reached([call, owner], below)])
     before = _behind([x for x in given if family.is_symbol(x)], set(), family)
-    results = [x for x in captures.spread([outputs]) if family.is_symbol(x)]
+    results = [x for x in references.spread([outputs]) if family.is_symbol(x)]
     nodes = _behind(results, set(before), family)
     block = Block(getattr(call, "__qualname__", repr(call)))
     for own in nodes.values():

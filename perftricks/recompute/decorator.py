@@ -9,9 +9,9 @@ import sys
 import warnings
 from typing import Any, Callable, Optional, TypeVar, cast, overload
 
-from perftricks.recompute import engines, switch
-from perftricks.recompute.engines import keep_autograph_out
-from perftricks.recompute.engines.captures import spread
+from perftricks.recompute import stacks, switch
+from perftricks.recompute.references import spread
+from perftricks.recompute.stacks import keep_autograph_out
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,12 +63,12 @@ def recompute_grad(call: Optional[F] = None) -> Any:
 
     @functools.wraps(call)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        is_traced = engines.is_traced_by_dynamo()
+        is_traced = stacks.is_traced_by_dynamo()
         as_block = None if is_traced else _symbolic_call(args, kwargs)
         if as_block is not None:
             return as_block(call, args, kwargs)
         if switch.enabled(default=False):
-            result = engines.recompute(call, args, kwargs)
+            result = stacks.recompute(call, args, kwargs)
         else:
             result = call(*args, **kwargs)
         if not is_traced:
@@ -92,11 +92,10 @@ def _symbolic_call(args: Any, kwargs: Any) -> Optional[Callable[..., Any]]:
 
         return blocks.symbolic_call
     if any(type(x).__module__.startswith(_OF_KERAS_2) for x in found):
-        from perftricks.recompute import model_keras2
-        from perftricks.recompute.engines import compat_keras2
+        from perftricks.recompute.keras2 import private, symbols
 
-        if compat_keras2.is_of_no_layer(found):
-            return model_keras2.symbolic_call
+        if private.is_of_no_layer(found):
+            return symbols.symbolic_call
     return None
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Tuple
 
-from perftricks.recompute.families import family_of
 from perftricks.recompute.segments import Chain, Part, Step, Tensor
+from perftricks.recompute.stacks import family_of
 
 # Stands for a dimension that is not known, the batch excepted: a sequence length, an image size.
 _UNKNOWN = 128

@@ -6,9 +6,8 @@ import sys
 from typing import Any, List, NamedTuple, Tuple
 
 from perftricks.recompute import switch
-from perftricks.recompute.engines import generation_of
-from perftricks.recompute.families import family_of
 from perftricks.recompute.model import check, plans_of
+from perftricks.recompute.stacks import family_of, generation_of
 
 _QUANTIZED = "Keras runs quantized_call in its place: choose the layer by apply(layers=...)"
 
@@ -131,7 +130,7 @@ def _functions(layer: Any) -> List[Part]:
 def _possible(layer: Any, on: bool, why: str) -> Tuple[bool, str]:
     """Add what no switch can change."""
     if generation_of(layer) == 3:
-        from perftricks.recompute.engines.keras3 import BACKENDS
+        from perftricks.recompute.keras3.call import BACKENDS
 
         backend = sys.modules["keras"].config.backend()
         if backend not in BACKENDS:

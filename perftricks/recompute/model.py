@@ -21,12 +21,12 @@ import sys
 import threading
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from perftricks.recompute import engines, stages, switch
-from perftricks.recompute.engines import engine_for, generation_of
-from perftricks.recompute.families import family_of, keras3
+from perftricks.recompute import stacks, stages, switch
 from perftricks.recompute.graph import Graph, leaves
+from perftricks.recompute.keras3 import layers as keras3
 from perftricks.recompute.plans import Plan, Segment
 from perftricks.recompute.segments import Chain, Part
+from perftricks.recompute.stacks import engine_for, family_of, generation_of
 from perftricks.recompute.stages import Stage
 
 _MARK = "perftricks_replaced"
@@ -454,9 +454,9 @@ def _of_layers(model: Any, choice: Any) -> _Draft:
 def _layer_hooks(model: Any, layers: Sequence[Any]) -> List[Tuple[Any, str, Any]]:
     """Return what stands in where, to recompute some layers each on its own."""
     if generation_of(model) == 2:
-        from perftricks.recompute import model_keras2
+        from perftricks.recompute.keras2 import symbols
 
-        return model_keras2.layer_hooks(model, layers)
+        return symbols.layer_hooks(model, layers)
     return [
         (layer, method, _call_hook(layer, method))
         for layer in layers
@@ -492,7 +492,7 @@ def _call_hook(layer: Any, method: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         if not switch.enabled(default=True):
             return plain(*args, **kwargs)
-        return engines.recompute(plain, args, kwargs, (layer,))
+        return stacks.recompute(plain, args, kwargs, (layer,))
 
     call.autograph_info__ = {}  # type: ignore[attr-defined]
     return call
@@ -503,9 +503,9 @@ def _graph_hook(
 ) -> Tuple[Any, str, Any]:
     """Return what stands in where, to recompute parts of a functional model."""
     if generation_of(graph.functional) == 2:
-        from perftricks.recompute import model_keras2
+        from perftricks.recompute.keras2 import symbols
 
-        return model_keras2.graph_hook(graph, parts, recomputed)
+        return symbols.graph_hook(graph, parts, recomputed)
     functional = graph.functional
     plain = type(functional)._run_through_graph.__get__(functional)
     planned = stages.passing_on(

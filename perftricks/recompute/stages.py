@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
-from perftricks.recompute import engines
-from perftricks.recompute.families import keras3
+from perftricks.recompute import stacks
+from perftricks.recompute.keras3 import layers as keras3
 
 
 class Stage(NamedTuple):
@@ -77,7 +77,7 @@ def run(
         layers = [x for x in operations.values() if keras3.is_layer(x)]
         tensors = [values[key] for key in stage.takes]
         segment = _segment(functional, stage, operation)
-        given = engines.recompute(segment, (tensors,), {}, layers, of=functional)
+        given = stacks.recompute(segment, (tensors,), {}, layers, of=functional)
         values.update(zip(stage.gives, given))
     outputs = [values[id(symbol)] for symbol in functional.outputs]
     return keras.tree.pack_sequence_as(keras3.outputs_struct(functional), outputs)

@@ -6,9 +6,9 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from perftricks.recompute import model as models
 from perftricks.recompute import switch
-from perftricks.recompute.engines import generation_of
-from perftricks.recompute.families import family_of, keras3
+from perftricks.recompute.keras3 import layers as keras3
 from perftricks.recompute.plans import readable_size
+from perftricks.recompute.stacks import family_of, generation_of
 
 _ULPS = 64
 # A gradient that is all rounding noise around zero (a bias before batch normalization) has nothing
@@ -165,7 +165,7 @@ def verify(
         )
     if generation_of(model) == 2:
         return _verify_keras2(model, x, y, loss, sample_weight, steps, tolerance)
-    from perftricks.recompute.trials import keras3 as trials
+    from perftricks.recompute.keras3 import trial as trials
 
     x, y, sample_weight = _tensors(x), _tensors(y), _tensors(sample_weight)
     compute_loss = _loss(model, loss, x, y, sample_weight)
@@ -225,7 +225,7 @@ def _verify_keras2(
     steps: int,
     tolerance: Optional[float],
 ) -> Verification:
-    from perftricks.recompute.trials import keras2 as trials
+    from perftricks.recompute.keras2 import trial as trials
 
     ours = not models.is_applied(model) and not _is_decorated(model)
     try:
@@ -331,8 +331,8 @@ def _suspects(model: Any, x: Any) -> Tuple[str, ...]:
     """Run each layer of a forward pass twice from the same state; name those that differ."""
     import keras
 
-    from perftricks.recompute.engines.python_state import Attributes
-    from perftricks.recompute.trials.keras3 import TorchState, to_array, torch_modules
+    from perftricks.recompute.keras3.trial import TorchState, to_array, torch_modules
+    from perftricks.recompute.python_state import Attributes
 
     flagged: List[Any] = []
     probing: List[Any] = []

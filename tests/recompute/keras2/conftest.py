@@ -14,7 +14,7 @@ import pytest
 if "PERFTRICKS_KERAS" not in os.environ:
     collect_ignore_glob = ["*"]
 else:
-    from perftricks.recompute.engines import products
+    from perftricks.recompute.tensorflow_graphs import products
     from tests.recompute.graphs import forgotten
     from tests.recompute.keras2.binding import K, clear_session
 

@@ -11,7 +11,7 @@ import pytest
 
 from perftricks import recompute
 from perftricks.recompute import recompute_grad
-from perftricks.recompute.engines import compat
+from perftricks.recompute.tensorflow_graphs import private as graphs
 from tests.recompute.keras2.binding import GRAPH, TF, keras, layers, tf
 from tests.recompute.keras2.training import (
     OFF,
@@ -233,7 +233,7 @@ def test_functions_of_symbols_run_twice():
 def test_functions_are_seen_after_callbacks():
     """What TensorFlow undoes after callbacks of operations does not hide functions from us."""
     steps(around(Traced), *data(), ON)  # now what watches operations is there
-    with compat.tensorflow_operations_reported(lambda *operation: None):
+    with graphs.operations_reported(lambda *operation: None):
         tf.zeros(1) + 1.0
     assert_exact(around(Traced), *data(), tolerance=4e-6)
 

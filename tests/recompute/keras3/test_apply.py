@@ -13,9 +13,8 @@ import pytest
 from keras import layers, ops
 
 from perftricks import recompute
-from perftricks.recompute import recompute_scope
+from perftricks.recompute import recompute_scope, references
 from perftricks.recompute.demo import xla_flags
-from perftricks.recompute.engines import captures
 from perftricks.recompute.model import is_applied
 from tests.recompute.keras3.applied import (
     applied,
@@ -613,8 +612,8 @@ def test_errors(build, options, error, words):
 def test_each_segment_looks_at_its_own_layers(monkeypatch):
     """What a segment costs does not grow with the model around it."""
     looked_at = []
-    held_by = captures.held_by
-    monkeypatch.setattr(captures, "held_by", lambda x: looked_at.append(x.name) or held_by(x))
+    held_by = references.held_by
+    monkeypatch.setattr(references, "held_by", lambda x: looked_at.append(x.name) or held_by(x))
     model = fresh_model(
         lambda: keras.Sequential([keras.Input((WIDTH,)), *(layers.Dense(WIDTH) for _ in range(9))])
     )

@@ -1040,7 +1040,7 @@ def test_a_backend_without_training_runs_plainly():
 
 def test_a_segment_of_several_layers():
     """The engine takes any function that runs layers, as models cut into segments need it."""
-    from perftricks.recompute.engines import keras3
+    from perftricks.recompute.keras3 import call as keras3
 
     class Segmented(keras.Sequential):
         on = False

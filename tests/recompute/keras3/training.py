@@ -269,7 +269,7 @@ def in_turn(programs, ways=("decorated", "applied")):
 @contextlib.contextmanager
 def recomputations():
     """Count the calls that are handed to the framework to be run again, in a list of one each."""
-    engine = importlib.import_module("perftricks.recompute.engines." + BACKEND)
+    engine = importlib.import_module("perftricks.recompute.keras3." + BACKEND)
     calls, checkpoint = [], engine.checkpoint
 
     def counted(pure):

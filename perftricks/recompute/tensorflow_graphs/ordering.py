@@ -20,7 +20,7 @@ from typing import Any, List, Sequence, Set
 
 import tensorflow as tf
 
-from perftricks.recompute.engines.operations import WRITES
+from perftricks.recompute.tensorflow_graphs.operations import WRITES
 
 
 def in_order(

@@ -18,9 +18,9 @@ from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import tensorflow as tf
 
-from perftricks.recompute.engines import compat
-from perftricks.recompute.engines.operations import STATELESS
-from perftricks.recompute.engines.shapes import size_of
+from perftricks.recompute.tensorflow_graphs import private as graphs
+from perftricks.recompute.tensorflow_graphs.operations import STATELESS
+from perftricks.recompute.tensorflow_graphs.shapes import size_of
 
 # Weights are read, and captured from outside, by the first run only; later ones are given values.
 _READS = ("ReadVariableOp", "Placeholder")
@@ -65,7 +65,7 @@ def reuse(
         # It must stay so, for the sake of what is fused, and in a way that is not simplified away.
         true = tf.reduce_all(shape >= 0)
         twin = twins[mask.op.name].outputs[mask.value_index]
-        compat.tensorflow_replace(mask, tf.logical_and(twin, true))
+        graphs.replace(mask, tf.logical_and(twin, true))
     inside = {op.name for op in [*again, *backward]}
     needed = _needed_for_numbers(gradients, inside)
     for op in [*later, *backward]:
@@ -77,7 +77,7 @@ def reuse(
         with tf.control_dependencies(None):  # now, and not after the gradient that comes in
             twin = twins[source.op.name].outputs[source.value_index]
             shape = tf.shape(twin, out_type=op.outputs[0].dtype)
-        compat.tensorflow_replace(op.outputs[0], shape)
+        graphs.replace(op.outputs[0], shape)
 
 
 def _masks_that_fit(operations: Sequence[Any], inputs: Sequence[Any]) -> List[Tuple[Any, Any]]:

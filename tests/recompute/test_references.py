@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from perftricks.recompute import recompute_grad
-from perftricks.recompute.engines.captures import held_by, reached, referred
+from perftricks.recompute.references import held_by, reached, referred
 
 GLOBAL = object()
 

@@ -32,7 +32,7 @@ from typing import (
     Tuple,
 )
 
-from perftricks.recompute.engines.shapes import Sizes, size_of
+from perftricks.recompute.tensorflow_graphs.shapes import Sizes, size_of
 
 _SHORT = 64  # products of fewer numbers are not worth their memory
 _FILTERED = {"Conv2D", "Conv3D"}

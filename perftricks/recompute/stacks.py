@@ -1,8 +1,14 @@
-"""Mechanism: how a call is recomputed, for each Keras and each framework below it.
+"""Which Keras a layer, a model or a call belongs to: the one place that knows.
+
+::
+
+    a layer, a model ──family_of──▶ keras3.layers, keras2.layers: their private parts
+    a call ──────────engine_for───▶ keras3.call, keras2.call: how it is recomputed
 
 An engine has one function, ``checkpointed_call(call, args, kwargs, layers=())``: it returns what
 ``call(*args, **kwargs)`` returns, with the same effects, and arranges that the backward pass runs
-``call`` again instead of keeping what it computed.
+``call`` again instead of keeping what it computed. The modules of layers have the same functions,
+so that planning is written once.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ import sys
 from types import ModuleType
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple, TypeVar
 
-from perftricks.recompute.engines import captures
+from perftricks.recompute import references
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,9 +50,9 @@ def is_traced_by_dynamo() -> bool:
     """Tell whether torch.compile traces what runs now."""
     if "torch._dynamo" not in sys.modules:
         return False
-    from perftricks.recompute.engines import compat
+    from perftricks.recompute.keras3 import private
 
-    return compat.dynamo_is_tracing()
+    return private.dynamo_is_tracing()
 
 
 @keep_autograph_out
@@ -95,9 +101,9 @@ def _keep_dynamo_out() -> bool:
     """
     is_there = hasattr(sys.modules.get("torch._dynamo"), "disable")
     if is_there and _entrance[0] is _recompute and _uses_torch():
-        from perftricks.recompute.engines import compat
+        from perftricks.recompute.keras3 import private
 
-        _entrance[0] = compat.without_dynamo(_recompute)
+        _entrance[0] = private.without_dynamo(_recompute)
     return True
 
 
@@ -105,9 +111,9 @@ def _keep_dynamo_out() -> bool:
 def _uses_torch() -> bool:
     if _version("keras") < (3,):
         return False
-    from perftricks.recompute.engines import compat
+    from perftricks.recompute.keras3 import private
 
-    return compat.keras_backend() == "torch"
+    return private.keras_backend() == "torch"
 
 
 @keep_autograph_out
@@ -133,12 +139,23 @@ def engine_for(call: Callable[..., Any], args: Tuple[Any, ...]) -> ModuleType:
                 "--upgrade keras), or leave RECOMPUTE unset"
                 % (*_OLDEST_KERAS_3, sys.modules["keras"].__version__)
             )
-        from perftricks.recompute.engines import keras3
+        from perftricks.recompute.keras3 import call as keras3
 
         return keras3
-    from perftricks.recompute.engines import keras2
+    from perftricks.recompute.keras2 import call as keras2
 
     return keras2
+
+
+def family_of(layer: Any) -> ModuleType:
+    """Return the module that knows the private parts of a layer or a model."""
+    if generation_of(layer) == 2:
+        from perftricks.recompute.keras2 import layers as keras2
+
+        return keras2
+    from perftricks.recompute.keras3 import layers as keras3
+
+    return keras3
 
 
 @keep_autograph_out
@@ -147,8 +164,8 @@ def _candidates(call: Callable[..., Any], args: Tuple[Any, ...]) -> Iterator[Any
     if owner is not None:
         yield owner
         return
-    yield from captures.spread(args)
-    yield from captures.referred(call)
+    yield from references.spread(args)
+    yield from references.referred(call)
 
 
 @keep_autograph_out

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Callable, List, Sequence
 
 import jax
 
-from perftricks.recompute.engines import compat
+from perftricks.recompute.keras3 import private
 
 if TYPE_CHECKING:
-    from perftricks.recompute.engines.keras3 import PureCall
+    from perftricks.recompute.keras3.call import PureCall
 
 
 def is_tensor(x: Any) -> bool:
@@ -42,7 +42,7 @@ def is_recording() -> bool:
     Elsewhere nobody can ask for gradients, and a call may look at values, which one that is traced
     may not.
     """
-    return not compat.jax_runs_eagerly()
+    return not private.jax_runs_eagerly()
 
 
 def prepare(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,10 +18,11 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 import tensorflow as tf
 
 from perftricks.recompute import switch
-from perftricks.recompute.engines import compat, compat_keras2
-from perftricks.recompute.engines.keras2_slice import Slice, replay
-from perftricks.recompute.engines.keras2_tensors import Results, beneath, once_more
-from perftricks.recompute.engines.ordering import in_order
+from perftricks.recompute.keras2 import private
+from perftricks.recompute.keras2.slice import Slice, replay
+from perftricks.recompute.keras2.tensors import Results, beneath, once_more
+from perftricks.recompute.tensorflow_graphs import private as graphs
+from perftricks.recompute.tensorflow_graphs.ordering import in_order
 
 _GRADIENT = "PerftricksRecompute"
 SWITCHED_GRADIENT = "PerftricksSwitchedRecompute"
@@ -38,21 +39,19 @@ def checkpointed(call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[s
     if tf.compat.v1.get_default_graph() is not graph:
         return outputs
     results = Results(outputs, tf.nest.flatten((args, kwargs)))
-    with compat_keras2.quiet_ids(graph):
-        from_outside = compat.tensorflow_stand_ins(graph)
+    with private.quiet_ids(graph):
+        from_outside = graphs.stand_ins(graph)
         operations = [op for op in graph.get_operations()[start:] if op not in from_outside]
         ends = _ends(graph, results, set(operations))
         found = Slice.leading_to(
             list({id(end): end for _, end in ends}.values()),
             operations,
-            may_add_outputs=not (
-                compat_keras2.may_record() or compat_keras2.compiles_with_xla(graph)
-            ),
+            may_add_outputs=not (private.may_record() or private.compiles_with_xla(graph)),
         )
         if found is not None and _has_called_layers(call, args, operations, outputs):
-            from perftricks.recompute.engines import keras2_static
+            from perftricks.recompute.keras2 import static
 
-            keras2_static.block(graph, found, operations)
+            static.block(graph, found, operations)
             return outputs
         new = {} if found is None else attach(graph, found, start=start)
         for x, end in ends:
@@ -105,25 +104,25 @@ def attach(
         start: Which operation of the graph is the first of the call, if what follows the call is
             computed from what stands for its outputs.
     """
-    attributes = {_RECIPE: compat_keras2.bytes_attribute(found.recipe.SerializeToString())}
-    gated = compat_keras2.is_in_loop(graph)
+    attributes = {_RECIPE: private.bytes_attribute(found.recipe.SerializeToString())}
+    gated = private.is_in_loop(graph)
     if gated:
-        attributes[_GATED] = compat_keras2.bytes_attribute(b"")
+        attributes[_GATED] = private.bytes_attribute(b"")
     sources = [*(found.starts if starts is None else starts), *found.kept]
     outputs = list(found.outputs)
     if start is not None and graph.building_function:
-        with compat_keras2.stop_recording():
+        with private.stop_recording():
             outputs = in_order(outputs, sources, graph.get_operations()[start:])
     inputs = [*outputs, *sources]
-    override = compat_keras2.gradient_of(graph, "IdentityN", gradient)
-    with compat_keras2.stop_recording(), compat_keras2.attributes(graph, attributes), override:
+    override = private.gradient_of(graph, "IdentityN", gradient)
+    with private.stop_recording(), private.attributes(graph, attributes), override:
         attached = tf.identity_n(inputs, name="recompute")
     operation = attached[0].op
     given = attached[: len(found.outputs)]
-    compat_keras2.record(
+    private.record(
         "IdentityN",
         given,
-        compat_keras2.outside(graph, inputs),
+        private.outside(graph, inputs),
         lambda *upstream: _gradient(operation, *upstream),
     )
     for old, new in zip(found.outputs, given):
@@ -175,7 +174,7 @@ def _switched_gradient(operation: Any, *upstream: Any) -> List[Any]:
 @tf.RegisterGradient(_GRADIENT)  # type: ignore[untyped-decorator]
 def _gradient(operation: Any, *upstream: Any) -> List[Any]:
     """Copy the operations of a call, and differentiate the copy."""
-    recipe = compat_keras2.parse_recipe(operation.get_attr(_RECIPE))
+    recipe = private.parse_recipe(operation.get_attr(_RECIPE))
     count = len(recipe.outputs)
     wanted = [i for i in range(count) if not _is_missing(operation, i, upstream[i])]
     _there(operation).clear()
@@ -198,9 +197,9 @@ def _gradient(operation: Any, *upstream: Any) -> List[Any]:
         # Measured first: what is replaced has no consumers any more.
         copies = list(zip(again[count:], kept))
         for copy, shape in copies[len(recipe.kept) :]:
-            compat_keras2.replace_shape(copy, shape)
+            private.replace_shape(copy, shape)
         for copy, tensor in copies[: len(recipe.kept)]:
-            compat_keras2.replace(copy, tensor)
+            private.replace(copy, tensor)
         for i, gradient in zip(sources, found):
             gradients[count + i] = gradient
         return _weights_first(operation.inputs, gradients)
@@ -215,9 +214,9 @@ def _as_one(
 
     A tape around the backward pass would record parts of it only: it does not see copies.
     """
-    if not compat_keras2.may_record():
+    if not private.may_record():
         return compute()
-    with compat_keras2.stop_recording():
+    with private.stop_recording():
         outputs = compute()
     tensors = [getattr(x, "values", x) for x in outputs if x is not None]
 
@@ -232,7 +231,7 @@ def _as_one(
         )
 
     graph = tf.compat.v1.get_default_graph()
-    compat_keras2.record(name, tensors, compat_keras2.outside(graph, inputs), backward)
+    private.record(name, tensors, private.outside(graph, inputs), backward)
     return outputs
 
 
@@ -244,12 +243,12 @@ def _weights_first(inputs: Sequence[Any], gradients: List[Optional[Any]]) -> Lis
     weights = [
         gradient
         for x, gradient in zip(inputs, gradients)
-        if isinstance(gradient, tf.Tensor) and compat_keras2.is_read(x)
+        if isinstance(gradient, tf.Tensor) and private.is_read(x)
     ]
     with tf.control_dependencies(weights):
         return [
             tf.identity(gradient)
-            if isinstance(gradient, tf.Tensor) and not compat_keras2.is_read(x)
+            if isinstance(gradient, tf.Tensor) and not private.is_read(x)
             else gradient
             for x, gradient in zip(inputs, gradients)
         ]
@@ -270,7 +269,7 @@ def _is_missing(operation: Any, i: int, gradient: Any) -> bool:
 def _after(incoming: Sequence[Any], starts: Sequence[Any]) -> Tuple[List[Any], List[Any]]:
     """Give copies of tensors, by name only, that are there once the incoming gradient is."""
     graph = tf.compat.v1.get_default_graph()
-    if compat_keras2.compiles_with_xla(graph) and compat_keras2.has_barrier():
-        return compat_keras2.after_barrier(incoming, starts)
+    if private.compiles_with_xla(graph) and private.has_barrier():
+        return private.after_barrier(incoming, starts)
     with tf.control_dependencies(incoming):
         return list(incoming), [tf.identity(x) for x in starts]

@@ -14,11 +14,11 @@ import numpy as np
 import tensorflow as tf
 
 from perftricks.recompute import switch
-from perftricks.recompute.engines import compat_keras2
-from perftricks.recompute.engines.operations import DRAWS
-from perftricks.recompute.engines.python_state import Attributes
-from perftricks.recompute.families import keras2 as compat
+from perftricks.recompute.keras2 import layers as keras2
+from perftricks.recompute.keras2 import private
 from perftricks.recompute.memory import allocated_peak
+from perftricks.recompute.python_state import Attributes
+from perftricks.recompute.tensorflow_graphs.operations import DRAWS
 
 Arrays = Dict[Tuple[str, str], Any]  # by kind (loss, gradient, state) and name
 _NOT_MEASURED = "not measured: TensorFlow counts memory on GPUs and in sessions only"
@@ -46,7 +46,7 @@ class Trial(NamedTuple):
 
 def run(model: Any, x: Any, y: Any, loss: Any, sample_weight: Any, steps: int) -> Trial:
     """Compare; see ``verify`` for the arguments."""
-    trial = _in_a_session if compat.is_static(model) else _eagerly
+    trial = _in_a_session if keras2.is_static(model) else _eagerly
     return trial(model, x, y, _loss(model, loss), sample_weight, steps)
 
 
@@ -65,7 +65,7 @@ def _loss(model: Any, loss: Any) -> Callable[..., Any]:
             "verify takes one loss for the whole model on Keras 2, got %r; pass a function of y "
             "and of what the model returns as loss=" % (given,)
         )
-    keras = compat.keras_of(model)
+    keras = keras2.keras_of(model)
     function = keras.losses.get(given)
 
     def compute(y: Any, outputs: Any, sample_weight: Any) -> Any:
@@ -94,15 +94,15 @@ def _eagerly(
     model: Any, x: Any, y: Any, loss: Callable[..., Any], sample_weight: Any, steps: int
 ) -> Trial:
     x, y = (tf.nest.map_structure(tf.convert_to_tensor, tensors) for tensors in (x, y))
-    modules = compat_keras2.with_own_state(compat_keras2.modules_at(model))
+    modules = private.with_own_state(private.modules_at(model))
     weights = [(v, v.numpy()) for v in model.weights]
     drawn: List[Any] = []
 
     def passes(on: bool, answer: Any) -> Arrays:
-        attributes, scopes = Attributes(modules), compat_keras2.Scopes()
+        attributes, scopes = Attributes(modules), private.Scopes()
         python = random.getstate()
         try:
-            answered = compat_keras2.operations_through(answer)
+            answered = private.operations_through(answer)
             with switch.recompute_scope(on), scopes.entered(), answered:
                 found = [_step(model, x, y, loss, sample_weight) for _ in range(steps)]
             return _arrays(model, found)
@@ -140,9 +140,9 @@ def _step(model: Any, x: Any, y: Any, loss: Callable[..., Any], sample_weight: A
 def _in_a_session(
     model: Any, x: Any, y: Any, loss: Callable[..., Any], sample_weight: Any, steps: int
 ) -> Trial:
-    from perftricks.recompute.engines.keras2_graph import plain_gradients
+    from perftricks.recompute.keras2.graph import plain_gradients
 
-    backend = compat.keras_of(model).backend
+    backend = keras2.keras_of(model).backend
     phase = backend.learning_phase()
     placeholders = [*model.inputs, *([] if isinstance(phase, int) else [phase])]
     fed = [*_in_order(model, x), 1][: len(placeholders)]
@@ -156,7 +156,7 @@ def _in_a_session(
         with switch.recompute_scope(True):
             on = _gradients(backend, value, model)
         step = backend.function(
-            placeholders, [value, *off.values(), *on.values()], updates=compat.updates_of(model)
+            placeholders, [value, *off.values(), *on.values()], updates=keras2.updates_of(model)
         )
     before = backend.batch_get_value(model.weights)
     plain, recomputed = [], []
@@ -166,7 +166,7 @@ def _in_a_session(
             state = backend.batch_get_value(model.non_trainable_weights)
             plain.append((at, _by_variable(model, off, found), state))
             recomputed.append((at, _by_variable(model, on, found[len(off) :]), state))
-        session = compat_keras2.session_of(backend)
+        session = private.session_of(backend)
         peaks: List[Any] = [None, None]
         if session is not None:
             feed = dict(zip(placeholders, fed))

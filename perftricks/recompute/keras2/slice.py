@@ -23,11 +23,11 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Se
 
 import tensorflow as tf
 
-from perftricks.recompute.engines import compat_keras2
-from perftricks.recompute.engines.compat_keras2 import Recipe
-from perftricks.recompute.engines.keras2_branches import Branch, Division
-from perftricks.recompute.engines.operations import RANDOM
-from perftricks.recompute.engines.products import worth_keeping
+from perftricks.recompute.keras2 import private
+from perftricks.recompute.keras2.branches import Branch, Division
+from perftricks.recompute.keras2.private import Recipe
+from perftricks.recompute.tensorflow_graphs.operations import RANDOM
+from perftricks.recompute.tensorflow_graphs.products import worth_keeping
 
 _READS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"}
 # They have state, which lives and dies with the loop that they belong to.
@@ -95,7 +95,7 @@ class _Search:
         self._graph = graph
         self._may_add_outputs = may_add_outputs
         self._is_branch = is_branch
-        home = compat_keras2.control_flow(graph)
+        home = private.control_flow(graph)
         self._contexts = {
             op: contexts
             for op, contexts in ((op, _contexts(op, home)) for op in operations)
@@ -104,13 +104,13 @@ class _Search:
         self._loops: Dict[Any, List[Any]] = {}
         for op, contexts in self._contexts.items():
             for context in contexts:
-                if compat_keras2.is_loop(context):
+                if private.is_loop(context):
                     self._loops.setdefault(context, []).append(op)
         self._predicates = {
             context.pred.op
             for contexts in self._contexts.values()
             for context in contexts
-            if not compat_keras2.is_loop(context)
+            if not private.is_loop(context)
         }
         self._divisions: Dict[Any, Optional[Division]] = {}
         self._verdicts: Dict[Any, Any] = {}  # by the operation that made it
@@ -119,7 +119,7 @@ class _Search:
         self._found = self._behind([t.op for t in self._wanted])
         self._order = [op for op in self._contexts if op in self._found]
         for op in self._order:
-            if op.type in RANDOM and not any(map(compat_keras2.is_loop, self._contexts[op])):
+            if op.type in RANDOM and not any(map(private.is_loop, self._contexts[op])):
                 verdict = self._verdict(op.outputs[0])
                 self._verdicts[verdict.op] = verdict
         self._keep()
@@ -129,7 +129,7 @@ class _Search:
         outputs = [t for t in self._wanted if self._is_copied(t.op)]
         if not outputs:
             return None
-        recipe = Recipe(compat_keras2.graph_versions(self._graph))
+        recipe = Recipe(private.graph_versions(self._graph))
         starts = self._starts(outputs, recipe)
         recipe.outputs.extend(map(self._name, outputs))
         kept = [] if self._is_branch else self._keep_products(outputs, recipe)
@@ -139,7 +139,7 @@ class _Search:
         copied = self._copied_for(outputs)
         at_home = {op: None for op in self._order if op in copied and not self._contexts[op]}
         taken = self._taken(copied).values()
-        given = [t for t in taken if t.op not in self._contexts and not compat_keras2.is_read(t)]
+        given = [t for t in taken if t.op not in self._contexts and not private.is_read(t)]
         kept = worth_keeping(at_home, given, outputs)
         measured = [t for each in kept for t in each.between]
         recipe.kept.extend(each.tensor.name for each in kept)
@@ -177,7 +177,7 @@ class _Search:
             yield tensor.op
         for context in self._contexts[op]:
             yield context.pivot.op
-            if compat_keras2.is_loop(context):
+            if private.is_loop(context):
                 for inner in self._loops[context]:
                     if inner.type in ("NextIteration", "Exit", "LoopCond"):
                         yield inner
@@ -263,7 +263,7 @@ class _Search:
             if id(t) in wanted or any(user in self._found for user in t.consumers())
         ]
         branches = []
-        for graph in compat_keras2.branch_graphs(op):
+        for graph in private.branch_graphs(op):
             outputs = [graph.outputs[i] for i in used]
             operations = graph.get_operations()
             search = _Search(graph, operations, outputs, self._may_add_outputs, is_branch=True)
@@ -274,9 +274,9 @@ class _Search:
         return division if division.is_possible() else None
 
     def _is_pure(self, op: Any) -> bool:
-        if op.type in _NEVER or compat_keras2.uses_references(op):
+        if op.type in _NEVER or private.uses_references(op):
             return False
-        if self._is_branch and compat_keras2.has_custom_gradient(op.node_def):
+        if self._is_branch and private.has_custom_gradient(op.node_def):
             return False
         at_home = not self._is_branch and not self._contexts[op]
         if at_home and (op.type in _ENTRIES or self._may_be_fed(op)):
@@ -285,7 +285,7 @@ class _Search:
             return not at_home or op.outputs[0].shape.num_elements() <= _SMALL
         if op.type in _READS:
             return bool(self._contexts[op])  # elsewhere, what was read is at hand
-        return op.type.startswith(_OF_LOOPS) or compat_keras2.is_pure(op, _READS, _OF_LOOPS)
+        return op.type.startswith(_OF_LOOPS) or private.is_pure(op, _READS, _OF_LOOPS)
 
     def _may_be_fed(self, op: Any) -> bool:
         """Tell whether Keras may put another value in the place of what an operation gives.
@@ -357,7 +357,7 @@ class _Search:
         contexts = self._contexts[tensor.op]
         kept = tensor
         for context in contexts:
-            kept = compat_keras2.merge_out_of(context, kept)
+            kept = private.merge_out_of(context, kept)
         if not _may_have_gradient(tensor):
             kept = tf.stop_gradient(kept)  # there is none, but it would be led through the merges
         source = kept.name
@@ -375,7 +375,7 @@ class _Search:
             if op in copied and self._contexts[op] and self._contexts[op][-1] not in outermost:
                 outermost.append(self._contexts[op][-1])
         for context in outermost:
-            recipe.add_context(compat_keras2.context_proto(context, names))
+            recipe.add_context(private.context_proto(context, names))
 
 
 def _may_have_gradient(verdict: Any) -> bool:
@@ -387,9 +387,9 @@ def _may_have_gradient(verdict: Any) -> bool:
 def _contexts(op: Any, home: Any) -> Optional[Tuple[Any, ...]]:
     """List the contexts from an operation outwards, without ``home``; None if it is elsewhere."""
     found = []
-    context = compat_keras2.control_flow_of(op)
+    context = private.control_flow_of(op)
     while context is not home:
-        if context is None or not compat_keras2.is_known(context):
+        if context is None or not private.is_known(context):
             return None
         found.append(context)
         context = context.outer_context
@@ -399,4 +399,4 @@ def _contexts(op: Any, home: Any) -> Optional[Tuple[Any, ...]]:
 def replay(recipe: Recipe, starts: Sequence[Any]) -> List[Any]:
     """Copy a slice into the default graph; return its outputs, computed from other starts."""
     graph = tf.compat.v1.get_default_graph()
-    return compat_keras2.import_recipe(graph, recipe, starts)
+    return private.import_recipe(graph, recipe, starts)

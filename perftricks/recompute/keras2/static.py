@@ -19,9 +19,9 @@ from __future__ import annotations
 import functools
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Set
 
-from perftricks.recompute.engines import compat_keras2
-from perftricks.recompute.engines.keras2_graph import SWITCHED_GRADIENT, attach, is_differentiable
-from perftricks.recompute.engines.keras2_slice import Slice
+from perftricks.recompute.keras2 import private
+from perftricks.recompute.keras2.graph import SWITCHED_GRADIENT, attach, is_differentiable
+from perftricks.recompute.keras2.slice import Slice
 
 
 class Between(NamedTuple):
@@ -52,7 +52,7 @@ class StandIns:
     def install(self) -> None:
         """Have gradients that are built from now on recompute the parts."""
         graph = self._parts[0].gives[0].graph
-        with graph.as_default(), compat_keras2.quiet_ids(graph):
+        with graph.as_default(), private.quiet_ids(graph):
             slices = self._slices(graph)
             stand_ins: Dict[int, Any] = {}
             changes: Dict[Any, Dict[int, Any]] = {}
@@ -63,12 +63,12 @@ class StandIns:
                 _note_consumers(changes, found, inside, new)
         self._changed = set(changes)
         for op, inputs in changes.items():
-            compat_keras2.differentiate_through(op, inputs)
+            private.differentiate_through(op, inputs)
 
     def undo(self) -> None:
         """Have gradients that are built from now on recompute nothing."""
         for op in self._changed:
-            compat_keras2.differentiate_through(op, {})
+            private.differentiate_through(op, {})
         self._changed = set()
 
     def _slices(self, graph: Any) -> List[Any]:
@@ -103,7 +103,7 @@ def block(graph: Any, found: Slice, operations: Sequence[Any]) -> None:
     earlier = {key: x for _, _, stand_ins in blocks for key, x in stand_ins.items()}
     starts = [earlier.get(id(x), x) for x in found.starts]
     blocks.append((found, set(operations), attach(graph, found, starts, SWITCHED_GRADIENT)))
-    for kind in compat_keras2.graph_classes("_init_graph_network"):
+    for kind in private.graph_classes("_init_graph_network"):
         _lead_when_built(kind)
 
 
@@ -127,7 +127,7 @@ def _lead(blocks: Sequence[Any]) -> None:
     for found, inside, stand_ins in blocks:
         _note_consumers(changes, found, inside, stand_ins)
     for op, inputs in changes.items():
-        compat_keras2.differentiate_through(op, inputs)
+        private.differentiate_through(op, inputs)
 
 
 def _note_consumers(
@@ -146,14 +146,14 @@ def _loops_of(graph: Any) -> Dict[Any, List[Any]]:
     found: Dict[Any, List[Any]] = {}
     for op in graph.get_operations():
         for context in _contexts_of(op):
-            if compat_keras2.is_loop(context):
+            if private.is_loop(context):
                 found.setdefault(context, []).append(op)
     return found
 
 
 def _contexts_of(op: Any) -> Iterator[Any]:
-    context = compat_keras2.control_flow_of(op)
-    while compat_keras2.is_known(context):
+    context = private.control_flow_of(op)
+    while private.is_known(context):
         yield context
         context = context.outer_context
 

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence, Set, Tuple
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_ops
 
-from perftricks.recompute.engines import compat
+from perftricks.recompute.tensorflow_graphs import private as graphs
 
 try:
     from tensorflow.python.eager import record as tape
@@ -178,7 +178,7 @@ def stop_recording() -> Any:
 
 def unrecorded() -> Any:
     """Let no tape record but those that begin inside."""
-    return compat.tensorflow_unrecorded(tape)
+    return graphs.unrecorded(tape)
 
 
 def record(name: str, outputs: Sequence[Any], inputs: Sequence[Any], backward: Any) -> None:
@@ -955,7 +955,7 @@ def operations_of_function(name: str) -> Set[str]:
         graph = None if running is None else running.as_graph_def()
         nodes = [] if graph is None else [graph.node, *(f.node_def for f in graph.library.function)]
         return {node.op for listed in nodes for node in listed}
-    return compat.tensorflow_function_operations([name])
+    return graphs.function_operations([name])
 
 
 def variables_of_function() -> List[Any]:

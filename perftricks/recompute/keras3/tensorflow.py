@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional,
 import numpy as np
 import tensorflow as tf
 
-from perftricks.recompute.engines import compat
-from perftricks.recompute.engines.operations import DRAWS, WRITES
-from perftricks.recompute.engines.ordering import in_order
-from perftricks.recompute.engines.tensorflow_reuse import count, operations_since, reuse
+from perftricks.recompute.tensorflow_graphs import private as graphs
+from perftricks.recompute.tensorflow_graphs.operations import DRAWS, WRITES
+from perftricks.recompute.tensorflow_graphs.ordering import in_order
+from perftricks.recompute.tensorflow_graphs.reuse import count, operations_since, reuse
 
 if TYPE_CHECKING:
-    from perftricks.recompute.engines.keras3 import PureCall
+    from perftricks.recompute.keras3.call import PureCall
 
 
 def is_tensor(x: Any) -> bool:
@@ -57,7 +57,7 @@ def check_output(x: Any) -> None:
 
 def is_recording() -> bool:
     """Tell whether a tape is active; a graph may be differentiated without one."""
-    recording: bool = compat.tensorflow_record().could_possibly_record()
+    recording: bool = graphs.record().could_possibly_record()
     return recording or not tf.executing_eagerly()
 
 
@@ -89,7 +89,7 @@ def home() -> Any:
 
 def is_in_function(home: Any) -> bool:
     """Tell whether a tf.function is being traced inside of the call."""
-    return compat.tensorflow_is_in_function(home)
+    return graphs.is_in_function(home)
 
 
 def may_assign(home: Any) -> bool:
@@ -100,8 +100,8 @@ def may_assign(home: Any) -> bool:
 def noticed(variable: Any, value: Any) -> None:
     """Let tapes and a ``tf.custom_gradient`` inside of the call know that it uses a variable."""
     if variable.trainable and isinstance(value, tf.Tensor):
-        stand_in = compat.tensorflow_stand_in()
-        compat.tensorflow_accessed(stand_in(variable.path, value, value.dtype, value.shape))
+        stand_in = graphs.stand_in()
+        graphs.accessed(stand_in(variable.path, value, value.dtype, value.shape))
 
 
 def read(value: Any, home: Any) -> Any:
@@ -136,8 +136,8 @@ def checkpoint(pure: PureCall) -> List[Any]:
     """Run a call; the gradient function runs it again."""
     watcher = _Watcher()
     # In a loop or a branch, a tape knows what stands there for a tensor from outside.
-    given = [compat.tensorflow_captured(home(), x) for x in pure.tensors]
-    unrecorded = compat.tensorflow_unrecorded(compat.tensorflow_record())
+    given = [graphs.captured(home(), x) for x in pure.tensors]
+    unrecorded = graphs.unrecorded(graphs.record())
     with unrecorded, watcher, _Operations.watched() as operations:
         # Copies by name only: a tensor that is also captured must be found as captured.
         copies = [tf.identity(x) for x in given]
@@ -146,21 +146,19 @@ def checkpoint(pure: PureCall) -> List[Any]:
     operations.check()
     _check_objects(pure.objects, operations)
     ends = [_beneath(y, operations) for y in results]
-    attached = list({compat.tensor_id(y): i for i, y in enumerate(ends)}.values())
+    attached = list({graphs.tensor_id(y): i for i, y in enumerate(ends)}.values())
     attached = [i for i in attached if operations.made(ends[i]) and _differentiable(ends[i])]
     if not attached:
         return results
     variables = [variable for variable, _ in pure.reads.values()]
     raw = watcher.variables
     for variable in operations.variables_but(raw):
-        compat.tensorflow_accessed(variable, by_tapes_only=True)
+        graphs.accessed(variable, by_tapes_only=True)
         raw.append(variable)
     values = [tf.convert_to_tensor(pure.current(variable)) for variable in variables]
     inputs = [*given, *values]
     captured, begun_in = operations.captured, home()
-    taken = [
-        [x, *compat.tensorflow_outside(begun_in, x)] for x in (*captured, *operations.others_taken)
-    ]
+    taken = [[x, *graphs.outer_tensors(begun_in, x)] for x in (*captured, *operations.others_taken)]
     for outside in [x[1] for x in taken[: len(captured)] if len(x) > 1]:
         begun_in.capture(outside)  # once more, so that the tapes notice
     asked_for: Set[int] = set()
@@ -173,7 +171,7 @@ def checkpoint(pure: PureCall) -> List[Any]:
         pairs = [(i, dy) for i, dy in zip(attached, upstream) if not asked_for or i in asked_for]
         used, upstream = [i for i, _ in pairs], tuple(dy for _, dy in pairs)
         asked_for.clear()
-        seen = compat.tensorflow_captured_again(graph, begun_in, taken, len(captured))
+        seen = graphs.captured_again(graph, begun_in, taken, len(captured))
         with _after(upstream, inputs) as (upstream, copies), seen as names:
             seen_as = [*([x] for x in copies), *names, *([v] for v in raw)]
             sources = [x for group in seen_as for x in group if _differentiable(x)]
@@ -205,16 +203,16 @@ def checkpoint(pure: PureCall) -> List[Any]:
         return found, gradient
 
     sources = [*inputs, *captured, *[tf.convert_to_tensor(v) for v in raw]]
-    if compat.tensorflow_has_tangents(sources):
+    if graphs.has_tangents(sources):
         # Forward-mode differentiation goes along with the call, and needs nothing of it later.
         return pure.replay(given, values)
     found = dict(zip(attached, attach(*sources)))
     if len(found) > 1:
         found = {i: _gated(y, functools.partial(asked_for.add, i)) for i, y in found.items()}
-    by_id = {compat.tensor_id(ends[i]): y for i, y in found.items()}
+    by_id = {graphs.tensor_id(ends[i]): y for i, y in found.items()}
     outputs = []
     for y, end in zip(results, ends):
-        new = by_id.get(compat.tensor_id(end), end)
+        new = by_id.get(graphs.tensor_id(end), end)
         outputs.append(new if end is y else _once_more(y.op, new))
     return outputs
 
@@ -248,7 +246,7 @@ class _Watcher:
     @property
     def variables(self) -> List[Any]:
         """The variables, each once."""
-        return [v for v in self._found.values() if not isinstance(v, compat.tensorflow_stand_in())]
+        return [v for v in self._found.values() if not isinstance(v, graphs.stand_in())]
 
     @property
     def _active(self) -> List[_Watcher]:
@@ -256,7 +254,7 @@ class _Watcher:
         return found
 
     def _begin(self) -> None:
-        self._watcher = compat.tensorflow_record().VariableWatcher()
+        self._watcher = graphs.record().VariableWatcher()
         self._watcher.__enter__()
 
     def _end(self) -> None:
@@ -306,7 +304,7 @@ def _after(upstream: Sequence[Any], inputs: Sequence[Any]) -> Iterator[Any]:
     """Give copies of the inputs, by name only, that are there once the incoming gradient is."""
     if tf.executing_eagerly():
         yield upstream, [tf.identity(x) for x in inputs]
-    elif compat.tensorflow_compiles_with_xla(tf.compat.v1.get_default_graph()):
+    elif graphs.compiles_with_xla(tf.compat.v1.get_default_graph()):
         after = _barrier(*inputs, *upstream)
         yield after[len(inputs) :], after[: len(inputs)]
     else:
@@ -319,7 +317,7 @@ def _barrier(*tensors: Any) -> Any:
     def gradient(*upstream: Any) -> List[Any]:
         return [dy if _differentiable(x) else None for x, dy in zip(tensors, upstream)]
 
-    return compat.tensorflow_xla_barrier(tensors), gradient
+    return graphs.xla_barrier(tensors), gradient
 
 
 def _differentiable(x: Any) -> bool:
@@ -387,7 +385,7 @@ def _of_this_replica(operations: Sequence[Any]) -> List[Any]:
     Each is built by a thread of its own, and they take turns where they exchange something, as a
     synchronized batch normalization does.
     """
-    others = compat.tensorflow_devices_of_other_replicas()
+    others = graphs.devices_of_other_replicas()
     return [op for op in operations if op.device not in others]
 
 
@@ -418,7 +416,7 @@ class _Operations:
         """Watch the operations that run or are created inside."""
         operations = cls()
         if tf.executing_eagerly():
-            with compat.tensorflow_operations_reported(operations._ran):
+            with graphs.operations_reported(operations._ran):
                 yield operations
         else:
             graph = tf.compat.v1.get_default_graph()
@@ -426,13 +424,13 @@ class _Operations:
             yield operations
             operations.created = _of_this_replica(operations_since(graph, operations._begin))
             since = operations_since(graph, start)
-            stand_ins = compat.tensorflow_stand_ins(graph)
+            stand_ins = graphs.stand_ins(graph)
             for op in since:
                 operations._note(op.inputs, () if op in stand_ins else op.outputs, others=True)
             for op in _of_this_replica(since):
                 operations._types.add(op.type)
-                functions = compat.tensorflow_functions_of(op.node_def)
-                operations._types |= compat.tensorflow_function_operations(functions, graph)
+                functions = graphs.functions_of(op.node_def)
+                operations._types |= graphs.function_operations(functions, graph)
 
     def _ran(
         self,
@@ -449,18 +447,18 @@ class _Operations:
             name = _text(op_type)
             if op_type not in self._functions:  # a function runs under its own name
                 self._functions.add(op_type)
-                self._types |= compat.tensorflow_function_operations([name])
-            if compat.tensorflow_is_function(name):
+                self._types |= graphs.function_operations([name])
+            if graphs.is_function(name):
                 self._handles.update((x._id, x) for x in inputs if x.dtype == tf.resource)
 
     def _note(self, inputs: Sequence[Any], outputs: Sequence[Any], others: bool = False) -> None:
         for x in inputs:
-            if compat.tensor_id(x) not in self._made:
+            if graphs.tensor_id(x) not in self._made:
                 if _differentiable(x):
-                    self._taken[compat.tensor_id(x)] = x
+                    self._taken[graphs.tensor_id(x)] = x
                 elif others:
-                    self._others[compat.tensor_id(x)] = x
-        self._made.update(compat.tensor_id(y) for y in outputs)
+                    self._others[graphs.tensor_id(x)] = x
+        self._made.update(graphs.tensor_id(y) for y in outputs)
 
     @property
     def captured(self) -> List[Any]:
@@ -479,12 +477,12 @@ class _Operations:
         """
         handles = {v.handle._id for v in known if tf.executing_eagerly()}
         left = [handle for number, handle in self._handles.items() if number not in handles]
-        found = map(compat.tensorflow_variable_of, left)
+        found = map(graphs.variable_of, left)
         return [variable for variable in found if variable is not None]
 
     def made(self, tensor: Any) -> bool:
         """Tell whether a tensor was made by these operations."""
-        return compat.tensor_id(tensor) in self._made
+        return graphs.tensor_id(tensor) in self._made
 
     def check(self) -> None:
         """Refuse what cannot be run twice."""

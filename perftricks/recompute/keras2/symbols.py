@@ -2,7 +2,7 @@
 
 Where models run eagerly or in a ``tf.function``, a function stands in for the method that runs
 the graph of layers, as on Keras 3. Where the graph of TensorFlow exists already (keras 2.3.1,
-TensorFlow 1, v1 graphs) the gradients are led another way: ``engines.keras2_static``.
+TensorFlow 1, v1 graphs) the gradients are led another way: ``keras2.static``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import tensorflow as tf
 
 from perftricks.recompute import blocks, switch
-from perftricks.recompute.engines import keep_autograph_out, keras2
-from perftricks.recompute.engines.compat_keras2 import is_symbol
-from perftricks.recompute.families import keras2 as compat
 from perftricks.recompute.graph import Graph
+from perftricks.recompute.keras2 import call as engine
+from perftricks.recompute.keras2 import layers as keras2
+from perftricks.recompute.keras2.private import is_symbol
 from perftricks.recompute.segments import Part
+from perftricks.recompute.stacks import keep_autograph_out
 
 Hook = Tuple[Any, str, Any]
 Piece = Tuple[List[Any], List[Any], List[Any]]  # calls, the symbols they take, and those they give
@@ -27,7 +28,7 @@ Cut = Tuple[Sequence[Any], Sequence[int], Sequence[int]]  # the same, symbols by
 
 @keep_autograph_out
 def _wanted() -> bool:
-    return switch.enabled(default=True) and not compat.is_only_inference()
+    return switch.enabled(default=True) and not keras2.is_only_inference()
 
 
 class InParts:
@@ -48,21 +49,21 @@ class InParts:
 
     def run(self, functional: Any, inputs: Any, training: Any, mask: Any) -> Any:
         """Return what the model returns."""
-        flat = compat.reference_inputs(functional, inputs)
-        masks = [None] * len(flat) if mask is None else compat.reference_inputs(functional, mask)
+        flat = keras2.reference_inputs(functional, inputs)
+        masks = [None] * len(flat) if mask is None else keras2.reference_inputs(functional, mask)
         for x, own in zip(flat, masks):
             x._keras_mask = own
         values = {id(symbol): x for symbol, x in zip(functional.inputs, flat)}
         for piece, layers, recomputed in zip(self._pieces, self._layers, self._recomputed):
             _, takes, gives = piece
-            segment = _segment(compat.PartOfGraph(functional, *piece), training)
+            segment = _segment(keras2.PartOfGraph(functional, *piece), training)
             tensors = [values[id(symbol)] for symbol in takes]
             if recomputed:
-                given = keras2.checkpointed_call(segment, (tensors,), {}, layers=layers)
+                given = engine.checkpointed_call(segment, (tensors,), {}, layers=layers)
             else:
                 given = segment(tensors)
             values.update(zip(map(id, gives), given))
-        return compat.pack_outputs(functional, [values[id(x)] for x in functional.outputs])
+        return keras2.pack_outputs(functional, [values[id(x)] for x in functional.outputs])
 
 
 def graph_hook(graph: Graph, parts: Sequence[Part], recomputed: Sequence[bool]) -> Hook:
@@ -87,9 +88,9 @@ def graph_hook(graph: Graph, parts: Sequence[Part], recomputed: Sequence[bool]) 
 
 def symbolic_call(call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Return ``call(*args, **kwargs)``; the calls of layers it made become a part of the model."""
-    outputs, found = blocks.marking(call, args, kwargs, compat)
+    outputs, found = blocks.marking(call, args, kwargs, keras2)
     if found:
-        for kind in compat.graph_classes():
+        for kind in keras2.graph_classes():
             _run_blocks(kind)
     return outputs
 
@@ -102,7 +103,7 @@ def _run_blocks(kind: Any) -> None:
     @functools.wraps(plain)
     @keep_autograph_out
     def run(self: Any, inputs: Any, training: Any = None, mask: Any = None, **more: Any) -> Any:
-        wanted = switch.enabled(default=False) and not compat.is_only_inference()
+        wanted = switch.enabled(default=False) and not keras2.is_only_inference()
         in_parts = None
         if wanted and isinstance(self, kind) and not any(more.values()):
             if self not in known:
@@ -127,7 +128,7 @@ def _has_symbols(inputs: Any) -> bool:
     return any(map(is_symbol, tf.nest.flatten(inputs)))
 
 
-def _segment(part: compat.PartOfGraph, training: Any) -> Callable[..., Any]:
+def _segment(part: keras2.PartOfGraph, training: Any) -> Callable[..., Any]:
     @keep_autograph_out
     def segment(tensors: Sequence[Any]) -> List[Any]:
         return part.run(tensors, training)
@@ -151,10 +152,10 @@ def layer_hooks(model: Any, layers: Sequence[Any]) -> List[Hook]:
     Raises:
         ValueError: If the graph of the model exists already and says nothing of one of them.
     """
-    if not compat.is_static(model):
+    if not keras2.is_static(model):
         return [(layer, "call", _call_hook(layer)) for layer in layers]
-    graph = compat.graph_of(model)
-    nodes = [] if graph is None else compat.nodes_of(graph)
+    graph = keras2.graph_of(model)
+    nodes = [] if graph is None else keras2.nodes_of(graph)
     for layer in layers:
         if not any(node.operation is layer for node in nodes):
             raise ValueError(
@@ -176,7 +177,7 @@ def layer_hooks(model: Any, layers: Sequence[Any]) -> List[Hook]:
 def _static_hook(
     functional: Any, parts: Sequence[Tuple[List[Any], List[Any]]], recomputed: Sequence[bool]
 ) -> Hook:
-    from perftricks.recompute.engines.keras2_static import Between, StandIns
+    from perftricks.recompute.keras2.static import Between, StandIns
 
     stand_ins = StandIns([Between(*part, on) for part, on in zip(parts, recomputed)])
     return functional, "_perftricks_stand_ins", stand_ins
@@ -190,6 +191,6 @@ def _call_hook(layer: Any) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         if not _wanted():
             return plain(*args, **kwargs)
-        return keras2.checkpointed_call(plain, args, kwargs, (layer,))
+        return engine.checkpointed_call(plain, args, kwargs, (layer,))
 
     return call

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
-from perftricks.recompute.engines import compat
+from perftricks.recompute.keras3 import private
 
 METHODS = ("call", "quantized_call", "_run_through_graph")
 COMPILED = ("train_function", "test_function", "predict_function")
@@ -182,7 +182,7 @@ def children(layer: Any) -> List[Any]:
 def everything_in(model: Any) -> List[Any]:
     """List a model, all layers below it and the graphs that Sequentials keep inside, each once."""
     found: Dict[int, Any] = {}
-    for layer in compat.flat_layers(model):
+    for layer in private.flat_layers(model):
         found[id(layer)] = layer
         graph = graph_of(layer)
         if graph is not None:

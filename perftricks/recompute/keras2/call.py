@@ -20,7 +20,8 @@ from typing import Any, Callable, Dict, Sequence, Tuple
 
 import tensorflow as tf
 
-from perftricks.recompute.engines import compat_keras2, keep_autograph_out
+from perftricks.recompute.keras2 import private
+from perftricks.recompute.stacks import keep_autograph_out
 
 
 @keep_autograph_out
@@ -42,16 +43,16 @@ def checkpointed_call(
     if _is_empty(leaves):
         return call(*args, **kwargs)
     if not tf.executing_eagerly():
-        call = compat_keras2.converted(call)
+        call = private.converted(call)
         graph = tf.compat.v1.get_default_graph()
-        if compat_keras2.is_saving() or compat_keras2.is_only_inference(graph):
+        if private.is_saving() or private.is_only_inference(graph):
             return call(*args, **kwargs)
-        from perftricks.recompute.engines import keras2_graph
+        from perftricks.recompute.keras2 import graph as in_graph
 
-        return keras2_graph.checkpointed(call, args, kwargs)
-    from perftricks.recompute.engines import keras2_eager
+        return in_graph.checkpointed(call, args, kwargs)
+    from perftricks.recompute.keras2 import eager
 
-    return keras2_eager.checkpointed(call, args, kwargs, layers)
+    return eager.checkpointed(call, args, kwargs, layers)
 
 
 def _is_empty(leaves: Sequence[Any]) -> bool:

@@ -17,8 +17,8 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 
 import tensorflow as tf
 
-from perftricks.recompute.engines import compat_keras2
-from perftricks.recompute.engines.compat_keras2 import Recipe
+from perftricks.recompute.keras2 import private
+from perftricks.recompute.keras2.private import Recipe
 
 _READ = "PerftricksReadInBranch"
 
@@ -80,7 +80,7 @@ class Branch:
         if number in self.reads:
             return self.reads[number][0]
         with self.graph.as_default():
-            return compat_keras2.read(self.graph.inputs[number], dtype)
+            return private.read(self.graph.inputs[number], dtype)
 
     def nothing(self, like: Any) -> Any:
         """Return what stands in the place of something that the other branch has drawn."""
@@ -105,11 +105,11 @@ class Branch:
             if self._slice is not None:
                 starts = [values[x.name] for x in self._slice.starts]
                 graph = tf.compat.v1.get_default_graph()
-                again = compat_keras2.import_recipe(graph, self._slice.recipe, starts)
+                again = private.import_recipe(graph, self._slice.recipe, starts)
                 values.update(zip((x.name for x in self._slice.outputs), again))
             return [values[x.name] for x in self._outputs]
 
-        return compat_keras2.new_function(self.graph.name, [*takes, *outside], compute)
+        return private.new_function(self.graph.name, [*takes, *outside], compute)
 
 
 class _Kept(NamedTuple):
@@ -212,7 +212,7 @@ class Division:
         """Let the operation give what is kept; return what that is outside of the branches."""
         further = [each for each in kept if each.place is None]
         count = len(self._op.outputs)
-        compat_keras2.add_outputs(
+        private.add_outputs(
             self._op,
             [branch.graph for branch in self._branches],
             [[each.within(branch) for branch in self._branches] for each in further],

@@ -45,8 +45,11 @@ import keras
 import numpy as np
 from keras import tree
 
-from perftricks.recompute.engines import captures, compat, keep_autograph_out
-from perftricks.recompute.engines.python_state import Attributes, Change, ThreadState
+from perftricks.recompute import references
+from perftricks.recompute.keras3 import private
+from perftricks.recompute.python_state import Attributes, Change, ThreadState
+from perftricks.recompute.stacks import keep_autograph_out
+from perftricks.recompute.tensorflow_graphs import private as graphs
 
 BACKENDS = ("tensorflow", "jax", "torch")
 _warned: Set[str] = set()
@@ -66,14 +69,14 @@ def checkpointed_call(
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         layers: The layers that ``call`` runs, if they are not found by themselves, as
-            ``captures.reached`` does. They are needed for what layers keep in Python attributes;
+            ``references.reached`` does. They are needed for what layers keep in Python attributes;
             variables are noticed when read.
     """
     framework = _framework()
     leaves = tree.flatten((args, kwargs))
     if (
         framework is None
-        or compat.is_symbolic()
+        or private.is_symbolic()
         or any(isinstance(leaf, keras.KerasTensor) for leaf in leaves)
         or not framework.is_recording()
     ):
@@ -84,7 +87,7 @@ def checkpointed_call(
         prepared = framework.prepare(call)
     if is_inference() or any(framework.is_tensor(x) and framework.is_empty(x) for x in leaves):
         return prepared(*args, **kwargs)
-    reached = captures.reached([owner, call, layers, args, kwargs], below)
+    reached = references.reached([owner, call, layers, args, kwargs], below)
     owners = [x for x in reached if isinstance(x, keras.Layer)]
     modules = framework.modules(reached)
     call = prepared
@@ -121,7 +124,7 @@ class PureCall:
         self.framework = framework
         self._call = call
         leaves = tree.flatten((args, kwargs))
-        hung = [compat.hung_on(leaf) if framework.is_tensor(leaf) else {} for leaf in leaves]
+        hung = [private.hung_on(leaf) if framework.is_tensor(leaf) else {} for leaf in leaves]
         if any(_may_be_reused(leaf) for leaf in leaves):
             args, kwargs = tree.map_structure(
                 lambda leaf: leaf.copy() if _may_be_reused(leaf) else leaf, (args, kwargs)
@@ -129,7 +132,7 @@ class PureCall:
         self._arguments = _Structure(framework, (args, kwargs, hung))
         self.tensors = self._arguments.tensors
         self.reads: Dict[int, Tuple[Any, Any]] = {}
-        self._outer = compat.stateless_scope()
+        self._outer = private.stateless_scope()
         self._home = framework.home()
         self._attributes = Attributes([*layers, *modules])
         self._thread_state = ThreadState()
@@ -204,7 +207,7 @@ class PureCall:
     def current(self, variable: Any) -> Any:
         """Return the value of a variable outside of the call."""
         value = self.native(variable)
-        return compat.own_value(variable) if value is None else value
+        return private.own_value(variable) if value is None else value
 
     def _read(self, variable: Any) -> Any:
         value = self.current(variable)
@@ -231,7 +234,7 @@ class PureCall:
             hung_on_outputs = self._hung_on(tree.flatten(outputs))
         losses = [(scope.owners[id(loss)], loss) for loss in scope.losses]
         for owner, loss in losses:
-            compat.forget_loss(owner, loss)
+            private.forget_loss(owner, loss)
         for leaf in tree.flatten(outputs):
             self.framework.check_output(leaf)
         originals = tree.flatten(self._arguments.structure[:2])
@@ -250,7 +253,7 @@ class PureCall:
         )
 
     def _hung_on(self, leaves: Sequence[Any]) -> List[Dict[str, Any]]:
-        return [compat.hung_on(leaf) if self.framework.is_tensor(leaf) else {} for leaf in leaves]
+        return [private.hung_on(leaf) if self.framework.is_tensor(leaf) else {} for leaf in leaves]
 
 
 class _Scope(keras.StatelessScope):  # type: ignore[misc]
@@ -295,12 +298,12 @@ class _Scope(keras.StatelessScope):  # type: ignore[misc]
         if self._is_first and id(variable) not in self.written:
             self._pure.keep(variable)
         # Whether the assignment takes effect depends on the precision that is in force then, too.
-        precision = compat.keras_thread_state().get("autocast_scope")
+        precision = private.keras_thread_state().get("autocast_scope")
         self.written[id(variable)] = variable, value, precision
         self.state_mapping[id(variable)] = framework.written(value, old)
 
     def add_loss(self, loss: Any) -> None:
-        self.owners[id(loss)] = compat.loss_owner()
+        self.owners[id(loss)] = private.loss_owner()
         super().add_loss(loss)
 
 
@@ -366,7 +369,7 @@ class _Effects:
             *zip(tree.flatten(outputs), on_outputs),
         ]:
             if self._is_tensor(tensor):
-                compat.hang(tensor, attributes)
+                private.hang(tensor, attributes)
         return outputs
 
 
@@ -433,14 +436,14 @@ class _NotBuilt(BaseException):
 def _attached(tensors: Sequence[Any], hung: Sequence[Dict[str, Any]]) -> Iterator[None]:
     """Hang masks, logits and the like on tensors for a while."""
     pairs = [(tensor, attributes) for tensor, attributes in zip(tensors, hung) if attributes]
-    before = [compat.hung_on(tensor) for tensor, _ in pairs]
+    before = [private.hung_on(tensor) for tensor, _ in pairs]
     for tensor, attributes in pairs:
-        compat.hang(tensor, attributes)
+        private.hang(tensor, attributes)
     try:
         yield
     finally:
         for (tensor, _), attributes in zip(pairs, before):
-            compat.hang(tensor, attributes)
+            private.hang(tensor, attributes)
 
 
 def _same(attributes: Dict[str, Any], others: Dict[str, Any]) -> bool:
@@ -453,7 +456,7 @@ def _same(attributes: Dict[str, Any], others: Dict[str, Any]) -> bool:
 @contextlib.contextmanager
 def _autocast(scope: Any) -> Iterator[None]:
     """Put a precision in force for a while."""
-    state = compat.keras_thread_state()
+    state = private.keras_thread_state()
     before = state.get("autocast_scope")
     state["autocast_scope"] = scope
     try:
@@ -469,16 +472,16 @@ def is_inference() -> bool:
     off; there a custom gradient would only be in the way. JAX and torch have nothing to leave out:
     without gradients, what is checkpointed runs as it is.
     """
-    if compat.keras_backend() != "tensorflow" or compat.tensorflow_record().could_possibly_record():
+    if private.keras_backend() != "tensorflow" or graphs.record().could_possibly_record():
         return False
-    context = compat.keras_thread_state().get("current_call_ctx")
+    context = private.keras_thread_state().get("current_call_ctx")
     return context is not None and not context.training
 
 
 def _framework() -> Optional[ModuleType]:
-    name = compat.keras_backend()
+    name = private.keras_backend()
     if name in BACKENDS:
-        return importlib.import_module("perftricks.recompute.engines." + name)
+        return importlib.import_module("perftricks.recompute.keras3." + name)
     if name not in _warned:
         _warned.add(name)
         warnings.warn(
@@ -497,7 +500,7 @@ def _may_be_reused(x: Any) -> bool:
 
 def below(x: Any) -> List[Any]:
     """List a layer and all layers below it, each once; nothing for what is no layer."""
-    return compat.flat_layers(x) if isinstance(x, keras.Layer) else []
+    return private.flat_layers(x) if isinstance(x, keras.Layer) else []
 
 
 def _name(call: Callable[..., Any]) -> str:

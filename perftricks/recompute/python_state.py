@@ -26,7 +26,7 @@ from typing import (
     TypeVar,
 )
 
-from perftricks.recompute.engines import compat
+from perftricks.recompute.keras3 import private
 
 T = TypeVar("T")
 MISSING = object()
@@ -142,7 +142,7 @@ class ThreadState:
     """The scopes that are open at one moment: precision, names, training or not, our own switch."""
 
     def __init__(self) -> None:
-        self._keras = dict(compat.keras_thread_state())
+        self._keras = dict(private.keras_thread_state())
         self._freeze()
         self._context = contextvars.copy_context()
 
@@ -163,7 +163,7 @@ class ThreadState:
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         """Have Keras' scopes as they were then for a while."""
-        namespace = compat.keras_thread_state()
+        namespace = private.keras_thread_state()
         now = dict(namespace)
         then = ThreadState.__new__(ThreadState)
         then._keras = dict(self._keras)

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import tensorflow as tf
 
-from perftricks.recompute.engines import compat_keras2
+from perftricks.recompute.keras2 import private
 
 METHODS = ("call", "_run_internal_graph", "_perftricks_stand_ins")
 COMPILED = ("train_function", "test_function", "predict_function", "train_tf_function")
@@ -48,7 +48,7 @@ def keras_of(layer: Any) -> Any:
 def is_static(model: Any) -> bool:
     """Tell whether a model is part of a graph with sessions, built once and for all."""
     return hasattr(model, "outputs") and (
-        compat_keras2.is_standalone(model) or not compat_keras2.eager_outside_functions()
+        private.is_standalone(model) or not private.eager_outside_functions()
     )
 
 
@@ -111,7 +111,7 @@ def _node(own: Any) -> Node:
 def node_of(symbol: Any) -> Optional[Node]:
     """Return the call that a symbol comes from, or None if it is an input."""
     if not hasattr(symbol, "_keras_history"):
-        compat_keras2.complete_history(symbol)
+        private.complete_history(symbol)
     layer, number = symbol._keras_history[:2]
     return None if is_input_layer(layer) else _node(layer._inbound_nodes[number])
 
@@ -123,12 +123,12 @@ def own(node: Node) -> Any:
 
 def is_symbol(x: Any) -> bool:
     """Tell whether ``x`` is a symbol of a Keras whose models call layers."""
-    return compat_keras2.is_symbol(x) or compat_keras2.is_in_graph_of_symbols(x)
+    return private.is_symbol(x) or private.is_in_graph_of_symbols(x)
 
 
 def graph_classes() -> List[Any]:
     """List the classes whose method runs a graph of layers, one for each Keras that is loaded."""
-    return compat_keras2.graph_classes("_run_internal_graph")
+    return private.graph_classes("_run_internal_graph")
 
 
 def shape_of(symbol: Any) -> Tuple[Any, ...]:
@@ -178,7 +178,7 @@ def everything_in(model: Any) -> List[Any]:
 
 def is_only_inference() -> bool:
     """Tell whether nobody can ask for gradients of what runs now: a model is being saved."""
-    return compat_keras2.is_saving()
+    return private.is_saving()
 
 
 def forget_compiled(model: Any) -> None:
@@ -190,7 +190,7 @@ def forget_compiled(model: Any) -> None:
                 setattr(layer, name, None)
         for name in _CACHES:
             getattr(layer, name, {}).clear()
-    if trained and compat_keras2.is_standalone(model):
+    if trained and private.is_standalone(model):
         weights = model.optimizer.get_weights()
         model._make_train_function()  # with slots that begin at zero
         model.optimizer.set_weights(weights)
@@ -198,7 +198,7 @@ def forget_compiled(model: Any) -> None:
 
 def updates_of(model: Any) -> List[Any]:
     """List the assignments that belong to a step of a model in a graph, as its ``fit`` does."""
-    if compat_keras2.is_standalone(model):
+    if private.is_standalone(model):
         return list(model.updates)
     return [*model.get_updates_for(None), *model.get_updates_for(model.inputs)]
 

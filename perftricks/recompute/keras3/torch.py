@@ -13,10 +13,10 @@ import keras
 import torch
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
-from perftricks.recompute.engines import compat
+from perftricks.recompute.keras3 import private
 
 if TYPE_CHECKING:
-    from perftricks.recompute.engines.keras3 import PureCall
+    from perftricks.recompute.keras3.call import PureCall
 
 
 def is_tensor(x: Any) -> bool:
@@ -59,7 +59,7 @@ def modules(reached: Sequence[Any]) -> List[Any]:
     the module in which it lists the values of these.
     """
     layers = [x for x in reached if isinstance(x, keras.Layer)]
-    lists = {id(compat.torch_list_of_values(layer)) for layer in layers}
+    lists = {id(private.torch_list_of_values(layer)) for layer in layers}
     found = {
         id(below): below
         for x in reached
@@ -125,17 +125,17 @@ class Surroundings:
     """What of torch is in force at one moment, beside autocast, which its checkpoint sees to."""
 
     def __init__(self) -> None:
-        self._modes = compat.torch_function_modes(), compat.torch_dispatch_modes()
-        self._settings = compat.torch_settings()
-        self._parametrizations = compat.TorchParametrizations()
+        self._modes = private.torch_function_modes(), private.torch_dispatch_modes()
+        self._settings = private.torch_settings()
+        self._parametrizations = private.TorchParametrizations()
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
         """Have it in force again for a while, and nothing else; in whatever thread this is."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._parametrizations.in_force())
-            stack.enter_context(compat.torch_settings_in_force(self._settings))
-            stack.enter_context(compat.torch_modes_in_force(*self._modes))
+            stack.enter_context(private.torch_settings_in_force(self._settings))
+            stack.enter_context(private.torch_modes_in_force(*self._modes))
             yield
 
 
@@ -172,8 +172,8 @@ def takes_effect(variable: Any) -> bool:
 
     Where a layer computes in another precision, Keras on torch assigns to the copy that it casts.
     """
-    value = compat.own_value(variable)
-    return compat.autocast(variable, value) is value
+    value = private.own_value(variable)
+    return private.autocast(variable, value) is value
 
 
 class _Written(torch.autograd.Function):  # type: ignore[misc]
@@ -193,13 +193,13 @@ def written(new: Any, old: Any) -> Any:
 
 def _check(tensors: Sequence[Any]) -> None:
     """Refuse what cannot be exact, given what a call that begins now is given."""
-    if compat.torch_is_transformed():
+    if private.torch_is_transformed():
         raise RuntimeError(
             "recompute cannot be used inside of a transformation of torch.func (grad, vmap, jvp): "
             "these do not support what recomputing needs of autograd. Call the transformation "
             "inside of recompute_scope(False)"
         )
-    hooks = compat.torch_saved_tensors_hooks()
+    hooks = private.torch_saved_tensors_hooks()
     if hooks is None:
         return
     pack, unpack = hooks
@@ -280,7 +280,7 @@ def checkpoint(pure: PureCall) -> List[Any]:
         try:
             with _trained(used), buffers.replayed(), surroundings.in_force():
                 return pure.run(*tensors)
-        except compat.torch_end_of_recomputation() as end:
+        except private.torch_end_of_recomputation() as end:
             _forget_frames(end)
             _free_cycles()
             raise

@@ -11,10 +11,11 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import keras
 import numpy as np
 
-from perftricks.recompute.engines import captures, compat
-from perftricks.recompute.engines.keras3 import below
-from perftricks.recompute.engines.python_state import Attributes
-from perftricks.recompute.families import keras3
+from perftricks.recompute import references
+from perftricks.recompute.keras3 import layers as keras3
+from perftricks.recompute.keras3 import private
+from perftricks.recompute.keras3.call import below
+from perftricks.recompute.python_state import Attributes
 from perftricks.recompute.verification import same_bits
 
 Arrays = Dict[Tuple[str, str], Any]  # by kind (loss, gradient, state) and name
@@ -70,7 +71,7 @@ class TorchState:
 
     def __init__(self, modules: Sequence[Any]) -> None:
         self._state = None
-        if compat.keras_backend() == "torch":
+        if private.keras_backend() == "torch":
             import torch
 
             devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
@@ -101,7 +102,7 @@ def run(
         measure: Whether to measure memory, for which JAX compiles the whole program.
     """
     arrays: Arrays = {}
-    passes = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[compat.keras_backend()]
+    passes = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[private.keras_backend()]
     state = [v for v in model.variables if not _in(v, model.trainable_variables)]
     names = [_name(variable, model) for variable in state]
     names += [name for name, _ in _buffers(model)]
@@ -136,14 +137,14 @@ def _name(variable: Any, model: Any) -> str:
 
 def torch_modules(model: Any) -> List[Any]:
     """List the modules of torch in a model or layer that are no layers."""
-    if compat.keras_backend() != "torch":
+    if private.keras_backend() != "torch":
         return []
-    modules: List[Any] = _engine().modules(captures.reached([model], below))
+    modules: List[Any] = _engine().modules(references.reached([model], below))
     return modules
 
 
 def _engine() -> Any:
-    from perftricks.recompute.engines import torch as engine
+    from perftricks.recompute.keras3 import torch as engine
 
     return engine
 

@@ -13,10 +13,12 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import tensorflow as tf
 
-from perftricks.recompute.engines import captures, compat, compat_keras2
-from perftricks.recompute.engines.keras2_tensors import Path, Results, hang, hung_on
-from perftricks.recompute.engines.operations import DRAWS, WRITES
-from perftricks.recompute.engines.python_state import Attributes
+from perftricks.recompute import references
+from perftricks.recompute.keras2 import private
+from perftricks.recompute.keras2.tensors import Path, Results, hang, hung_on
+from perftricks.recompute.python_state import Attributes
+from perftricks.recompute.tensorflow_graphs import private as graphs
+from perftricks.recompute.tensorflow_graphs.operations import DRAWS, WRITES
 
 
 def checkpointed(
@@ -26,12 +28,12 @@ def checkpointed(
     layers: Sequence[Any],
 ) -> Any:
     """Return ``call(*args, **kwargs)``, and record that it is to be called again."""
-    if not compat_keras2.may_record():
+    if not private.may_record():
         return call(*args, **kwargs)
     owner = getattr(call, "__self__", None)
-    reached = captures.reached([owner, call, layers, args, kwargs], _below)
+    reached = references.reached([owner, call, layers, args, kwargs], _below)
     layers = [x for x in reached if isinstance(x, tf.Module)]
-    modules = compat_keras2.with_own_state(layers)
+    modules = private.with_own_state(layers)
     unbuilt = [module for module in modules if not getattr(module, "built", True)]
     if not all(module in _idle for module in unbuilt):
         # Variables that are created in a call cannot be forgotten, so this one runs plainly.
@@ -50,7 +52,7 @@ def checkpointed(
 
 def _below(x: Any) -> List[Any]:
     """List a layer and all layers below it, each once; nothing for what is no layer."""
-    return compat_keras2.modules_at(x) if isinstance(x, tf.Module) else []
+    return private.modules_at(x) if isinstance(x, tf.Module) else []
 
 
 _idle: Any = weakref.WeakSet()  # layers that are there but were not used
@@ -72,18 +74,18 @@ class _Call:
         self._given = {id(x): x for x in self._leaves if _is_tensor(x) and _differentiable(x)}
         self._hung = {key: dict(hung_on(x)) for key, x in self._given.items()}
         self._attributes = Attributes(modules)
-        self._scopes = compat_keras2.Scopes()
+        self._scopes = private.Scopes()
         self._drawn: List[Any] = []
         self._before: Dict[int, Tuple[Any, Any]] = {}  # handles and values of what is assigned
 
     def run(self) -> Any:
         """Run it for the first time."""
-        start = compat_keras2.newest_tensor()
-        used = compat_keras2.Used()
-        first = compat_keras2.operations_through(
+        start = private.newest_tensor()
+        used = private.Used()
+        first = private.operations_through(
             lambda run, name, inputs: self._first(run, name, inputs, used)
         )
-        with compat_keras2.unrecorded(), first, compat_keras2.variables_noted(used):
+        with private.unrecorded(), first, private.variables_noted(used):
             outputs = self._call(*self._structure[0], **self._structure[1])
         made: Dict[int, Tuple[Path, Any]] = {}  # what an argument has given back is not made
         for path, x in self._results(outputs, self._leaves).items():
@@ -95,10 +97,10 @@ class _Call:
             paths = [path for path, _ in made.values()]
             variables = list(used.variables.values())
             for variable in variables:
-                compat_keras2.variable_accessed(variable)
+                private.variable_accessed(variable)
             sources = [*self._given.values(), *captured, *(v.handle for v in variables)]
             _check_forward_mode(sources)
-            compat_keras2.record(
+            private.record(
                 "PerftricksRecompute",
                 [x for _, x in made.values()],
                 sources,
@@ -110,10 +112,10 @@ class _Call:
         used.note(inputs)
         if name.startswith("__"):
             _check_function(name)
-            for variable in compat_keras2.variables_of_function():
+            for variable in private.variables_of_function():
                 used.note_variable(variable)
         if name in WRITES and id(inputs[0]) not in self._before:
-            self._before[id(inputs[0])] = inputs[0], compat_keras2.read_handle(inputs[0])
+            self._before[id(inputs[0])] = inputs[0], private.read_handle(inputs[0])
         result = run()
         if name in DRAWS:
             self._drawn.append(result)
@@ -159,22 +161,22 @@ class _Call:
             return next(drawn) if name in DRAWS else run()
 
         assigned = list(self._before.values())
-        values = [(handle, compat_keras2.read_handle(handle)) for handle, _ in assigned]
+        values = [(handle, private.read_handle(handle)) for handle, _ in assigned]
         with self._attributes.replayed():
             try:
                 for handle, old in assigned:
-                    compat_keras2.assign_handle(handle, old)
-                with self._scopes.entered(), compat_keras2.operations_through(answer):
+                    private.assign_handle(handle, old)
+                with self._scopes.entered(), private.operations_through(answer):
                     outputs = self._call(*args, **kwargs)
                 return self._results(outputs, leaves)
             finally:
                 for handle, value in values:
-                    compat_keras2.assign_handle(handle, value)
+                    private.assign_handle(handle, value)
 
 
 def _check_forward_mode(inputs: Sequence[Any]) -> None:
     """Refuse to be followed by a ForwardAccumulator: it would see none of the call."""
-    if compat.tensorflow_has_tangents(inputs):
+    if graphs.has_tangents(inputs):
         raise RuntimeError(
             "a tf.autodiff.ForwardAccumulator follows a call that is recomputed eagerly; run the "
             "call under recompute_scope(False): forward-mode differentiation keeps no activations"
@@ -183,7 +185,7 @@ def _check_forward_mode(inputs: Sequence[Any]) -> None:
 
 def _check_function(name: str) -> None:
     """Refuse a tf.function inside of the call that cannot be run twice."""
-    found = compat_keras2.operations_of_function(name) & (DRAWS | WRITES)
+    found = private.operations_of_function(name) & (DRAWS | WRITES)
     if found:
         raise RuntimeError(
             "a call that is recomputed eagerly runs a tf.function (%s) with random numbers or "

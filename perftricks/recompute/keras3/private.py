@@ -1,0 +1,398 @@
+"""The only home of private imports and version checks: what frameworks keep for themselves.
+
+Each function says what it stands for; a newer framework that moves things is met here and nowhere
+else. Nothing is imported before a function runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
+
+
+def keras_thread_state() -> Dict[str, Any]:
+    """Return the dictionary of this thread in which Keras keeps its scopes and its call context."""
+    from keras.src.backend.common import global_state
+
+    state: Dict[str, Any] = vars(global_state.GLOBAL_STATE_TRACKER)
+    return state
+
+
+def keras_backend() -> str:
+    """Return the name of the backend of Keras 3."""
+    import keras
+
+    name: str = keras.config.backend()
+    return name
+
+
+def get_mask(tensor: Any) -> Any:
+    """Return the mask that Keras attached to a tensor, or None."""
+    from keras.src import backend
+
+    return backend.get_keras_mask(tensor)
+
+
+def set_mask(tensor: Any, mask: Any) -> None:
+    """Attach a mask to a tensor, or take it away."""
+    from keras.src import backend
+
+    backend.set_keras_mask(tensor, mask)
+
+
+def hung_on(tensor: Any) -> Dict[str, Any]:
+    """Return what Keras, or a program, has hung on a tensor, by name.
+
+    A mask; the logits behind a softmax, which losses read; whatever else was set as an attribute.
+    Names with an underscore that are not of Keras are the framework's own.
+    """
+    found = {
+        name: value
+        for name, value in getattr(tensor, "__dict__", {}).items()
+        if value is not None and (name.startswith("_keras") or not name.startswith("_"))
+    }
+    mask = get_mask(tensor)  # arrays of JAX have no attributes
+    if mask is not None:
+        found["_keras_mask"] = mask
+    return found
+
+
+def hang(tensor: Any, attributes: Dict[str, Any]) -> None:
+    """Hang these on a tensor, and take away what hangs there under other names.
+
+    What hangs there already is left alone: another thread may be looking at it.
+    """
+    before = hung_on(tensor)
+    for name in before.keys() - attributes.keys():
+        if name == "_keras_mask":
+            set_mask(tensor, None)
+        else:
+            delattr(tensor, name)
+    for name, value in attributes.items():
+        if value is not before.get(name):
+            if name == "_keras_mask":
+                set_mask(tensor, value)
+            else:
+                setattr(tensor, name, value)
+
+
+def is_symbolic() -> bool:
+    """Tell whether Keras only infers shapes now: placeholders, meta tensors or abstract tracers."""
+    from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+
+    return bool(in_symbolic_scope())
+
+
+def stateless_scope() -> Any:
+    """Return the innermost active StatelessScope, or None."""
+    from keras.src.backend.common.stateless_scope import get_stateless_scope
+
+    return get_stateless_scope()
+
+
+def own_value(variable: Any) -> Any:
+    """Return what a Keras variable itself holds: no scope, no cast. None before it is built."""
+    return variable._value
+
+
+def autocast(variable: Any, value: Any) -> Any:
+    """Return a value as a variable yields it to the layer that runs now: cast, or as it is."""
+    return variable._maybe_autocast(value)
+
+
+def flat_layers(layer: Any) -> List[Any]:
+    """List a layer and all layers below it, each once."""
+    layers: List[Any] = layer._flatten_layers()
+    return layers
+
+
+def loss_owner() -> Any:
+    """Return the layer whose ``add_loss`` is calling the method that calls this.
+
+    A StatelessScope is handed the loss and not the layer.
+    """
+    layer = sys._getframe(2).f_locals.get("self")
+    if not hasattr(layer, "add_loss"):
+        raise RuntimeError(
+            "cannot tell which layer added a loss: this version of Keras calls "
+            "StatelessScope.add_loss from %s" % sys._getframe(2).f_code.co_name
+        )
+    return layer
+
+
+def forget_loss(layer: Any, loss: Any) -> None:
+    """Undo that a layer remembers, by its id, a loss that it added in a scope of ours."""
+    layer._loss_ids.discard(id(loss))
+
+
+def jax_runs_eagerly() -> bool:
+    """Tell whether JAX runs operations at once in this thread, and transforms nothing.
+
+    In ``jax.ensure_compile_time_eval`` it does so although something is transformed; the setting by
+    which that works counts only where a scope has it.
+    """
+    from jax._src import config, core
+
+    at_once = config.eager_constant_folding
+    return bool(core.trace_state_clean()) or bool(at_once.value and not at_once.get_global())
+
+
+def torch_list_of_values(layer: Any) -> Any:
+    """Return the module of torch in which a layer of Keras lists its variables' values, or None."""
+    return layer._modules.get("_torch_params")
+
+
+def torch_end_of_recomputation() -> Any:
+    """Return the errors by which torch ends a recomputation as soon as it has all it needs."""
+    from torch.utils import checkpoint
+
+    return getattr(checkpoint, "_StopRecomputationError", ())
+
+
+def dynamo_is_tracing() -> bool:
+    """Tell whether torch.compile is tracing in this thread."""
+    from torch._guards import CompileContext
+
+    return CompileContext.try_get() is not None
+
+
+def without_dynamo(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that torch.compile runs as it is, with all that it calls."""
+    import torch
+
+    try:
+        return torch.compiler.disable(  # type: ignore[no-any-return]
+            function,
+            reason="perftricks.recompute runs it outside of what is compiled; without "
+            "fullgraph=True, what is around it is compiled",
+        )
+    except TypeError:  # before torch 2.8 it cannot be told why
+        return torch.compiler.disable(function)  # type: ignore[no-any-return]
+
+
+def torch_function_modes() -> List[Any]:
+    """List the objects of TorchFunctionMode in force in this thread, the innermost last.
+
+    A ``torch.device`` that is entered, and a default device, are such modes.
+    """
+    from torch import overrides
+
+    return overrides._get_current_function_mode_stack()  # type: ignore[no-any-return]
+
+
+def torch_dispatch_modes() -> List[Any]:
+    """List the objects of TorchDispatchMode that programs have put in force in this thread.
+
+    Left out are those by which torch itself traces (fake tensors, proxies, functionalization),
+    which it keeps apart, and those of its selective checkpoint, which change no number and must see
+    each operation of a recomputation once.
+    """
+    from torch.utils import _python_dispatch
+
+    if not _python_dispatch._len_torch_dispatch_stack():  # nearly always
+        return []
+    return [
+        mode
+        for mode in _python_dispatch._get_current_dispatch_mode_stack()
+        if getattr(mode, "_mode_key", None) is None
+        and type(mode).__module__ != "torch.utils.checkpoint"
+    ]
+
+
+@contextlib.contextmanager
+def torch_modes_in_force(function: Sequence[Any], dispatch: Sequence[Any]) -> Iterator[None]:
+    """Have these modes in force in this thread, and no others, for a while.
+
+    What a mode does when it is entered is not done: only that of torch's own base class.
+    """
+    from torch.overrides import TorchFunctionMode
+    from torch.utils import _python_dispatch
+
+    with contextlib.ExitStack() as stack:
+        now = torch_dispatch_modes()
+        if not _same_objects(now, dispatch):
+            for _ in now:
+                stack.callback(_python_dispatch._push_mode, _python_dispatch._pop_mode())
+            for mode in dispatch:
+                _enter(stack, _python_dispatch.TorchDispatchMode, mode)
+        now = torch_function_modes()
+        if not _same_objects(now, function):
+            for mode in reversed(now):
+                TorchFunctionMode.__exit__(mode, None, None, None)
+                stack.callback(TorchFunctionMode.__enter__, mode)
+            for mode in function:
+                _enter(stack, TorchFunctionMode, mode)
+        yield
+
+
+def _enter(stack: contextlib.ExitStack[Any], base: Any, mode: Any) -> None:
+    base.__enter__(mode)
+    stack.callback(base.__exit__, mode, None, None, None)
+
+
+def _same_objects(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others))
+
+
+# Which kernels torch chooses: ``_C._get_<name>`` tells and ``_C._set_<name>`` changes it. Programs
+# do so by the contexts ``flags`` of torch.backends, sdpa_kernel and functions of torch itself.
+_TORCH_CHOICES = (
+    "cudnn_enabled",
+    "cudnn_benchmark",
+    "cudnn_deterministic",
+    "cudnn_depthwise_kernel",
+    "cublas_allow_fp16_reduced_precision_reduction",
+    "cublas_allow_bf16_reduced_precision_reduction",
+    "cublas_allow_fp16_accumulation",
+    "cpu_allow_fp16_reduced_precision_reduction",
+    "blas_preferred_backend",
+    "linalg_preferred_backend",
+    "mkldnn_enabled",
+    "mkldnn_deterministic",
+    "nnpack_enabled",
+    "math_sdp_allow_fp16_bf16_reduction",
+    "sdp_priority_order",
+)
+_TORCH_ATTENTION = ("flash", "mem_efficient", "math", "cudnn", "overrideable", "fa3")
+# Of old, and since torch 2.9; of the latter, one that is not set follows from those above it.
+_TORCH_TF32 = ("float32_matmul_precision", "cublas_allow_tf32", "cudnn_allow_tf32")
+_TORCH_PRECISIONS = (
+    ("generic", "all"),
+    *((kind, op) for kind in ("cuda", "mkldnn") for op in ("all", "matmul", "conv", "rnn")),
+)
+
+
+@functools.lru_cache(maxsize=None)
+def _torch_settings() -> List[Tuple[Callable[[], Any], Callable[[Any], None]]]:
+    """List functions that tell and that change what this version of torch has of settings."""
+    import torch
+
+    names = [("_get_" + name, "_set_" + name) for name in (*_TORCH_CHOICES, *_TORCH_TF32)]
+    names += [("_get_%s_sdp_enabled" % x, "_set_sdp_use_" + x) for x in _TORCH_ATTENTION]
+    of_precision: List[Tuple[Callable[[], Any], Callable[[Any], None]]] = []
+    if hasattr(torch._C, "_get_fp32_precision_getter"):
+        of_precision = [
+            (
+                functools.partial(torch._C._get_fp32_precision_getter, *pair),
+                functools.partial(torch._C._set_fp32_precision_setter, *pair),
+            )
+            for pair in _TORCH_PRECISIONS
+        ]
+    return [
+        (torch.get_default_dtype, torch.set_default_dtype),
+        (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+        (torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled),
+        *(
+            (functools.partial(_listed, hooks), functools.partial(_refill, hooks))
+            for hooks in (
+                torch.nn.modules.module._global_forward_pre_hooks,
+                torch.nn.modules.module._global_forward_hooks,
+                torch.nn.modules.module._global_forward_hooks_always_called,
+                torch.nn.modules.module._global_forward_hooks_with_kwargs,
+            )
+        ),
+        *(
+            (functools.partial(_told, getattr(torch._C, tell)), getattr(torch._C, change))
+            for tell, change in (
+                *names,
+                ("_get_torch_function_state", "_set_torch_function_state"),
+            )
+            if hasattr(torch._C, tell) and hasattr(torch._C, change)
+        ),
+        *of_precision,
+    ]
+
+
+_UNTOLD = object()
+
+
+def _told(tell: Callable[[], Any]) -> Any:
+    try:
+        return tell()
+    except RuntimeError:  # the old setting has no answer where a program has used the new one
+        return _UNTOLD
+
+
+def _listed(hooks: Dict[int, Any]) -> List[Any]:
+    return [*hooks.items()]
+
+
+def _refill(hooks: Dict[int, Any], items: Iterable[Any]) -> None:
+    hooks.clear()
+    hooks.update(items)
+
+
+def torch_settings() -> List[Any]:
+    """Return the settings of torch by which the same program gives other numbers.
+
+    They hold for all threads, but for those of its function modes; hooks for all modules are such
+    a setting too.
+    """
+    return [tell() for tell, _ in _torch_settings()]
+
+
+@contextlib.contextmanager
+def torch_settings_in_force(then: Sequence[Any]) -> Iterator[None]:
+    """Have the settings be what ``torch_settings`` has returned, for a while."""
+    now = torch_settings()
+    if now != then:
+        _set_torch(then)
+    try:
+        yield
+    finally:
+        if now != then:
+            _set_torch(now)
+
+
+def _set_torch(values: Sequence[Any]) -> None:
+    for (tell, change), value in zip(_torch_settings(), values):
+        if value is not _UNTOLD and tell() != value:
+            change(*value) if isinstance(value, tuple) else change(value)
+
+
+class TorchParametrizations:
+    """What ``torch.nn.utils.parametrize.cached`` keeps at one moment: computed parameters."""
+
+    def __init__(self) -> None:
+        from torch.nn.utils import parametrize
+
+        self._module = parametrize
+        self._enabled = parametrize._cache_enabled
+        self._cache = dict(parametrize._cache)
+
+    @contextlib.contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Keep what was kept then, for a while."""
+        module = self._module
+        if not self._enabled and not module._cache_enabled:
+            yield
+            return
+        now = module._cache_enabled, module._cache
+        module._cache_enabled, module._cache = self._enabled, dict(self._cache)
+        try:
+            yield
+        finally:
+            module._cache_enabled, module._cache = now
+
+
+def torch_saved_tensors_hooks() -> Any:
+    """Return the pair of hooks by which a program has tensors saved; None if they are torch's."""
+    import torch
+
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)(False)
+    ours = top is not None and str(getattr(top[0], "__module__", "")).startswith("torch.")
+    return None if ours else top
+
+
+def torch_is_transformed() -> bool:
+    """Tell whether a transformation of torch.func that goes backward, or vmap, is being applied.
+
+    Forward-mode differentiation (jvp) goes along with a call and needs nothing of autograd.
+    """
+    import torch
+
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    forward = torch._C._functorch.TransformType.Jvp
+    return any(level.key() != forward for level in stack)

@@ -1,0 +1,1 @@
+"""What the engines of both Keras need of a graph of TensorFlow."""

@@ -1,0 +1,388 @@
+"""The only home of what both Keras need of TensorFlow's private parts."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from types import ModuleType
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Set, Tuple
+
+_reporting = 0  # how many calls have their operations reported, in all threads
+_reporting_lock = threading.Lock()
+
+
+def record() -> ModuleType:
+    """Return TensorFlow's module with ``stop_recording`` and ``VariableWatcher``."""
+    from tensorflow.python.eager import record
+
+    return record  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def operations_reported(callback: Callable[..., Any]) -> Iterator[None]:
+    """Have each operation that runs eagerly in this thread reported to a function.
+
+    TensorFlow's own ``add_op_callback`` does this as well, but replaces a function of the process,
+    which the first thread that is done takes away from all others; here the last one does.
+    """
+    global _reporting
+    from tensorflow.python.eager import context, execute
+
+    with _reporting_lock:
+        _reporting += 1
+        execute.execute = execute.execute_with_callbacks
+    context.context().add_op_callback(callback)
+    try:
+        yield
+    finally:
+        context.context().remove_op_callback(callback)
+        with _reporting_lock:
+            _reporting -= 1
+            if not _reporting and not context.context().op_callbacks:
+                execute.execute = execute.quick_execute
+
+
+_unrecorded = threading.local()
+
+
+@contextlib.contextmanager
+def unrecorded(record: Any) -> Iterator[None]:
+    """Hide what runs inside from the tapes that record now; those begun inside see it.
+
+    TensorFlow can only stop all tapes of a thread, so that of a tape begun inside switches them on
+    again while it records. The others then record as well, but nothing that leads to a result.
+
+    Args:
+        record: TensorFlow's module with ``stop_recording``.
+    """
+    _watch_tapes(record)
+    before = getattr(_unrecorded, "tapes", None)
+    with record.stop_recording():
+        _unrecorded.tapes = 0
+        try:
+            yield
+        finally:
+            _unrecorded.tapes = before
+
+
+@functools.lru_cache(maxsize=None)  # once
+def _watch_tapes(record: Any) -> None:
+    import tensorflow as tf
+
+    runtime = record.pywrap_tfe if hasattr(record, "pywrap_tfe") else record.pywrap_tensorflow
+    _watch(tf.GradientTape, "_push_tape", "_pop_tape", runtime)
+    if hasattr(tf, "autodiff"):
+        accumulator = tf.autodiff.ForwardAccumulator
+        _watch(accumulator, "_push_accumulator", "_pop_accumulator", runtime)
+
+
+def _watch(kind: Any, begin: str, end: str, runtime: Any) -> None:
+    begin_it, end_it = getattr(kind, begin), getattr(kind, end)
+
+    def begun(recorder: Any) -> None:
+        begin_it(recorder)
+        if getattr(_unrecorded, "tapes", None) is not None:
+            _unrecorded.tapes += 1
+            if _unrecorded.tapes == 1:
+                runtime.TFE_Py_TapeSetRestartOnThread()
+
+    def ended(recorder: Any) -> None:
+        end_it(recorder)
+        if getattr(_unrecorded, "tapes", None):
+            _unrecorded.tapes -= 1
+            if _unrecorded.tapes == 0:
+                runtime.TFE_Py_TapeSetStopOnThread()
+
+    setattr(kind, begin, begun)
+    setattr(kind, end, ended)
+
+
+def has_tangents(tensors: Sequence[Any]) -> bool:
+    """Tell whether a ForwardAccumulator follows any of some tensors or handles of variables."""
+    try:
+        from tensorflow.python.eager import forwardprop_util
+    except ImportError:  # before TensorFlow 2.2
+        return False
+    return bool(forwardprop_util.pack_tangents(list(tensors)).tangents)
+
+
+def compiles_with_xla(graph: Any) -> bool:
+    """Tell whether a graph is being built for ``tf.function(jit_compile=True)``."""
+    from tensorflow.python.ops import control_flow_util
+
+    return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
+
+
+def captured(graph: Any, x: Any) -> Any:
+    """Return what stands in a graph for a tensor of another one; anything else as it is."""
+    there = getattr(x, "graph", graph)  # an eager tensor has none
+    return x if there is graph or not hasattr(graph, "capture") else graph.capture(x)
+
+
+@contextlib.contextmanager
+def captured_again(
+    graph: Any, begun_in: Any, tensors: Sequence[Sequence[Any]], count: int
+) -> Iterator[List[List[Any]]]:
+    """Let a call that is run again in the graph of a backward pass see what it saw at first.
+
+    The gradients of loops and branches are graphs of their own. TensorFlow's gradients refer there
+    to the placeholders of the forward graph; a function that is run again refers to the tensors
+    these stand for. A graph must not capture both: only one of them would get a value. For a tape,
+    a tf.function takes what it captures, and any other operation the placeholder.
+
+    Args:
+        graph: The graph, or None when it is run eagerly.
+        begun_in: The forward graph.
+        tensors: What the call has taken there from outside, each with what it stood for then; see
+            ``outer_tensors``. TensorFlow may have put other graphs around it since.
+        count: How many of them, the first ones, must be known now. The others are captured where
+            the second run uses them: most are handles of variables, of which it is given the
+            values, and a saved gradient function may only capture what is saved with it.
+
+    Yields:
+        For each of the first ones, all that operations of the second run may refer to it by.
+    """
+    if not hasattr(graph, "capture"):
+        yield [[x] for x, *_ in tensors[:count]]
+        return
+    if graph is begun_in:
+        tensors = tensors[:count]  # a handle of a variable is captured as ever: tapes must notice
+    known = graph._function_captures._by_val_internal
+    names: List[List[Any]] = []
+    others: Dict[int, Tuple[Any, Any]] = {}
+    there: Dict[int, Any] = {}
+
+    def stand_in(x: Any, made: Dict[int, Any]) -> Any:
+        found = next((known[name] for name in made if name in known), None)
+        found = graph.capture(x) if found is None else found
+        there.update(dict.fromkeys(made, found))
+        return found
+
+    for number, (x, *outside) in enumerate(tensors):
+        made = {id(y): y for y in (*outside, *outer_tensors(begun_in, x))}
+        if number < count:
+            names.append([stand_in(x, made), *made.values()])
+        else:
+            others.update(dict.fromkeys(made, (x, made)))
+
+    def again(tensor: Any) -> Any:
+        if id(tensor) not in there and id(tensor) in others:
+            stand_in(*others[id(tensor)])
+        return there.get(id(tensor))
+
+    with _captures_through(graph, again):
+        yield names
+
+
+_capturing = threading.local()
+_capturing_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _captures_through(graph: Any, answer: Callable[[Any], Any]) -> Iterator[None]:
+    """Let a function say what stands in a graph for a tensor, or None, in this thread.
+
+    Replicas are built in one graph by a thread each, and take turns.
+    """
+    answers: List[Any] = vars(_capturing).setdefault("answers", [])
+    with _capturing_lock:
+        if not hasattr(graph.capture, "users"):
+            graph.capture = _capture(graph)
+        graph.capture.users += 1
+    answers.append((graph, answer))
+    try:
+        yield
+    finally:
+        answers.pop()
+        with _capturing_lock:
+            graph.capture.users -= 1
+            if not graph.capture.users:
+                del graph.capture
+
+
+def _capture(graph: Any) -> Any:
+    plain = graph.capture
+
+    def capture(tensor: Any, name: Any = None, **more: Any) -> Any:
+        for where, answer in reversed(vars(_capturing).get("answers", ())):
+            found = answer(tensor) if where is graph else None
+            if found is not None:
+                return found
+        return plain(tensor, name, **more)
+
+    capture.users = 0  # type: ignore[attr-defined]
+    return capture
+
+
+def outer_tensors(graph: Any, x: Any) -> List[Any]:
+    """List what a placeholder in a graph stands for: in the graph around it, and so on outwards."""
+    stood_for: List[Any] = []
+    while graph is not None:
+        found = [outer for outer, inner in getattr(graph, "captures", ()) if inner is x]
+        if not found:
+            break
+        x = found[0]
+        stood_for.append(x)
+        graph = getattr(graph, "outer_graph", None)
+    return stood_for
+
+
+def stand_ins(graph: Any) -> Set[Any]:
+    """Return the placeholders and constants that stand in a graph for tensors from outside."""
+    return {x.op for x in getattr(graph, "internal_captures", ())}
+
+
+def is_in_function(home: Any) -> bool:
+    """Tell whether a tf.function is being traced, below a graph or below eager execution.
+
+    Branches and bodies of loops are graphs of other classes.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.func_graph import FuncGraph
+
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    while graph is not None and graph is not home:
+        if type(graph) is FuncGraph:
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False
+
+
+@functools.lru_cache(maxsize=None)  # once
+def stand_in() -> Any:
+    """Return a class that stands for a variable, with another handle or where only that is known.
+
+    The second run of a call is given values of variables, tensors. ``tf.custom_gradient`` inside of
+    it gives gradients to variables that it has seen; it takes an instance for one whose handle is
+    the tensor, so that the gradient becomes that of the tensor.
+
+    Args:
+        name: The name of the variable.
+        handle: The value, or the handle.
+        dtype: The type of its numbers.
+        shape: Its shape.
+    """
+    from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
+
+    class StandIn(BaseResourceVariable):  # type: ignore[misc]
+        def __init__(self, name: str, handle: Any, dtype: Any, shape: Any) -> None:
+            self._tensor, self._named, self._type, self._size = handle, name, dtype, shape
+            self._unique_id = self._handle_name = "perftricks_%d" % handle._id
+            self._trainable, self._in_graph_mode = True, True
+
+        handle = property(lambda self: self._tensor)
+        name = property(lambda self: self._named)
+        dtype = property(lambda self: self._type)
+        shape = property(lambda self: self._size)
+
+        def value(self) -> Any:
+            return self._tensor
+
+        read_value = value
+
+        def __tf_tensor__(self, dtype: Any = None, name: Any = None) -> Any:
+            return self._tensor
+
+        def __repr__(self) -> str:
+            return "<stands for the variable %s in a call that is recomputed>" % self._named
+
+    return StandIn
+
+
+def variable_of(handle: Any) -> Any:
+    """Return something that stands for the variable whose handle is an eager tensor, or None."""
+    data: Any = getattr(getattr(handle, "_handle_data", None), "shape_and_type", ())
+    if len(data) != 1:
+        return None  # of a table, say
+    import tensorflow as tf
+
+    dtype, shape = tf.as_dtype(data[0].dtype), tf.TensorShape(data[0].shape)
+    return stand_in()("of a function", handle, dtype, shape)
+
+
+def accessed(variable: Any, by_tapes_only: bool = False) -> None:
+    """Let TensorFlow know that a variable is used, as reading it does."""
+    from tensorflow.python import pywrap_tfe
+
+    pywrap_tfe.TFE_Py_TapeVariableAccessed(variable)
+    if not by_tapes_only:
+        pywrap_tfe.TFE_Py_VariableWatcherVariableAccessed(variable)
+
+
+def xla_barrier(tensors: Sequence[Any]) -> Sequence[Any]:
+    """Pass tensors through a barrier that XLA neither moves operations across nor merges."""
+    from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+
+    return gen_xla_ops.xla_optimization_barrier(tensors)  # type: ignore[no-any-return]
+
+
+def tensor_id(tensor: Any) -> int:
+    """Return a number that no other tensor of TensorFlow has, before or after."""
+    return int(tensor._id)
+
+
+def function_operations(names: Iterable[str], graph: Any = None) -> Set[str]:
+    """Return the types of the operations in functions of TensorFlow, and in those they call.
+
+    Args:
+        names: What the runtime calls the functions: bodies of loops and branches, tf.functions.
+            Names of anything else are passed over.
+        graph: The graph that uses them; without one they are looked up where they run eagerly.
+    """
+    found: Set[str] = set()
+    seen, waiting = set(names), list(names)
+    while waiting:
+        definition = _tensorflow_function(waiting.pop(), graph)
+        for node in () if definition is None else definition.node_def:
+            found.add(node.op)
+            new = functions_of(node) - seen
+            seen |= new
+            waiting.extend(new)
+    return found
+
+
+def is_function(name: str) -> bool:
+    """Tell whether an operation that runs eagerly is a function."""
+    from tensorflow.python.eager import context
+
+    return bool(context.context().has_function(name))
+
+
+def functions_of(node: Any) -> Set[str]:
+    """Return the names of the functions that a NodeDef refers to."""
+    attributes = node.attr.values()
+    return {f.name for value in attributes for f in (value.func, *value.list.func) if f.name}
+
+
+def _tensorflow_function(name: str, graph: Any) -> Any:
+    from tensorflow.python.eager import context
+
+    while graph is not None:
+        function = graph._get_function(name)
+        if function is not None:
+            return function.cached_definition
+        graph = getattr(graph, "outer_graph", None)
+    if context.context().has_function(name):
+        return context.context().get_function_def(name)
+    return None
+
+
+def replace(tensor: Any, other: Any) -> None:
+    """Give another tensor of a graph to all that has been made to take this one."""
+    for consumer in tensor.consumers():
+        for index, given in enumerate(consumer.inputs):
+            if given is tensor:
+                consumer._update_input(index, other)
+
+
+def devices_of_other_replicas() -> Set[str]:
+    """Return the devices of the replicas that are built beside the one that is being built now."""
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    mirrored = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
+    if context is None or not isinstance(context.strategy, mirrored):
+        return set()
+    here = set(tf.nest.flatten(context.devices))
+    return set(context.strategy.extended.worker_devices) - here
