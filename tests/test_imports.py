@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +67,34 @@ except SystemExit as done:
     assert not done.code
 """
     assert loaded_by(statement) <= {"rich", "typer"}
+
+
+PRIVATE = re.compile(
+    r"^(keras\.(src|engine|backend|utils)|tf_keras\.src|tensorflow(_core)?\.(python|compiler|core)"
+    r"|jax\._src|torch\._\w+)\b|(^|\.)_\w+$"
+)
+
+
+def imports(source: str) -> list[str]:
+    """List the modules, and the names of modules, that Python code imports."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module != "__future__":
+            found += [f"{node.module}.{name.name}" for name in node.names]
+    return found
+
+
+def test_private_parts_have_one_home():
+    """What frameworks keep for themselves is imported in the ``private`` of each package only."""
+    folder = Path(perftricks.recompute.__path__[0])
+    homes = {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*.py")
+        if any(map(PRIVATE.search, imports(path.read_text(encoding="utf-8"))))
+    }
+    assert homes == {f"{room}/private.py" for room in ("keras2", "keras3", "tensorflow_graphs")}
 
 
 def test_public_names():

@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import tensorflow as tf
 
 from perftricks.recompute.keras2 import private
-from perftricks.recompute.keras2.private import Recipe
+from perftricks.recompute.keras2.recipe import Recipe, import_recipe
 
 _READ = "PerftricksReadInBranch"
 
@@ -105,7 +105,7 @@ class Branch:
             if self._slice is not None:
                 starts = [values[x.name] for x in self._slice.starts]
                 graph = tf.compat.v1.get_default_graph()
-                again = private.import_recipe(graph, self._slice.recipe, starts)
+                again = import_recipe(graph, self._slice.recipe, starts)
                 values.update(zip((x.name for x in self._slice.outputs), again))
             return [values[x.name] for x in self._outputs]
 

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 import tensorflow as tf
 
 from perftricks.recompute import references
-from perftricks.recompute.keras2 import private
+from perftricks.recompute.keras2 import interception, private
 from perftricks.recompute.keras2.tensors import Path, Results, hang, hung_on
 from perftricks.recompute.python_state import Attributes
 from perftricks.recompute.tensorflow_graphs import private as graphs
@@ -81,11 +81,11 @@ class _Call:
     def run(self) -> Any:
         """Run it for the first time."""
         start = private.newest_tensor()
-        used = private.Used()
-        first = private.operations_through(
+        used = interception.Used()
+        first = interception.operations_through(
             lambda run, name, inputs: self._first(run, name, inputs, used)
         )
-        with private.unrecorded(), first, private.variables_noted(used):
+        with private.unrecorded(), first, interception.variables_noted(used):
             outputs = self._call(*self._structure[0], **self._structure[1])
         made: Dict[int, Tuple[Path, Any]] = {}  # what an argument has given back is not made
         for path, x in self._results(outputs, self._leaves).items():
@@ -112,7 +112,7 @@ class _Call:
         used.note(inputs)
         if name.startswith("__"):
             _check_function(name)
-            for variable in private.variables_of_function():
+            for variable in interception.variables_of_function():
                 used.note_variable(variable)
         if name in WRITES and id(inputs[0]) not in self._before:
             self._before[id(inputs[0])] = inputs[0], private.read_handle(inputs[0])
@@ -166,7 +166,7 @@ class _Call:
             try:
                 for handle, old in assigned:
                     private.assign_handle(handle, old)
-                with self._scopes.entered(), private.operations_through(answer):
+                with self._scopes.entered(), interception.operations_through(answer):
                     outputs = self._call(*args, **kwargs)
                 return self._results(outputs, leaves)
             finally:
@@ -185,7 +185,7 @@ def _check_forward_mode(inputs: Sequence[Any]) -> None:
 
 def _check_function(name: str) -> None:
     """Refuse a tf.function inside of the call that cannot be run twice."""
-    found = private.operations_of_function(name) & (DRAWS | WRITES)
+    found = interception.operations_of_function(name) & (DRAWS | WRITES)
     if found:
         raise RuntimeError(
             "a call that is recomputed eagerly runs a tf.function (%s) with random numbers or "

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from perftricks.recompute import switch
 from perftricks.recompute.keras2 import private
+from perftricks.recompute.keras2.recipe import parse_recipe
 from perftricks.recompute.keras2.slice import Slice, replay
 from perftricks.recompute.keras2.tensors import Results, beneath, once_more
 from perftricks.recompute.tensorflow_graphs import private as graphs
@@ -174,7 +175,7 @@ def _switched_gradient(operation: Any, *upstream: Any) -> List[Any]:
 @tf.RegisterGradient(_GRADIENT)  # type: ignore[untyped-decorator]
 def _gradient(operation: Any, *upstream: Any) -> List[Any]:
     """Copy the operations of a call, and differentiate the copy."""
-    recipe = private.parse_recipe(operation.get_attr(_RECIPE))
+    recipe = parse_recipe(operation.get_attr(_RECIPE))
     count = len(recipe.outputs)
     wanted = [i for i in range(count) if not _is_missing(operation, i, upstream[i])]
     _there(operation).clear()

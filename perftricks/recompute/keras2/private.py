@@ -1,4 +1,4 @@
-"""Private parts of TensorFlow 1.14 to the newest, and of every Keras 2, that the engine needs.
+"""The only home of private imports: TensorFlow 1.14 to the newest, and every Keras 2.
 
 Each function says what it stands for; differences between versions are met here and nowhere else.
 """
@@ -10,10 +10,10 @@ import functools
 import importlib
 import random
 import sys
-import threading
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Set, Tuple
 
 import tensorflow as tf
+from tensorflow.python.framework.composite_tensor import CompositeTensor as CompositeTensor
 from tensorflow.python.ops import control_flow_ops
 
 from perftricks.recompute.tensorflow_graphs import private as graphs
@@ -249,13 +249,13 @@ def gradient_of(graph: Any, kind: str, name: str) -> Iterator[None]:
     before = graph._gradient_function_map
     graph._gradient_function_map = {kind: _registered_gradient(name)}
     try:
-        with attributes(graph, {_MARK: bytes_attribute(name.encode())}):
+        with attributes(graph, {MARK: bytes_attribute(name.encode())}):
             yield
     finally:
         graph._gradient_function_map = before
 
 
-_MARK = "_perftricks_gradient"
+MARK = "_perftricks_gradient"
 
 
 def _registered_gradient(name: str) -> Any:
@@ -265,13 +265,13 @@ def _registered_gradient(name: str) -> Any:
     return registry.lookup(name)
 
 
-def _restore_gradients(operations: Sequence[Any]) -> None:
+def restore_gradients(operations: Sequence[Any]) -> None:
     """Give copies of marked operations the gradients that they were marked for."""
     for op in operations:
         if op.type == "IdentityN":
             mark = op.node_def.attr
-            if _MARK in mark:
-                op._gradient_function = _registered_gradient(mark[_MARK].s.decode())
+            if MARK in mark:
+                op._gradient_function = _registered_gradient(mark[MARK].s.decode())
 
 
 def bytes_attribute(value: bytes) -> Any:
@@ -320,6 +320,13 @@ def _barrier() -> Any:
     except ImportError:
         return None
     return getattr(gen_xla_ops, "xla_optimization_barrier", None)
+
+
+def parse_shape(data: bytes) -> Any:
+    """Return a shape from the bytes of its message."""
+    from tensorflow.core.framework import tensor_shape_pb2
+
+    return tf.TensorShape(tensor_shape_pb2.TensorShapeProto.FromString(data))
 
 
 def graph_versions(graph: Any) -> Any:
@@ -383,6 +390,14 @@ def context_proto(context: Any, names: Set[str]) -> Any:
     return proto
 
 
+def restore_context(written: bytes, prefix: str) -> None:
+    """Make a context of what ``context_proto`` wrote down, for operations below a prefix."""
+    from tensorflow.core.protobuf import control_flow_pb2
+
+    proto = control_flow_pb2.ControlFlowContextDef.FromString(written)
+    control_flow_ops.from_control_flow_context_def(proto, import_scope=prefix)
+
+
 def _limit(proto: Any, names: Set[str]) -> None:
     definition = getattr(proto, proto.WhichOneof("ctxt"))
     values = definition.values_def
@@ -410,29 +425,6 @@ def _limit(proto: Any, names: Set[str]) -> None:
     definition.nested_contexts.extend(kept)
 
 
-def uses_references(op: Any) -> bool:
-    """Tell whether an operation reads or writes through a reference, as TensorFlow 1 does."""
-    definition = op.op_def
-    if definition is None:
-        return False
-    return any(arg.is_ref for arg in [*definition.input_arg, *definition.output_arg])
-
-
-def is_pure(op: Any, reads: Set[str], of_loops: Tuple[str, ...]) -> bool:
-    """Tell whether an operation, and every function that it calls, has no state.
-
-    Args:
-        op: The operation.
-        reads: Types of operations that may be inside of functions all the same.
-        of_loops: How the names of other such types begin.
-    """
-    if op.type in _FUNCTIONS and gradient_name(op) is None:
-        return False  # only a tape knows its gradient
-    if op.type in _BRANCHES and any(x.dtype == tf.resource for x in op.inputs):
-        return False  # the gradients of variables that are read inside get lost in a plain copy
-    return _is_pure(op.graph, op.node_def, op.op_def, reads, of_loops, set())
-
-
 def gradient_name(op: Any) -> Any:
     """Return the name under which the gradient of the call of a function is registered, or None."""
     function = getattr(op, "_gradient_function", None)
@@ -448,52 +440,10 @@ def gradient_name(op: Any) -> Any:
 
 
 _registered: Dict[Any, str] = {}
-_BRANCHES = {"If", "StatelessIf", "While", "StatelessWhile", "Case", "StatelessCase"}
-_FUNCTIONS = {"PartitionedCall", "StatefulPartitionedCall"}
-_CALLS = {"If", "While", "Case", "PartitionedCall", "StatefulPartitionedCall"}
 
 
-def _is_pure(
-    graph: Any, node: Any, definition: Any, reads: Set[str], of_loops: Any, seen: Set[str]
-) -> bool:
-    if definition is not None and definition.is_stateful and node.op not in _CALLS:
-        return False
-    called = [node.op] if definition is None else []
-    for attribute in node.attr.values():
-        called.extend([attribute.func.name] if attribute.HasField("func") else [])
-        called.extend(f.name for f in attribute.list.func)
-    return all(_is_pure_function(graph, name, reads, of_loops, seen) for name in called)
-
-
-def _is_pure_function(
-    graph: Any, name: str, reads: Set[str], of_loops: Any, seen: Set[str]
-) -> bool:
-    if name in seen:
-        return True
-    seen.add(name)
-    body = function_def(graph, name)
-    if body is None:
-        return False
-    for node in body.node_def:
-        if node.op in reads or node.op.startswith(of_loops):
-            continue
-        if node.op == "Placeholder" or has_custom_gradient(node):
-            return False
-        if not _is_pure(graph, node, _op_def(node.op), reads, of_loops, seen):
-            return False
-    return True
-
-
-def has_custom_gradient(node: Any) -> bool:
-    """Tell whether an operation's gradient is that of a tf.custom_gradient.
-
-    It may refer to tensors of the graph in which it was made, and to no copies of them.
-    """
-    attribute = "_gradient_op_type"
-    return attribute in node.attr and node.attr[attribute].s.startswith(b"CustomGradient")
-
-
-def _op_def(name: str) -> Any:
+def op_def(name: str) -> Any:
+    """Return what TensorFlow knows of a type of operations, or None."""
     from tensorflow.python.framework import op_def_registry
 
     if hasattr(op_def_registry, "get"):
@@ -567,175 +517,7 @@ def new_function(
     return str(control_flow_util_v2.create_new_tf_function(graph))
 
 
-class Recipe:
-    """How to copy some operations, as something that can be an attribute of an operation.
-
-    Attributes:
-        starts: The names of the tensors that stand for what is not copied.
-        outputs: The names of the tensors that are wanted.
-        waits: The names of operations that start from nothing, and have to wait all the same.
-        kept: The names of tensors that the first run gives in the place of the copy.
-        measured: Likewise of tensors whose shapes it gives.
-
-    Args:
-        versions: The versions of the graph.
-    """
-
-    def __init__(self, versions: Any) -> None:
-        self.starts: List[str] = []
-        self.outputs: List[str] = []
-        self.waits: List[str] = []
-        self.kept: List[str] = []
-        self.measured: List[str] = []
-        self.graph_def = v1.GraphDef()
-        self.graph_def.versions.CopyFrom(versions)
-        self.contexts: List[bytes] = []
-        self.shapes: Dict[str, Any] = {}
-
-    def add(self, op: Any, control: Sequence[str], renamed: Dict[str, str], waits: bool) -> None:
-        """Add an operation.
-
-        Args:
-            op: The operation.
-            control: The names of those it waits for.
-            renamed: The names of inputs that have others in the copy, by their names in the graph.
-            waits: Whether it starts from nothing.
-        """
-        node = self.graph_def.node.add()
-        node.CopyFrom(op.node_def)
-        data = [name for name in node.input if not name.startswith("^")]
-        del node.input[:]
-        node.input.extend(renamed.get(name if ":" in name else name + ":0", name) for name in data)
-        node.input.extend("^" + name for name in control)
-        if waits:
-            self.waits.append(op.name)
-        if op.type in _FUNCTIONS:
-            node.attr["_gradient_op_type"].s = tf.compat.as_bytes(gradient_name(op))
-        if "_class" in node.attr:
-            del node.attr["_class"]
-        for tensor in op.outputs:
-            self.shapes[tensor.name] = tensor.shape
-
-    def divide(
-        self, op: Any, functions: Sequence[str], used: Sequence[int], takes: Sequence[Any]
-    ) -> None:
-        """Let the functional ``If`` that was added last call other functions, without state.
-
-        Args:
-            op: What it is in the graph.
-            functions: The names of the other branches.
-            used: The numbers of its outputs that they give.
-            takes: What it takes now: the predicate and the inputs of the branches.
-        """
-        node = self.graph_def.node[-1]
-        node.op = "StatelessIf"
-        names = dict(zip((x.name for x in op.inputs), node.input))
-        control = [name for name in node.input if name.startswith("^")]
-        del node.input[:]
-        node.input.extend([*(names.get(x.name, x.name) for x in takes), *control])
-        node.attr.pop("_read_only_resource_inputs", None)
-        for attribute, function in zip(("then_branch", "else_branch"), functions):
-            node.attr[attribute].func.name = function
-        for output in op.outputs:
-            self.shapes.pop(output.name, None)
-        taken, given = node.attr["Tin"].list, node.attr["Tout"].list
-        shapes = node.attr["output_shapes"].list
-        del taken.type[:], given.type[:], shapes.shape[:]
-        taken.type.extend(x.dtype.as_datatype_enum for x in takes[1:])
-        for position, number in enumerate(used):
-            output = op.outputs[number]
-            given.type.append(output.dtype.as_datatype_enum)
-            shapes.shape.add().CopyFrom(output.shape.as_proto())
-            self.shapes["%s:%d" % (op.name, position)] = output.shape
-
-    def add_switch(self, name: str, source: str, predicate: str, dtype: Any) -> None:
-        """Add a switch that leads a tensor into a branch."""
-        node = self.graph_def.node.add()
-        node.name = name
-        node.op = "Switch"
-        node.input.extend([source, predicate])
-        node.attr["T"].type = dtype.base_dtype.as_datatype_enum
-
-    def add_context(self, proto: Any) -> None:
-        """Add a context of control flow."""
-        self.contexts.append(proto.SerializeToString())
-
-    def SerializeToString(self) -> bytes:  # noqa: N802, the name that messages have
-        """Return it as bytes."""
-        message = v1.MetaGraphDef()
-        message.graph_def.CopyFrom(self.graph_def)
-        collections = message.collection_def
-        collections["starts"].node_list.value.extend(self.starts)
-        collections["outputs"].node_list.value.extend(self.outputs)
-        collections["shaped"].node_list.value.extend(self.shapes)
-        collections["shapes"].bytes_list.value.extend(
-            shape.as_proto().SerializeToString() for shape in self.shapes.values()
-        )
-        collections["contexts"].bytes_list.value.extend(self.contexts)
-        collections["waits"].node_list.value.extend(self.waits)
-        collections["kept"].node_list.value.extend(self.kept)
-        collections["measured"].node_list.value.extend(self.measured)
-        return bytes(message.SerializeToString())
-
-
-def parse_recipe(data: bytes) -> Recipe:
-    """Return a recipe from bytes."""
-    from tensorflow.core.framework import tensor_shape_pb2
-
-    message = v1.MetaGraphDef.FromString(data)
-    recipe = Recipe(message.graph_def.versions)
-    recipe.graph_def = message.graph_def
-    collections = message.collection_def
-    recipe.starts.extend(collections["starts"].node_list.value)
-    recipe.outputs.extend(collections["outputs"].node_list.value)
-    recipe.contexts.extend(collections["contexts"].bytes_list.value)
-    recipe.waits.extend(collections["waits"].node_list.value)
-    recipe.kept.extend(collections["kept"].node_list.value)
-    recipe.measured.extend(collections["measured"].node_list.value)
-    shapes = [
-        tf.TensorShape(tensor_shape_pb2.TensorShapeProto.FromString(data))
-        for data in collections["shapes"].bytes_list.value
-    ]
-    recipe.shapes.update(zip(collections["shaped"].node_list.value, shapes))
-    return recipe
-
-
-def import_recipe(graph: Any, recipe: Recipe, starts: Sequence[Any]) -> List[Any]:
-    """Copy operations into a graph; return the outputs, and copies of what is kept or measured.
-
-    Args:
-        graph: The graph.
-        recipe: The recipe.
-        starts: What they start from.
-    """
-    wanted = [*recipe.outputs, *recipe.kept, *recipe.measured]
-    names = [*wanted, *recipe.shapes]
-    inputs = dict(zip(recipe.starts, starts))
-    # TensorFlow 1 tells the gradients of TensorArrays apart by the last "gradients" in their names,
-    # so there must be none in the names of what is differentiated.
-    with v1.name_scope(None):
-        tensors = tf.import_graph_def(
-            recipe.graph_def, input_map=inputs, return_elements=names, name="recompute"
-        )
-    for tensor, shape in zip(tensors[len(wanted) :], recipe.shapes.values()):
-        tensor.set_shape(shape)
-    prefix = tensors[0].name[: -len(names[0]) - 1]
-    for name in recipe.waits:
-        graph.get_operation_by_name("%s/%s" % (prefix, name))._add_control_input(starts[0].op)
-    for data in recipe.contexts:
-        from tensorflow.core.protobuf import control_flow_pb2
-
-        proto = control_flow_pb2.ControlFlowContextDef.FromString(data)
-        control_flow_ops.from_control_flow_context_def(proto, import_scope=prefix)
-    for node in recipe.graph_def.node:
-        if node.op in _BRANCHES:
-            _name_functions(graph.get_operation_by_name("%s/%s" % (prefix, node.name)))
-        if _MARK in node.attr:
-            _restore_gradients([graph.get_operation_by_name("%s/%s" % (prefix, node.name))])
-    return list(tensors[: len(wanted)])
-
-
-def _name_functions(op: Any) -> None:
+def name_functions(op: Any) -> None:
     """Let the copy of a functional loop or branch have functions with names of their own.
 
     The gradient gives a function further outputs, and a name that follows from its own: those of
@@ -755,7 +537,7 @@ def _name_functions(op: Any) -> None:
         if op.type.endswith("If"):
             names = ["_true_graph", "_false_graph"]
     for name, graph in zip(names, graphs):
-        _restore_gradients(graph.get_operations())
+        restore_gradients(graph.get_operations())
         graph.name = control_flow_util_v2.unique_fn_name("", graph.name)
         setattr(op, name, graph)
 
@@ -840,60 +622,16 @@ def modules_at(module: Any) -> List[Any]:
         return [module, *(x for layer in below for x in modules_at(layer))]
 
 
-class Used:
-    """The tensors and the variables that a call uses, by their ids."""
-
-    def __init__(self) -> None:
-        self.tensors: Dict[int, Any] = {}
-        self.variables: Dict[int, Any] = {}
-
-    def note(self, inputs: Sequence[Any]) -> None:
-        """Note what an operation takes."""
-        for x in inputs:
-            if isinstance(x, (list, tuple)):
-                self.note(x)
-            elif isinstance(x, tf.Variable):
-                self.note_variable(x)
-            elif isinstance(x, tf.Tensor):
-                self.tensors[id(x)] = x
-
-    def note_variable(self, variable: Any) -> None:
-        """Note a variable that is to be watched."""
-        if variable.trainable:
-            self.variables[id(variable)] = variable
-
-
-_through = threading.local()
-
-
-@contextlib.contextmanager
-def operations_through(
-    answer: Callable[[Callable[[], Any], str, Sequence[Any]], Any],
-) -> Iterator[None]:
-    """Let a function stand between this thread and the operations that it runs eagerly.
-
-    Args:
-        answer: Takes a function that runs the operation, its type and its inputs (and, after them,
-            its attributes); returns the result.
-    """
-    _install()
-    before = getattr(_through, "answer", None)
-    _through.answer = answer if before is None else _both(before, answer)
-    try:
-        yield
-    finally:
-        _through.answer = before
-
-
-def _both(outer: Any, inner: Any) -> Any:
-    return lambda run, name, inputs: inner(lambda: outer(run, name, inputs), name, inputs)
-
-
 _installed: List[Any] = []
 
 
-def _install() -> None:
-    """Put ourselves where TensorFlow enters its runtime; other threads go straight on."""
+def answer_operations(answer_of_thread: Callable[[], Any]) -> None:
+    """Put a function where TensorFlow enters its runtime eagerly, for the rest of the process.
+
+    Args:
+        answer_of_thread: Returns what stands between this thread and its operations, see
+            ``interception.operations_through``; None where they go straight on.
+    """
     from tensorflow.python.eager import execute
     from tensorflow.python.ops import gen_math_ops
 
@@ -904,7 +642,7 @@ def _install() -> None:
     fast = runtime.TFE_Py_FastPathExecute
 
     def fast_path(*args: Any) -> Any:
-        answer = getattr(_through, "answer", None)
+        answer = answer_of_thread()
         if answer is None:
             return fast(*args)
         at, first = (1, 3) if newer else (2, 5)  # where the type is, and the first input
@@ -913,7 +651,7 @@ def _install() -> None:
     def slow_path(slow: Any) -> Any:
         @functools.wraps(slow)
         def path(op_name: Any, num_outputs: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
-            answer = getattr(_through, "answer", None)
+            answer = answer_of_thread()
             name = op_name if isinstance(op_name, str) else op_name.decode()
             if answer is None:
                 return slow(op_name, num_outputs, inputs, *rest, **more)
@@ -942,58 +680,25 @@ def _single(results: Any) -> Any:
     return results[0] if isinstance(results, (list, tuple)) and len(results) == 1 else results
 
 
-def operations_of_function(name: str) -> Set[str]:
-    """Return the types of the operations in a function that runs eagerly, and in those it calls.
-
-    Called from the ``answer`` of ``operations_through``. An operation that is no function, or has
-    been garbage collected, has none.
-    """
+def knows_functions() -> bool:
+    """Tell whether TensorFlow gives the definitions of functions that run eagerly: from 2.2 on."""
     from tensorflow.python.eager import context
 
-    if not hasattr(context.Context, "get_function_def"):  # up to TensorFlow 2.1
-        running = _graph_of_function()
-        graph = None if running is None else running.as_graph_def()
-        nodes = [] if graph is None else [graph.node, *(f.node_def for f in graph.library.function)]
-        return {node.op for listed in nodes for node in listed}
-    return graphs.function_operations([name])
+    return hasattr(context.Context, "get_function_def")
 
 
-def variables_of_function() -> List[Any]:
-    """List the variables of a function that runs eagerly, called as ``operations_of_function`` is.
+def variable_watcher() -> Any:
+    """Return a new VariableWatcher, which is a context manager; None before TensorFlow 2.2."""
+    watcher: Any = getattr(tape, "VariableWatcher", None)
+    return watcher() if hasattr(watcher, "__enter__") else None
 
-    A function that has been traced before tells nobody of them unless a tape records.
+
+def note_variables(note_of_thread: Callable[[], Any]) -> None:
+    """Put a function where TensorFlow tells its tapes of a variable, for the rest of the process.
+
+    Args:
+        note_of_thread: Returns what is told of the variables of this thread; None for nothing.
     """
-    return list(getattr(_graph_of_function(), "variables", ()))
-
-
-def _graph_of_function() -> Any:
-    """Return the graph of the function that is run by one of the callers, or None."""
-    frame: Any = sys._getframe(1)
-    while frame is not None and not hasattr(frame.f_locals.get("self"), "graph"):
-        frame = frame.f_back
-    return None if frame is None else frame.f_locals["self"].graph
-
-
-@contextlib.contextmanager
-def variables_noted(used: Used) -> Iterator[None]:
-    """Note the variables that are read inside, in this thread."""
-    if hasattr(getattr(tape, "VariableWatcher", None), "__enter__"):
-        with tape.VariableWatcher() as watcher:
-            yield
-        for variable in watcher.watched_variables():
-            used.note_variable(variable)
-        return
-    _install_noting()
-    before = getattr(_through, "used", None)
-    _through.used = used
-    try:
-        yield
-    finally:
-        _through.used = before
-
-
-def _install_noting() -> None:
-    """Put ourselves where TensorFlow tells its tapes of a variable."""
     from tensorflow.python.ops import resource_variable_ops
 
     plain = resource_variable_ops.variable_accessed
@@ -1002,9 +707,9 @@ def _install_noting() -> None:
 
     @functools.wraps(plain)
     def noted(variable: Any) -> None:
-        used = getattr(_through, "used", None)
-        if used is not None:
-            used.note_variable(variable)
+        note = note_of_thread()
+        if note is not None:
+            note(variable)
         plain(variable)
 
     resource_variable_ops.variable_accessed = noted

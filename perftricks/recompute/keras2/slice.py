@@ -23,9 +23,9 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Se
 
 import tensorflow as tf
 
-from perftricks.recompute.keras2 import private
+from perftricks.recompute.keras2 import private, purity
 from perftricks.recompute.keras2.branches import Branch, Division
-from perftricks.recompute.keras2.private import Recipe
+from perftricks.recompute.keras2.recipe import Recipe, import_recipe
 from perftricks.recompute.tensorflow_graphs.operations import RANDOM
 from perftricks.recompute.tensorflow_graphs.products import worth_keeping
 
@@ -274,9 +274,9 @@ class _Search:
         return division if division.is_possible() else None
 
     def _is_pure(self, op: Any) -> bool:
-        if op.type in _NEVER or private.uses_references(op):
+        if op.type in _NEVER or purity.uses_references(op):
             return False
-        if self._is_branch and private.has_custom_gradient(op.node_def):
+        if self._is_branch and purity.has_custom_gradient(op.node_def):
             return False
         at_home = not self._is_branch and not self._contexts[op]
         if at_home and (op.type in _ENTRIES or self._may_be_fed(op)):
@@ -285,7 +285,7 @@ class _Search:
             return not at_home or op.outputs[0].shape.num_elements() <= _SMALL
         if op.type in _READS:
             return bool(self._contexts[op])  # elsewhere, what was read is at hand
-        return op.type.startswith(_OF_LOOPS) or private.is_pure(op, _READS, _OF_LOOPS)
+        return op.type.startswith(_OF_LOOPS) or purity.is_pure(op, _READS, _OF_LOOPS)
 
     def _may_be_fed(self, op: Any) -> bool:
         """Tell whether Keras may put another value in the place of what an operation gives.
@@ -399,4 +399,4 @@ def _contexts(op: Any, home: Any) -> Optional[Tuple[Any, ...]]:
 def replay(recipe: Recipe, starts: Sequence[Any]) -> List[Any]:
     """Copy a slice into the default graph; return its outputs, computed from other starts."""
     graph = tf.compat.v1.get_default_graph()
-    return private.import_recipe(graph, recipe, starts)
+    return import_recipe(graph, recipe, starts)

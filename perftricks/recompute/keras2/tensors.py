@@ -15,7 +15,8 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 import tensorflow as tf
-from tensorflow.python.framework.composite_tensor import CompositeTensor
+
+from perftricks.recompute.keras2 import private
 
 # What TensorFlow itself keeps in a tensor.
 _OWN = {
@@ -55,7 +56,7 @@ def hang(x: Any, attributes: Mapping[str, Any]) -> None:
 
 def parts(x: Any) -> List[Any]:
     """Return the tensors that a ragged or sparse tensor, or the like, is made of; others alone."""
-    if isinstance(x, CompositeTensor) and not isinstance(x, (tf.Tensor, tf.Variable)):
+    if isinstance(x, private.CompositeTensor) and not isinstance(x, (tf.Tensor, tf.Variable)):
         return list(tf.nest.flatten(x, expand_composites=True))
     return [x]
 

@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from perftricks.recompute import switch
+from perftricks.recompute.keras2 import interception, private
 from perftricks.recompute.keras2 import layers as keras2
-from perftricks.recompute.keras2 import private
 from perftricks.recompute.memory import allocated_peak
 from perftricks.recompute.python_state import Attributes
 from perftricks.recompute.tensorflow_graphs.operations import DRAWS
@@ -102,7 +102,7 @@ def _eagerly(
         attributes, scopes = Attributes(modules), private.Scopes()
         python = random.getstate()
         try:
-            answered = private.operations_through(answer)
+            answered = interception.operations_through(answer)
             with switch.recompute_scope(on), scopes.entered(), answered:
                 found = [_step(model, x, y, loss, sample_weight) for _ in range(steps)]
             return _arrays(model, found)

@@ -50,12 +50,12 @@ def graph_of(layer: Any) -> Any:
     It is a Functional model itself, or the one that a built Sequential keeps inside.
     """
     import keras
-    from keras.src.models.functional import Functional
 
     if isinstance(layer, keras.Sequential):
         return layer._functional if type(layer).call is keras.Sequential.call else None
-    if isinstance(layer, Functional):
-        return layer if type(layer).call is Functional.call else None
+    functional = private.functional_class()
+    if isinstance(layer, functional):
+        return layer if type(layer).call is functional.call else None
     return None
 
 
@@ -96,9 +96,7 @@ def is_symbol(x: Any) -> bool:
 
 def graph_class() -> Any:
     """Return the class whose method runs graphs of layers: models, and functions of Keras."""
-    from keras.src.ops.function import Function
-
-    return Function
+    return private.function_class()
 
 
 def is_symbolic(inputs: Any) -> bool:
@@ -200,7 +198,5 @@ def forget_compiled(model: Any) -> None:
 
 def global_random_state() -> List[Any]:
     """List the variables of random number generators that belong to no layer."""
-    from keras.src.backend.common import global_state
-
-    seed = global_state.get_global_attribute("global_seed_generator")
+    seed = private.global_seed_generator()
     return [] if seed is None else [seed.state]

@@ -1,4 +1,4 @@
-"""The only home of private imports and version checks: what frameworks keep for themselves.
+"""The only home of private imports: what Keras 3 and the frameworks below keep for themselves.
 
 Each function says what it stands for; a newer framework that moves things is met here and nowhere
 else. Nothing is imported before a function runs.
@@ -100,6 +100,27 @@ def own_value(variable: Any) -> Any:
 def autocast(variable: Any, value: Any) -> Any:
     """Return a value as a variable yields it to the layer that runs now: cast, or as it is."""
     return variable._maybe_autocast(value)
+
+
+def functional_class() -> Any:
+    """Return the class of models that are graphs of layers."""
+    from keras.src.models.functional import Functional
+
+    return Functional
+
+
+def function_class() -> Any:
+    """Return the class whose method runs graphs of layers: models, and functions of Keras."""
+    from keras.src.ops.function import Function
+
+    return Function
+
+
+def global_seed_generator() -> Any:
+    """Return the generator of random numbers that belongs to no layer; None before it is used."""
+    from keras.src.backend.common import global_state
+
+    return global_state.get_global_attribute("global_seed_generator")
 
 
 def flat_layers(layer: Any) -> List[Any]:
