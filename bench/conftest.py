@@ -14,9 +14,9 @@ import pytest
 
 from bench.corpus import write_corpus
 from perftricks.environment import find_gpus
-from perftricks.wordcount.documents import ReadOptions
-from perftricks.wordcount.feeds import FileFeed, sample
-from perftricks.wordcount.sources import find_sources
+from perftricks.wordcount.reading.documents import ReadOptions
+from perftricks.wordcount.reading.feeds import FileFeed, sample
+from perftricks.wordcount.reading.sources import find_sources
 
 GENERATED = "generated"
 SIZE = 3_000_000  # bytes; the naive loop takes about 3 s

@@ -37,9 +37,10 @@ from typing import Any, NoReturn
 
 from bench.markdown import table
 from perftricks import signals
-from perftricks.wordcount import OptionError, cachefolder, count_files, pieces
-from perftricks.wordcount import kernel as kernel_method
-from perftricks.wordcount.compiled import cache, tables
+from perftricks.wordcount import OptionError, count_files
+from perftricks.wordcount.kernel import cache, cachefolder, tables
+from perftricks.wordcount.methods import compiled as kernel_method
+from perftricks.wordcount.reading import pieces
 
 OUTCOMES = ("tried", "right", "refused", "wrong", "traceback", "crash", "hung", "left")
 BAD = ("wrong", "traceback", "crash", "hung", "left")

@@ -48,8 +48,8 @@ def cache(
     """Parse, look or clear, show."""
     from perftricks.cli.render import cache as render
     from perftricks.cli.render import terminal
-    from perftricks.wordcount.cachefiles import clear_cache, inspect_cache
     from perftricks.wordcount.errors import OptionError
+    from perftricks.wordcount.storage.cachefiles import clear_cache, inspect_cache
 
     with reported(COMMAND, usage=(OptionError,), data=(OSError,)):
         report = clear_cache() if action is Action.CLEAR else inspect_cache()

@@ -14,8 +14,8 @@ import typer
 from perftricks.cli.errors import BAD_DATA, complain, reported
 
 if TYPE_CHECKING:
-    from perftricks.wordcount.export import TableFormat
     from perftricks.wordcount.job import FileJob
+    from perftricks.wordcount.writing.export import TableFormat
 
 COMMAND = "perftricks wordcount"
 STDOUT = "-"
@@ -346,15 +346,15 @@ def wordcount(
     """Parse the options, count or compare, and show the result."""
     from perftricks.parallel import ParallelError
     from perftricks.wordcount.checkpoint import SECONDS, Checkpoint
-    from perftricks.wordcount.documents import ReadOptions
     from perftricks.wordcount.errors import CorpusError, OptionError, TokenizerError
-    from perftricks.wordcount.export import check_output
     from perftricks.wordcount.job import FileJob
-    from perftricks.wordcount.report import check_plot, check_report
+    from perftricks.wordcount.reading.documents import ReadOptions
+    from perftricks.wordcount.reading.sources import find_sources
     from perftricks.wordcount.settings import Settings, TableFilter
-    from perftricks.wordcount.sources import find_sources
     from perftricks.wordcount.tokenizers import make_spec
     from perftricks.wordcount.verify import VerificationError
+    from perftricks.wordcount.writing import check_plot, check_report
+    from perftricks.wordcount.writing.export import check_output
 
     with reported(
         COMMAND,
@@ -488,8 +488,8 @@ def _count(job: FileJob, files: Files, top: int, *, quiet: bool, as_json: bool) 
     """Count, write the files, show what came out."""
     from perftricks.cli.render import terminal
     from perftricks.cli.render import wordcount as render
-    from perftricks.wordcount.export import write_table
-    from perftricks.wordcount.report import write_plot, write_report
+    from perftricks.wordcount.writing import write_plot, write_report
+    from perftricks.wordcount.writing.export import write_table
 
     with render.progress_bar(hidden=quiet) as progress:
         counts = job.run(progress)
@@ -518,7 +518,7 @@ def _compare(job: FileJob, *, quiet: bool, as_json: bool) -> None:
     """Run all methods and show how they compare; unequal tables are an error."""
     from perftricks.cli.render import terminal
     from perftricks.cli.render import wordcount as render
-    from perftricks.wordcount.compare import compare_methods
+    from perftricks.wordcount.methods.compare import compare_methods
 
     with terminal.announcer(hidden=quiet) as announce:
         comparison = compare_methods(job.feed(), job.settings, progress=announce)

@@ -18,8 +18,8 @@ from perftricks.environment.packages import keras_backend, versions
 from perftricks.environment.rows import matching_rows
 from perftricks.environment.switch import Switch, read_switch
 from perftricks.parallel.cores import available_cores
-from perftricks.wordcount.cachefiles import CacheReport, inspect_cache
-from perftricks.wordcount.memory import available_memory
+from perftricks.wordcount.storage.cachefiles import CacheReport, inspect_cache
+from perftricks.wordcount.table.memory import available_memory
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@
 it is first used.
 """
 
-from perftricks.wordcount.counts import RunInfo, WordCounts
 from perftricks.wordcount.errors import (
     CorpusError,
     OptionError,
@@ -18,10 +17,11 @@ from perftricks.wordcount.errors import (
     TableTooLargeError,
     TokenizerError,
 )
-from perftricks.wordcount.export import read_table, write_table
 from perftricks.wordcount.job import count_files, count_words
-from perftricks.wordcount.report import write_plot, write_report
+from perftricks.wordcount.table.counts import RunInfo, WordCounts
 from perftricks.wordcount.verify import VerificationError
+from perftricks.wordcount.writing import write_plot, write_report
+from perftricks.wordcount.writing.export import read_table, write_table
 
 __all__ = [
     "CorpusError",

@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perftricks.files import open_plainly, replacing, try_lock
-from perftricks.wordcount.documents import ReadOptions
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.runs import Run, check_run
-from perftricks.wordcount.sealed import DamagedError
-from perftricks.wordcount.sources import STDIN, Corpus, PathLike, Source
+from perftricks.wordcount.reading.documents import ReadOptions
+from perftricks.wordcount.reading.sources import STDIN, Corpus, PathLike, Source
+from perftricks.wordcount.storage.sealed import DamagedError
+from perftricks.wordcount.table.runs import Run, check_run
 
 if TYPE_CHECKING:
-    from perftricks.wordcount.compiled import Engine
+    from perftricks.wordcount.kernel import Engine
 
 STATE = "state.json"
 SECONDS = 15.0
@@ -182,7 +182,7 @@ class Checkpoint:
         Raises:
             OptionError: If one cannot be read or is not what was written.
         """
-        from perftricks.wordcount.compiled import TokenTable
+        from perftricks.wordcount.kernel import TokenTable
 
         tables = {}
         for name in state.documents:

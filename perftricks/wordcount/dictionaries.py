@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.sources import PathLike, read_small_file
+from perftricks.wordcount.reading.sources import PathLike, read_small_file
 
 UserDictionary = PathLike | Iterable[str | bytes]
 

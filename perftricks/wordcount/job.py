@@ -5,7 +5,7 @@ Three methods are those of https://kexue.fm/archives/7031, and all give the same
 * naive: one process, one loop over all tokens, one growing dict;
 * batched: one process, a table for each batch of documents, the tables added up;
 * parallel: the batches go to worker processes;
-* compiled: jieba's own algorithm as machine code, on threads (:mod:`perftricks.wordcount.kernel`).
+* compiled: jieba's own algorithm as machine code, on threads.
 """
 
 from __future__ import annotations
@@ -20,12 +20,9 @@ from typing import TYPE_CHECKING, Any
 from perftricks.parallel.cores import available_cores
 from perftricks.signals import held_back
 from perftricks.wordcount.checkpoint import SECONDS, Checkpoint, State, identity_of
-from perftricks.wordcount.counts import RunInfo, WordCounts
 from perftricks.wordcount.dictionaries import UserDictionary
-from perftricks.wordcount.documents import Document, ReadOptions
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.feeds import Feed, FileFeed, TextFeed
-from perftricks.wordcount.kernel import (
+from perftricks.wordcount.methods.compiled import (
     TOO_SHORT_TO_COMPILE,
     KernelRun,
     check_cache,
@@ -34,17 +31,20 @@ from perftricks.wordcount.kernel import (
     why_not,
     why_not_worth_it,
 )
-from perftricks.wordcount.plain import Counted, Progress, TokenKeys, count_plainly
+from perftricks.wordcount.methods.plain import Counted, Progress, TokenKeys, count_plainly
+from perftricks.wordcount.reading.documents import Document, ReadOptions
+from perftricks.wordcount.reading.feeds import Feed, FileFeed, TextFeed
+from perftricks.wordcount.reading.sources import Corpus, Format, PathLike, find_sources
 from perftricks.wordcount.settings import Method, Settings, TableFilter
-from perftricks.wordcount.sources import Corpus, Format, PathLike, find_sources
-from perftricks.wordcount.spill import Spill
+from perftricks.wordcount.table.counts import RunInfo, WordCounts
+from perftricks.wordcount.table.spill import Spill
 from perftricks.wordcount.tokenizers import Cut, Mode, make_spec
 from perftricks.wordcount.verify import Sampler
 from perftricks.wordcount.verify import verify as verify_samples
 
 if TYPE_CHECKING:
     from perftricks.parallel.launch import StartMethod
-    from perftricks.wordcount.compiled import Engine
+    from perftricks.wordcount.kernel import Engine
 
 
 def count_words(
@@ -179,7 +179,7 @@ def count_files(
 
     Args:
         paths: Files, folders (searched to the bottom), ``-`` for the standard input; one path or
-            several. See :func:`perftricks.wordcount.sources.find_sources`.
+            several. See :func:`perftricks.wordcount.reading.sources.find_sources`.
         tokenizer: As for :func:`count_words`, and so are the options that are not explained here.
         workers: See there.
         mode: See there.

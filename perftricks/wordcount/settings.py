@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from perftricks.wordcount.counts import WordCounts
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.kernel import why_not
-from perftricks.wordcount.memory import default_limit, parse_limit
-from perftricks.wordcount.sources import PathLike, read_small_file
+from perftricks.wordcount.methods.compiled import why_not
+from perftricks.wordcount.reading.sources import PathLike, read_small_file
+from perftricks.wordcount.table.counts import WordCounts
+from perftricks.wordcount.table.memory import default_limit, parse_limit
 from perftricks.wordcount.tokenizers import TokenizerSpec
 
 if TYPE_CHECKING:

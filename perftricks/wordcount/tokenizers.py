@@ -28,7 +28,7 @@ from perftricks.wordcount.dictionaries import (
 )
 from perftricks.wordcount.errors import OptionError, TokenizerError
 from perftricks.wordcount.excerpt import excerpt_tokenizer
-from perftricks.wordcount.sources import PathLike
+from perftricks.wordcount.reading.sources import PathLike
 
 Cut = Callable[[str], Iterable[str]]
 Mode = Literal["default", "all", "search"]

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from perftricks.wordcount.compiled import Engine
-    from perftricks.wordcount.compiled.driver import Newline
+    from perftricks.wordcount.kernel import Engine
+    from perftricks.wordcount.kernel.driver import Newline
 
 
 class VerificationError(Exception):
@@ -136,7 +136,7 @@ def verify(
     Raises:
         VerificationError: If a table is not the same.
     """
-    from perftricks.wordcount.compiled import TextCounter
+    from perftricks.wordcount.kernel import TextCounter
 
     compared = 0
     for sample in samples:

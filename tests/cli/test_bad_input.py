@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from perftricks.wordcount import sources
+from perftricks.wordcount.reading import sources
 from tests.cli.conftest import command
 
 

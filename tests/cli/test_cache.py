@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from perftricks.wordcount import cachefolder
-from perftricks.wordcount.cachefiles import LIMIT_ENVIRONMENT
-from perftricks.wordcount.cachefolder import ENVIRONMENT, cache_folder
+from perftricks.wordcount.storage import cachefolder
+from perftricks.wordcount.storage.cachefiles import LIMIT_ENVIRONMENT
+from perftricks.wordcount.storage.cachefolder import ENVIRONMENT, cache_folder
 from tests.cli.conftest import ROOT, command, environment
 
 KEY = "0123456789abcdef" * 2
@@ -170,14 +170,14 @@ def test_wrong_action(call):
 
 
 LOAD = """
-from perftricks.wordcount import compiled
-from perftricks.wordcount.cachefolder import open_cache
-from perftricks.wordcount.compiled.cache import load_kernel, load_lexicon
+from perftricks.wordcount.kernel import TextCounter
+from perftricks.wordcount.storage.cachefolder import open_cache
+from perftricks.wordcount.kernel.cache import load_kernel, load_lexicon
 folder = open_cache()
 kernel = load_kernel(folder)
 print("ready", flush=True)
 for _ in range(2):
-    counter = compiled.TextCounter(kernel, load_lexicon(folder, kernel))
+    counter = TextCounter(kernel, load_lexicon(folder, kernel))
     counter.feed("我来到北京清华大学".encode())
     assert sorted(counter.table().to_dict()) == ["北京", "我", "来到", "清华大学"]
 """

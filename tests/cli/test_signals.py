@@ -138,9 +138,11 @@ def test_files_that_are_being_written(tmp_path, corpus, number, option):
 STOPPED = """
 import os, sys
 from perftricks.cli import main
-from perftricks.wordcount import checkpoint, kernel, pieces
+from perftricks.wordcount import checkpoint
+from perftricks.wordcount.methods import compiled
+from perftricks.wordcount.reading import pieces
 from tests.wordcount.conftest import in_chunks
-pieces.PIECE_BYTES = kernel.PIECE_BYTES = 300
+pieces.PIECE_BYTES = compiled.PIECE_BYTES = 300
 pieces.read_bytes = in_chunks
 calls = []
 def is_due(self):

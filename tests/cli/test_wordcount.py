@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from perftricks.wordcount import count_files, plain, read_table
+from perftricks.wordcount import count_files, read_table
+from perftricks.wordcount.methods import plain
 from tests.cli.conftest import LINES, command, environment
 
 
@@ -451,7 +452,7 @@ def test_memory_limit_and_a_full_disk(run, corpus, monkeypatch):
     def full(*given, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("perftricks.wordcount.runs._encoded", full)
+    monkeypatch.setattr("perftricks.wordcount.table.runs._encoded", full)
     output = corpus.parent / "counts.tsv"
     result = run(corpus, "--memory-limit", "1kB", "--method", "naive", "-o", output)
     assert (result.status, result.out, result.err.count("\n")) == (1, "", 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from perftricks.wordcount.streams import read_bytes
+from perftricks.wordcount.reading.streams import read_bytes
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # jieba's own, about its source and pkg_resources

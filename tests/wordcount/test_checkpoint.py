@@ -15,9 +15,10 @@ from pathlib import Path
 import jieba
 import pytest
 
-from perftricks.wordcount import CorpusError, OptionError, checkpoint, compiled, count_files, pieces
+from perftricks.wordcount import CorpusError, OptionError, checkpoint, count_files, kernel
 from perftricks.wordcount.checkpoint import STATE, Checkpoint
-from perftricks.wordcount.compiled import TokenTable
+from perftricks.wordcount.kernel import TokenTable
+from perftricks.wordcount.reading import pieces
 from tests.wordcount.conftest import PIECES, in_chunks, naive
 
 ROOT = Path(__file__).parent.parent.parent
@@ -26,10 +27,12 @@ ROOT = Path(__file__).parent.parent.parent
 # or at some moment, which may be in the middle of a write.
 KILLED = """
 import os, signal, sys, threading
-from perftricks.wordcount import count_files, kernel, pieces
+from perftricks.wordcount import count_files
+from perftricks.wordcount.methods import compiled
+from perftricks.wordcount.reading import pieces
 corpus, folder, operations, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 limit = sys.argv[5] or None
-pieces.PIECE_BYTES = kernel.PIECE_BYTES = 60_000
+pieces.PIECE_BYTES = compiled.PIECE_BYTES = 60_000
 left = [operations]
 def die(*ignored):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -39,7 +42,7 @@ def watch(event, arguments):
             left[0] -= 1
             if not left[0]:
                 die()
-class Feeder(kernel.KernelRun):
+class Feeder(compiled.KernelRun):
     def begin(self, index, meter):
         if not index and operations:
             sys.addaudithook(watch)
@@ -68,7 +71,7 @@ def lines():
 def often(monkeypatch):
     """Pieces of a few hundred bytes, so that a small text has many snapshots."""
     monkeypatch.setattr(pieces, "PIECE_BYTES", 300)
-    monkeypatch.setattr("perftricks.wordcount.kernel.PIECE_BYTES", 300)
+    monkeypatch.setattr("perftricks.wordcount.methods.compiled.PIECE_BYTES", 300)
 
 
 class Stop(Exception):
@@ -107,7 +110,7 @@ def test_interrupted_run_goes_on(tmp_path, lines, often, monkeypatch, kind, more
         options["field"] = "t"
     whole = count_files(corpus, method="naive", **options)
     folder = tmp_path / "state"
-    monkeypatch.setattr("perftricks.wordcount.streams.CHUNK_BYTES", 512)
+    monkeypatch.setattr("perftricks.wordcount.reading.streams.CHUNK_BYTES", 512)
     size = sum(path.stat().st_size for path in corpus.iterdir())
     for at in (size // 4, size // 2, size - 200):
         interrupt(corpus, folder, at, **options)
@@ -184,7 +187,7 @@ def test_what_has_changed_is_refused(tmp_path, lines, often, monkeypatch):
     """Other inputs, options or words than the run was begun with are refused, each by name."""
     path, folder = tmp_path / "a.txt", tmp_path / "state"
     path.write_text(lines, encoding="utf-8")
-    monkeypatch.setattr("perftricks.wordcount.streams.CHUNK_BYTES", 512)
+    monkeypatch.setattr("perftricks.wordcount.reading.streams.CHUNK_BYTES", 512)
     interrupt(path, folder, 2000)
     status = path.stat()
 
@@ -257,7 +260,7 @@ def test_bad_data_stays_bad(tmp_path, lines, often, monkeypatch):
     path = tmp_path / "a.txt"
     content = lines.encode() + b"\xff"
     path.write_bytes(content)
-    monkeypatch.setattr("perftricks.wordcount.streams.CHUNK_BYTES", 512)
+    monkeypatch.setattr("perftricks.wordcount.reading.streams.CHUNK_BYTES", 512)
     for _ in range(2):
         with pytest.raises(CorpusError) as raised:
             count_files(path, checkpoint=tmp_path / "state", checkpoint_seconds=0)
@@ -267,7 +270,7 @@ def test_bad_data_stays_bad(tmp_path, lines, often, monkeypatch):
 @pytest.fixture
 def begun(tmp_path, texts, often, monkeypatch):
     """A run that has ended on the way, with tables, and with parts of one, in its folder."""
-    monkeypatch.setattr("perftricks.wordcount.streams.CHUNK_BYTES", 512)
+    monkeypatch.setattr("perftricks.wordcount.reading.streams.CHUNK_BYTES", 512)
     monkeypatch.setattr(pieces, "read_bytes", in_chunks)
     path = tmp_path / "a.txt"
     path.write_text("\n".join(texts), encoding="utf-8", newline="")
@@ -327,7 +330,7 @@ def test_older_table_of_the_same_name_is_refused(begun, tmp_path):
     interrupt([paths[0]], other, 300, ngrams=2)
     (there,) = other.glob("table-*-crlf")
     (here,) = folder.glob("table-*-crlf")
-    table = TokenTable.load(there, *compiled.load())
+    table = TokenTable.load(there, *kernel.load())
     table.save(here)
     with pytest.raises(OptionError, match="it is another table than the one that was saved last"):
         count_files(paths, checkpoint=folder, **options)

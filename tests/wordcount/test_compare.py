@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from perftricks.wordcount import compare, count_words, plain
-from perftricks.wordcount.compare import compare_methods
-from perftricks.wordcount.feeds import TextFeed
+from perftricks.wordcount import count_words
+from perftricks.wordcount.methods import compare, plain
+from perftricks.wordcount.methods.compare import compare_methods
+from perftricks.wordcount.reading.feeds import TextFeed
 from perftricks.wordcount.settings import Settings
 from perftricks.wordcount.tokenizers import TokenizerSpec
 

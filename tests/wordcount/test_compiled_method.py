@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jieba import finalseg
 
-from perftricks.wordcount import CorpusError, OptionError, count_files, count_words, kernel, pieces
+from perftricks.wordcount import CorpusError, OptionError, count_files, count_words
+from perftricks.wordcount.methods import compiled
+from perftricks.wordcount.reading import pieces
 from tests.wordcount.conftest import PIECES, in_chunks, naive
 
 MODES = [("default", True), ("default", False), ("search", True), ("search", False), ("all", True)]
@@ -35,7 +37,7 @@ def lines():
 def small_pieces(monkeypatch):
     """Pieces of a few hundred bytes, so that a small text has many."""
     monkeypatch.setattr(pieces, "PIECE_BYTES", 300)
-    monkeypatch.setattr(kernel, "PIECE_BYTES", 300)
+    monkeypatch.setattr(compiled, "PIECE_BYTES", 300)
     monkeypatch.setattr(pieces, "read_bytes", in_chunks)
 
 
@@ -250,7 +252,7 @@ def test_ngrams_without_words_that_are_left_out():
 
 def test_choice(monkeypatch, texts):
     """The kernel is chosen where it is done sooner, and else the table says why it is not."""
-    from perftricks.wordcount import compiled
+    from perftricks.wordcount import kernel
 
     run = count_words(texts).run
     assert (run.method, run.note) == ("batched", "the text is too short to be worth it")
@@ -259,21 +261,21 @@ def test_choice(monkeypatch, texts):
     long = "\n".join(texts) * 30
     assert count_words([long] * 2, workers=1).run.method == "compiled"
     assert count_words([long] * 2, workers=1).run.note == ""
-    monkeypatch.setattr(compiled, "readiness", lambda dictionary: compiled.Readiness(False, True))
+    monkeypatch.setattr(kernel, "readiness", lambda dictionary: kernel.Readiness(False, True))
     run = count_words([long], workers=2).run
     assert (run.method, run.note) == ("parallel", "the text is too short to be worth compiling")
 
 
 def test_kernel_that_cannot_be_had(monkeypatch, tmp_path, texts, expected):
     """Without the kernel jieba counts, and asking for it is an error; both say why."""
-    from perftricks.wordcount import compiled
+    from perftricks.wordcount import kernel
 
     def fail(*given, **options):
-        raise compiled.UnsupportedDictionary("too many different frequencies")
+        raise kernel.UnsupportedDictionary("too many different frequencies")
 
-    monkeypatch.setattr(kernel, "why_not_worth_it", lambda *given: None)
+    monkeypatch.setattr(compiled, "why_not_worth_it", lambda *given: None)
     monkeypatch.setattr("perftricks.wordcount.job.why_not_worth_it", lambda *given: None)
-    monkeypatch.setattr(compiled, "load", fail)
+    monkeypatch.setattr(kernel, "load", fail)
     counts = count_words(texts)
     assert counts == expected
     assert counts.run.note == "too many different frequencies"

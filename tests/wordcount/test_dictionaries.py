@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perftricks.wordcount import OptionError, count_words
-from perftricks.wordcount.compiled import Engine
-from perftricks.wordcount.compiled.tables import build_lexicon
-from perftricks.wordcount.feeds import TextFeed
 from perftricks.wordcount.jieba_state import import_copy
 from perftricks.wordcount.job import run
-from perftricks.wordcount.kernel import load_engine
+from perftricks.wordcount.kernel import Engine
+from perftricks.wordcount.kernel.tables import build_lexicon
+from perftricks.wordcount.methods.compiled import load_engine
+from perftricks.wordcount.reading.feeds import TextFeed
 from perftricks.wordcount.settings import Settings
 from perftricks.wordcount.tokenizers import make_spec, tokenizer_with
 

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perftricks.wordcount import CorpusError, OptionError, streams
-from perftricks.wordcount.documents import ReadOptions, read_documents, split_lines
-from perftricks.wordcount.sources import find_sources
-from perftricks.wordcount.streams import Meter
+from perftricks.wordcount import CorpusError, OptionError
+from perftricks.wordcount.reading import streams
+from perftricks.wordcount.reading.documents import ReadOptions, read_documents, split_lines
+from perftricks.wordcount.reading.sources import find_sources
+from perftricks.wordcount.reading.streams import Meter
 
 
 def read(path, **options):

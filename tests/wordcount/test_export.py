@@ -10,16 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from perftricks.wordcount import (
-    CorpusError,
-    OptionError,
-    WordCounts,
-    export,
-    read_table,
-    write_table,
-)
-from perftricks.wordcount.export import Row, check_output, escape, read_rows, unescape
-from perftricks.wordcount.sources import find_sources
+from perftricks.wordcount import CorpusError, OptionError, WordCounts, read_table, write_table
+from perftricks.wordcount.reading.sources import find_sources
+from perftricks.wordcount.writing import export
+from perftricks.wordcount.writing.export import Row, check_output, escape, read_rows, unescape
 
 EXTENSIONS = ["tsv", "csv", "json"]
 NASTY = [

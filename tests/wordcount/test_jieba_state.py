@@ -15,14 +15,8 @@ import pytest
 from jieba import finalseg
 
 from perftricks.parallel import ParallelError
-from perftricks.wordcount import (
-    OptionError,
-    TokenizerError,
-    count_words,
-    jieba_state,
-    job,
-    plain,
-)
+from perftricks.wordcount import OptionError, TokenizerError, count_words, jieba_state, job
+from perftricks.wordcount.methods import plain
 from perftricks.wordcount.tokenizers import WorkerSetup, make_spec
 from tests.wordcount.conftest import naive
 

@@ -13,8 +13,8 @@ from xml.etree import ElementTree
 import pytest
 
 from perftricks.wordcount import OptionError, WordCounts, count_words
-from perftricks.wordcount.report import check_plot, plot, svg, write_plot, write_report
-from perftricks.wordcount.report.zipf import zipf
+from perftricks.wordcount.writing import check_plot, plot, svg, write_plot, write_report
+from perftricks.wordcount.writing.zipf import zipf
 
 NASTY = [
     "<script>alert(1)</script>",

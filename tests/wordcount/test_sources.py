@@ -4,8 +4,9 @@ import os
 
 import pytest
 
-from perftricks.wordcount import OptionError, sources
-from perftricks.wordcount.sources import find_sources
+from perftricks.wordcount import OptionError
+from perftricks.wordcount.reading import sources
+from perftricks.wordcount.reading.sources import find_sources
 
 
 def write(folder, *names):

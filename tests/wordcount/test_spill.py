@@ -30,15 +30,21 @@ from perftricks.wordcount import (
     TokenizerError,
     count_files,
     count_words,
-    pieces,
-    runs,
-    spill,
     write_table,
 )
-from perftricks.wordcount.cachefolder import cache_folder
-from perftricks.wordcount.memory import _available, default_limit, parse_limit
-from perftricks.wordcount.runs import blocks_of, check_run, merged, read_run, summed, write_run
-from perftricks.wordcount.spill import PREFIX, Spill
+from perftricks.wordcount.reading import pieces
+from perftricks.wordcount.storage.cachefolder import cache_folder
+from perftricks.wordcount.table import runs, spill
+from perftricks.wordcount.table.memory import _available, default_limit, parse_limit
+from perftricks.wordcount.table.runs import (
+    blocks_of,
+    check_run,
+    merged,
+    read_run,
+    summed,
+    write_run,
+)
+from perftricks.wordcount.table.spill import PREFIX, Spill
 from tests.wordcount.conftest import in_chunks
 
 ROOT = Path(__file__).parent.parent.parent
@@ -76,9 +82,9 @@ def small_pieces(monkeypatch):
     """Pieces and chunks of about a kilobyte, between which a table may move."""
     monkeypatch.setattr(pieces, "PIECE_BYTES", 2000)
     monkeypatch.setattr(pieces, "read_bytes", in_chunks)
-    monkeypatch.setattr("perftricks.wordcount.kernel.PIECE_BYTES", 2000)
+    monkeypatch.setattr("perftricks.wordcount.methods.compiled.PIECE_BYTES", 2000)
     for name in ("LARGEST_CHUNK", "SMALLEST_CHUNK"):
-        monkeypatch.setattr(f"perftricks.wordcount.compiled.driver.{name}", 1000)
+        monkeypatch.setattr(f"perftricks.wordcount.kernel.driver.{name}", 1000)
 
 
 def written(counts, folder):

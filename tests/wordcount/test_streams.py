@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perftricks.wordcount import CorpusError, OptionError, streams
-from perftricks.wordcount.sources import find_sources
-from perftricks.wordcount.streams import Meter, check_encoding, read_text
+from perftricks.wordcount import CorpusError, OptionError
+from perftricks.wordcount.reading import streams
+from perftricks.wordcount.reading.sources import find_sources
+from perftricks.wordcount.reading.streams import Meter, check_encoding, read_text
 
 if sys.version_info >= (3, 14):
     from compression import zstd

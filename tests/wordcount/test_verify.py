@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from perftricks.cli import main
-from perftricks.wordcount import OptionError, VerificationError, compiled, count_files, count_words
-from perftricks.wordcount.cachefolder import ENVIRONMENT, open_cache
-from perftricks.wordcount.compiled import TextCounter, cache
+from perftricks.wordcount import OptionError, VerificationError, count_files, count_words, kernel
+from perftricks.wordcount.kernel import TextCounter, cache
+from perftricks.wordcount.storage.cachefolder import ENVIRONMENT, open_cache
 from perftricks.wordcount.tokenizers import default_tokenizer
 from perftricks.wordcount.verify import Sampler
 
@@ -107,7 +107,7 @@ def test_wrong_cache_is_told_from_a_wrong_kernel(tmp_path, texts, monkeypatch, w
         count_words(["他喝茶"], method="compiled", verify=3)
     monkeypatch.undo()
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "cache"))
-    engine = compiled.load()
+    engine = kernel.load()
     tokenizer = default_tokenizer()
     monkeypatch.setattr(cache, "_is_untouched_default", lambda tokenizer: True)
     with open_cache() as folder:

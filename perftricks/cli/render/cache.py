@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.filesize import decimal
 
 from perftricks.cli.render.terminal import print_line, show_table
-from perftricks.wordcount.cachefiles import CacheReport
-from perftricks.wordcount.printable import printable
+from perftricks.wordcount.storage.cachefiles import CacheReport
+from perftricks.wordcount.table.printable import printable
 
 _WHAT = {
     "kernels": "machine code of the kernel",

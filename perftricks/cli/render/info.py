@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from perftricks.cli.render.terminal import print_facts, print_line
 from perftricks.environment import Environment
 from perftricks.environment.devices import Gpu, Sight
-from perftricks.wordcount.printable import printable
+from perftricks.wordcount.table.printable import printable
 
 _EXTRAS = {
     "keras": "tensorflow, jax or torch",

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from perftricks.cli.render.terminal import print_facts, print_line, show_table
-from perftricks.wordcount.printable import printable
+from perftricks.wordcount.table.printable import printable
 
 if TYPE_CHECKING:
-    from perftricks.wordcount.compare import Comparison
-    from perftricks.wordcount.counts import WordCounts
-    from perftricks.wordcount.plain import Progress
+    from perftricks.wordcount.methods.compare import Comparison
+    from perftricks.wordcount.methods.plain import Progress
+    from perftricks.wordcount.reading.sources import NotRead
     from perftricks.wordcount.settings import Settings
-    from perftricks.wordcount.sources import NotRead
+    from perftricks.wordcount.table.counts import WordCounts
 
 _REFRESH_SECONDS = 0.1
 _FACT_WIDTH = 10

@@ -1,0 +1,1 @@
+"""The methods of counting, and their comparison."""

@@ -1,0 +1,188 @@
+"""Where documents come from: files, or an iterable of the caller's."""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+from perftricks.wordcount.errors import CorpusError
+from perftricks.wordcount.methods.compiled import KernelRun
+from perftricks.wordcount.reading.documents import ReadOptions, read_documents
+from perftricks.wordcount.reading.sources import STDIN, Corpus, NotRead, Source
+from perftricks.wordcount.reading.streams import AUTO, Meter, find_encoding, read_bytes, take_head
+
+# As much of a text of unknown length is read ahead to see whether it is a short one.
+_PEEK_BYTES = 1_000_000
+
+# How many times larger compressed text usually is than it looks.
+_COMPRESSION = 3
+
+
+class Feed(Protocol):
+    """Documents, and how much of them has been read."""
+
+    meter: Meter
+    files: int
+    passed_over: int
+    total: int | None
+
+    @property
+    def not_read(self) -> Sequence[NotRead]:
+        """What in folders is not read."""
+
+    @property
+    def bad(self) -> Sequence[NotRead]:
+        """What turned out to be bad and counts for nothing."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the documents."""
+
+    def estimate(self) -> float:
+        """Return roughly how many bytes of text there are; infinity if that cannot be known."""
+
+    def give(self, run: KernelRun) -> None:
+        """Let the kernel count all documents."""
+
+
+class TextFeed:
+    """Documents that are in memory or come from a generator; a byte is one of their UTF-8."""
+
+    files = 0
+    passed_over = 0
+    total: int | None = None
+    not_read: Sequence[NotRead] = ()
+    bad: Sequence[NotRead] = ()
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.meter = Meter()
+        self._texts = texts
+
+    def __iter__(self) -> Iterator[str]:
+        for index, text in enumerate(self._texts):
+            if not isinstance(text, str):
+                raise TypeError(f"document {index} is of type {type(text).__name__}, not str")
+            self.meter.text += len(text.encode("utf-8", "surrogatepass"))
+            self.meter.stored = self.meter.text
+            yield text
+
+    def estimate(self) -> float:
+        """Return the size of the first documents if they are all, else infinity."""
+        first: list[Any] = []
+        texts = iter(self._texts)
+        size = 0
+        ended = False
+        while size <= _PEEK_BYTES and not ended:
+            text = next(texts, _NONE)
+            ended = text is _NONE
+            if not ended:
+                first.append(text)
+                size += 3 * len(text) if isinstance(text, str) else 0
+        self._texts = itertools.chain(first, texts)
+        return size if ended else math.inf
+
+    def give(self, run: KernelRun) -> None:
+        """Let the kernel count all documents."""
+        run.count_documents(self, "texts")
+
+
+_NONE: Any = object()
+
+
+class FileFeed:
+    """Documents from files."""
+
+    def __init__(self, corpus: Corpus, options: ReadOptions) -> None:
+        self.meter = Meter()
+        self.files = len(corpus.sources)
+        self.passed_over = corpus.passed_over
+        self.total = corpus.size
+        self.not_read = corpus.not_read
+        self.bad = list(corpus.bad)
+        self._skip_bad = corpus.skip_bad
+        self._sources = list(corpus.sources)
+        self._options = options
+
+    def __iter__(self) -> Iterator[str]:
+        for source in self._sources:
+            if not self._is_bad(source):
+                yield from read_documents(source, self._options, self.meter)
+
+    def _is_bad(self, source: Source) -> bool:
+        """Whether a file is to be left out, which is found out by reading it once before.
+
+        So nothing of it is counted. A stream cannot be read twice; in that a bad byte is an error.
+        """
+        if not self._skip_bad or source.size is None:
+            return False
+        try:
+            for _ in read_documents(source, self._options, Meter()):
+                pass
+        except CorpusError as error:
+            self.bad.append(NotRead(source.name, error.reason))
+            self.files -= 1
+            self.meter.stored += source.size
+            return True
+        return False
+
+    def estimate(self) -> float:
+        """Return roughly how many bytes of text the files hold.
+
+        So much of the standard input is read that it is known whether it is short.
+        """
+        size = 0.0
+        for index, source in enumerate(self._sources):
+            stored: float = math.inf if source.size is None else source.size
+            if source.path == STDIN:
+                source, ended = take_head(source, _PEEK_BYTES)
+                self._sources[index] = source
+                stored = len(source.head) if ended else math.inf
+            size += stored * (_COMPRESSION if source.compression else 1)
+        return size
+
+    def give(self, run: KernelRun) -> None:
+        """Let the kernel count all documents; it reads text in UTF-8 itself."""
+        for index, source in enumerate(self._sources):
+            bad = self._is_bad(source)
+            if run.begin(index, self.meter):
+                if not bad:
+                    self._give_source(run, source)
+                run.end(self.meter, last=index == len(self._sources) - 1)
+
+    def _give_source(self, run: KernelRun, source: Source) -> None:
+        options = self._options
+        if source.format == "text" and options.errors == "strict" and self._is_utf8(source):
+            run.count_source(source, options, self.meter)
+        else:
+            run.count_documents(read_documents(source, options, self.meter), source.name)
+
+    def _is_utf8(self, source: Source) -> bool:
+        """Whether a file is to be read as UTF-8; it is looked into where that is to be found out.
+
+        A stream cannot be read twice and is left to whoever reads it.
+        """
+        if self._options.encoding != AUTO:
+            return codecs.lookup(self._options.encoding).name == "utf-8"
+        if source.size is None:
+            return False
+        found = find_encoding(read_bytes(source, Meter())) == "utf-8"
+        self.meter.encodings["utf-8"] += found
+        return found
+
+
+def sample(feed: Feed, text_bytes: int) -> tuple[Sequence[str], bool]:
+    """Read documents until they make up so many bytes of text.
+
+    Returns:
+        The documents, and whether they are all there are.
+    """
+    documents = []
+    size = 0
+    for text in feed:
+        documents.append(text)
+        size += len(text.encode("utf-8", "surrogatepass"))
+        if size >= text_bytes:
+            return documents, False
+    return documents, True

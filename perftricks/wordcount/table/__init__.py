@@ -1,0 +1,1 @@
+"""Tables of counts: in memory, lazy, and on the disk."""

@@ -1,0 +1,169 @@
+"""The plot as a file: SVG by ourselves, PNG and PDF by matplotlib."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+from perftricks.files import replacing
+from perftricks.wordcount.errors import OptionError
+from perftricks.wordcount.reading.sources import PathLike, Source
+from perftricks.wordcount.table.counts import WordCounts
+from perftricks.wordcount.writing import svg
+from perftricks.wordcount.writing.export import check_place
+from perftricks.wordcount.writing.zipf import Zipf, zipf
+
+_BY_MATPLOTLIB = (".png", ".pdf")
+# Fonts with Chinese characters that systems come with; others are looked for after these.
+_CHINESE = (
+    "Noto Sans CJK SC",
+    "Source Han Sans SC",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "Microsoft YaHei",
+    "SimHei",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "Arial Unicode MS",
+)
+
+
+def check_plot(path: PathLike, sources: Sequence[Source] = ()) -> None:
+    """Check that a plot can be written, before the work of counting.
+
+    Args:
+        path: Where to.
+        sources: The files that are read, none of which may be overwritten.
+
+    Raises:
+        OptionError: If the extension is unknown, matplotlib is needed and missing, or the place
+            will not do; see :func:`perftricks.wordcount.writing.export.check_output`.
+
+    >>> check_plot("zipf.gif")
+    Traceback (most recent call last):
+    perftricks.wordcount.errors.OptionError: plot 'zipf.gif': unknown extension '.gif'; expected \
+.svg, .png or .pdf
+    """
+    name = os.fspath(path)
+    extension = os.path.splitext(name)[1].lower()
+    if extension not in (".svg", *_BY_MATPLOTLIB):
+        found = f"unknown extension {extension!r}" if extension else "no extension"
+        raise OptionError(f"plot {name!r}: {found}; expected .svg, .png or .pdf")
+    if extension in _BY_MATPLOTLIB and importlib.util.find_spec("matplotlib") is None:
+        raise OptionError(
+            f"plot {name!r}: {extension} needs matplotlib, which is not installed: "
+            "pip install 'perftricks[plot]'; or write .svg, which needs nothing"
+        )
+    check_place(path, sources)
+
+
+def write_plot(path: PathLike, counts: WordCounts) -> None:
+    """Draw how often the tokens occur against their rank, both logarithmic: Zipf's law.
+
+    Some tokens are written beside their points. In .png and .pdf a token that no installed font
+    has all characters of is left out; in .svg the viewer chooses the font.
+
+    Args:
+        path: Where to: ``.svg``; or ``.png`` or ``.pdf``, which need matplotlib (extra ``plot``).
+            The file appears complete or not at all.
+        counts: The table.
+
+    Raises:
+        OptionError: As :func:`check_plot` does.
+        OSError: If writing fails.
+    """
+    check_plot(path)
+    name = os.fspath(path)
+    plot = zipf(counts)
+    extension = os.path.splitext(name)[1].lower()
+    with replacing(name) as file:
+        if extension == ".svg":
+            file.write(svg.document(plot).encode())
+        else:
+            _figure(plot).savefig(file, format=extension[1:], dpi=150)
+
+
+def _figure(plot: Zipf) -> Any:
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
+
+    figure = Figure(figsize=(8.4, 5.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel="rank", ylabel="count", xscale="log", yscale="log")
+    axes.set_xlim(10.0 ** plot.rank_decades[0] * 0.85, 10.0 ** plot.rank_decades[1])
+    axes.set_ylim(10.0 ** plot.count_decades[0] * 0.8, 10.0 ** plot.count_decades[1] * 1.6)
+    axes.grid(color="#d9dee3", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    if not plot.points:
+        axes.text(0.5, 0.5, "no tokens", transform=axes.transAxes, ha="center", color="#59636e")
+        return figure
+    ranks = [point.rank for point in plot.points]
+    law = [plot.scale / rank for rank in ranks]
+    axes.plot(ranks, law, "--", color="#b35900", linewidth=1.2, label="Zipf's law: count ∝ 1/rank")
+    counts = [point.count for point in plot.points]
+    axes.plot(ranks, counts, ".-", color="#0b62c4", markersize=4, label="this corpus")
+    for point in plot.labelled:
+        font = font_for(point.token)
+        if font is not None:
+            axes.annotate(
+                _plain(point.token),
+                (point.rank, point.count),
+                xytext=(5, 5),
+                textcoords="offset points",
+                fontproperties=FontProperties(fname=font, size=11),
+            )
+    axes.legend(loc="lower left", frameon=False)
+    return figure
+
+
+def _plain(text: str) -> str:
+    """Return text that matplotlib does not take for a formula."""
+    return text.replace("$", r"\$")
+
+
+def font_for(text: str) -> str | None:
+    """Return the file of an installed font that has all characters of a text; None without one."""
+    needed = {ord(character) for character in text}
+    for path, characters in _fonts():
+        if needed <= characters:
+            return path
+    return None
+
+
+def _fonts() -> Iterator[tuple[str, frozenset[int]]]:
+    """The installed fonts and their characters, those that suit best first."""
+    for path in _font_files():
+        yield path, _characters(path)
+
+
+@cache
+def _font_files() -> tuple[str, ...]:
+    from matplotlib import font_manager
+
+    order = {name: number for number, name in enumerate(("DejaVu Sans", *_CHINESE))}
+    known = sorted(
+        font_manager.fontManager.ttflist,
+        key=lambda font: (order.get(font.name, len(order)), font.style != "normal", font.name),
+    )
+    # matplotlib remembers its list for years, so fonts that came later are looked for as well.
+    files = dict.fromkeys([*(font.fname for font in known), *font_manager.findSystemFonts()])
+    return tuple(file for file in files if not _is_last_resort(file))
+
+
+def _is_last_resort(path: str) -> bool:
+    """Whether a font has a box for every character there is, which says nothing."""
+    return "lastresort" in os.path.basename(path).lower()
+
+
+@cache
+def _characters(path: str) -> frozenset[int]:
+    from matplotlib import ft2font
+
+    try:
+        return frozenset(ft2font.FT2Font(path).get_charmap())
+    except (OSError, RuntimeError):  # damaged, gone since the list was made, or of another kind
+        return frozenset()
