@@ -9,6 +9,7 @@ from perftricks.recompute import switch
 from perftricks.recompute.keras3 import layers as keras3
 from perftricks.recompute.plans import readable_size
 from perftricks.recompute.stacks import family_of, generation_of
+from perftricks.recompute.structures import Structures
 
 _ULPS = 64
 # A gradient that is all rounding noise around zero (a bias before batch normalization) has nothing
@@ -251,7 +252,7 @@ def _verify_keras2(
 def _tensors(structure: Any) -> Any:
     import keras
 
-    return keras.tree.map_structure(
+    return Structures(keras.tree.flatten, keras.tree.pack_sequence_as).map(
         lambda leaf: leaf if leaf is None else keras.ops.convert_to_tensor(leaf), structure
     )
 

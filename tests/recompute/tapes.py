@@ -55,6 +55,13 @@ def constants_in_a_branch(decorated, x, w):
     return always(lambda: decorated(rows)(x), lambda: x)
 
 
+def constants_as_arguments(decorated, x, w):
+    """A branch and a loop give a call tensors that run eagerly."""
+    call = decorated(lambda some, more: tf.reduce_sum(tf.sin(some * SMALL) * more))
+    y = always(lambda: call(LARGE, SMALL) * x, lambda: x)
+    return y + thrice(lambda z: z + call(LARGE, z[0]), x)
+
+
 def a_variable_in_a_branch(decorated, x, w):
     """A variable that no layer owns is read there."""
     h = tf.tanh(x)
@@ -181,10 +188,27 @@ def calls_in_calls(decorated, x, w):
     return decorated(lambda x: inner(inner(x)) * tf.reduce_sum(w))(x)
 
 
+def in_a_vectorized_map(decorated, x, w):
+    """A call is vectorized: TensorFlow makes new operations of its own."""
+    call = decorated(lambda row: tf.sin(tf.linalg.matvec(KERNEL, row) * SMALL) * tf.reduce_sum(w))
+    return tf.vectorized_map(call, x) + tf.vectorized_map(call, x[: tf.shape(x)[0]])
+
+
+def jacobians_of_drawn_numbers(decorated, x, w):
+    """The backward pass is vectorized, of a call that draws random numbers."""
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        y = decorated(lambda x: tf.sin(x) * tf.cast(tf.random.uniform([3, WIDTH]) < 0.5, x.dtype))(
+            x
+        )
+    return tape.gradient(y, x), tape.batch_jacobian(y, x)
+
+
 CASES = [
     calls_in_calls,
     constants,
     constants_in_a_branch,
+    constants_as_arguments,
     a_variable_in_a_branch,
     a_variable_in_a_loop,
     branch_in_branch,

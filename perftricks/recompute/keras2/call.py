@@ -21,6 +21,7 @@ from typing import Any, Callable, Dict, Sequence, Tuple
 import tensorflow as tf
 
 from perftricks.recompute.keras2 import private
+from perftricks.recompute.keras2.tensors import structures
 from perftricks.recompute.stacks import keep_autograph_out
 
 
@@ -39,7 +40,7 @@ def checkpointed_call(
         kwargs: Its keyword arguments.
         layers: The layers that ``call`` runs, if they are not found by themselves; see ``keras3``.
     """
-    leaves = tf.nest.flatten((args, kwargs))
+    leaves = structures.flatten((args, kwargs))
     if _is_empty(leaves):
         return call(*args, **kwargs)
     if not tf.executing_eagerly():

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from perftricks.recompute import references
 from perftricks.recompute.keras2 import interception, private
-from perftricks.recompute.keras2.tensors import Path, Results, hang, hung_on
+from perftricks.recompute.keras2.tensors import Path, Results, hang, hung_on, structures
 from perftricks.recompute.python_state import Attributes
 from perftricks.recompute.tensorflow_graphs import private as graphs
 from perftricks.recompute.tensorflow_graphs.operations import DRAWS, WRITES
@@ -70,7 +70,7 @@ class _Call:
     ) -> None:
         self._call = call
         self._structure = (args, kwargs)
-        self._leaves = tf.nest.flatten(self._structure)
+        self._leaves = structures.flatten(self._structure)
         self._given = {id(x): x for x in self._leaves if _is_tensor(x) and _differentiable(x)}
         self._hung = {key: dict(hung_on(x)) for key, x in self._given.items()}
         self._attributes = Attributes(modules)
@@ -137,14 +137,16 @@ class _Call:
         variables: Sequence[Any],
         upstream: Sequence[Any],
     ) -> List[Any]:
-        # Not tf.identity, which in TensorFlow 2.0 may return the tensor itself.
-        copies = {key: tf.raw_ops.Identity(input=x) for key, x in self._given.items()}
-        for key, x in copies.items():
-            hang(x, self._hung[key])
-        sources = [*copies.values(), *captured, *variables]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(sources)
-            again = self._replay([copies.get(id(x), x) for x in self._leaves])
+        # A jacobian may ask in a graph, for many gradients at once. The call ran outside of it.
+        with private.eagerly():
+            # Not tf.identity, which in TensorFlow 2.0 may return the tensor itself.
+            copies = {key: tf.raw_ops.Identity(input=x) for key, x in self._given.items()}
+            for key, x in copies.items():
+                hang(x, self._hung[key])
+            sources = [*copies.values(), *captured, *variables]
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(sources)
+                again = self._replay([copies.get(id(x), x) for x in self._leaves])
         wanted = [i for i, dy in enumerate(upstream) if dy is not None]
         found: List[Any] = tape.gradient(
             [again[paths[i]] for i in wanted],
@@ -154,7 +156,7 @@ class _Call:
         return found
 
     def _replay(self, leaves: Sequence[Any]) -> Dict[Path, Any]:
-        args, kwargs = tf.nest.pack_sequence_as(self._structure, leaves)
+        args, kwargs = structures.pack(self._structure, leaves)
         drawn = iter(self._drawn)
 
         def answer(run: Callable[[], Any], name: str, inputs: Sequence[Any]) -> Any:

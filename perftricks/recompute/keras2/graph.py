@@ -21,7 +21,7 @@ from perftricks.recompute import switch
 from perftricks.recompute.keras2 import private
 from perftricks.recompute.keras2.recipe import parse_recipe
 from perftricks.recompute.keras2.slice import Slice, replay
-from perftricks.recompute.keras2.tensors import Results, beneath, once_more
+from perftricks.recompute.keras2.tensors import Results, beneath, once_more, structures
 from perftricks.recompute.tensorflow_graphs import private as graphs
 from perftricks.recompute.tensorflow_graphs.ordering import in_order
 
@@ -39,7 +39,7 @@ def checkpointed(call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[s
     outputs = call(*args, **kwargs)
     if tf.compat.v1.get_default_graph() is not graph:
         return outputs
-    results = Results(outputs, tf.nest.flatten((args, kwargs)))
+    results = Results(outputs, structures.flatten((args, kwargs)))
     with private.quiet_ids(graph):
         from_outside = graphs.stand_ins(graph)
         operations = [op for op in graph.get_operations()[start:] if op not in from_outside]
@@ -71,7 +71,7 @@ def _has_called_layers(
     if any(hasattr(x, "_inbound_nodes") for x in (getattr(call, "__self__", None), *args[:1])):
         return False
     made = {x for op in operations for x in map(id, op.outputs)}
-    return any(hasattr(x, "_keras_history") and id(x) in made for x in tf.nest.flatten(outputs))
+    return any(hasattr(x, "_keras_history") and id(x) in made for x in structures.flatten(outputs))
 
 
 def _ends(graph: Any, results: Results, operations: Set[Any]) -> List[Tuple[Any, Any]]:

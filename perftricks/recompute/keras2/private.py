@@ -171,6 +171,13 @@ def differentiate_through(op: Any, stand_ins: Dict[int, Any]) -> None:
         op._inputs_val = tuple(new) if isinstance(inputs, tuple) else type(inputs)(new)
 
 
+def eagerly() -> Any:
+    """Run operations eagerly, also where a graph is being built; tapes record as they did."""
+    from tensorflow.python.eager import context
+
+    return context.eager_mode()
+
+
 def stop_recording() -> Any:
     """Let no tape record."""
     return tape.stop_recording()

@@ -17,6 +17,9 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 import tensorflow as tf
 
 from perftricks.recompute.keras2 import private
+from perftricks.recompute.structures import Structures
+
+structures = Structures(tf.nest.flatten, tf.nest.pack_sequence_as)
 
 # What TensorFlow itself keeps in a tensor.
 _OWN = {
@@ -71,7 +74,7 @@ class Results:
 
     def __init__(self, returned: Any, given: Sequence[Any] = ()) -> None:
         self._returned = returned
-        self._leaves = tf.nest.flatten(returned)
+        self._leaves = structures.flatten(returned)
         self._found: Dict[Path, Any] = {}
         self._holders: Dict[int, Any] = {}
         for kind, leaves in enumerate((self._leaves, given)):
@@ -109,7 +112,7 @@ class Results:
         for x in self._holders.values():
             hang(stands_for(x), {k: _mapped(v, stands_for) for k, v in hung_on(x).items()})
         leaves = [_rebuilt(leaf, stands_for) for leaf in self._leaves]
-        return tf.nest.pack_sequence_as(self._returned, leaves)
+        return structures.pack(self._returned, leaves)
 
 
 def _rebuilt(leaf: Any, replace: Callable[[Any], Any]) -> Any:

@@ -17,6 +17,7 @@ A framework module (``tensorflow``, ``jax``, ``torch``) has these functions:
 - ``check_output(x)``: refuse what a call must not return;
 - ``is_recording()``: whether gradients may be asked for at all;
 - ``is_empty(x)``: whether a tensor is known to have no elements, where that must not be recomputed;
+- ``is_vectorized()``: whether what runs now is taken apart and made anew without our gradient;
 - ``prepare(call)``: what to run in place of a function that belongs to no layer;
 - ``modules(reached)``: what keeps state that is neither a variable nor a layer's attribute, of what
   a call can reach;
@@ -49,9 +50,11 @@ from perftricks.recompute import references
 from perftricks.recompute.keras3 import private
 from perftricks.recompute.python_state import Attributes, Change, ThreadState
 from perftricks.recompute.stacks import keep_autograph_out
+from perftricks.recompute.structures import Structures
 from perftricks.recompute.tensorflow_graphs import private as graphs
 
 BACKENDS = ("tensorflow", "jax", "torch")
+_structures = Structures(tree.flatten, tree.pack_sequence_as)
 _warned: Set[str] = set()
 
 
@@ -73,7 +76,7 @@ def checkpointed_call(
             variables are noticed when read.
     """
     framework = _framework()
-    leaves = tree.flatten((args, kwargs))
+    leaves = _structures.flatten((args, kwargs))
     if (
         framework is None
         or private.is_symbolic()
@@ -86,6 +89,12 @@ def checkpointed_call(
     if not any(isinstance(x, keras.Layer) for x in (owner, *args[:1])):
         prepared = framework.prepare(call)
     if is_inference() or any(framework.is_tensor(x) and framework.is_empty(x) for x in leaves):
+        return prepared(*args, **kwargs)
+    if framework.is_vectorized():
+        _warn_once(
+            "a call inside of tf.vectorized_map, which keras.layers.TimeDistributed uses, is not "
+            "recomputed: its gradient would be lost there. Recompute what is around it"
+        )
         return prepared(*args, **kwargs)
     reached = references.reached([owner, call, layers, args, kwargs], below)
     owners = [x for x in reached if isinstance(x, keras.Layer)]
@@ -123,10 +132,10 @@ class PureCall:
         self.modules = modules
         self.framework = framework
         self._call = call
-        leaves = tree.flatten((args, kwargs))
+        leaves = _structures.flatten((args, kwargs))
         hung = [private.hung_on(leaf) if framework.is_tensor(leaf) else {} for leaf in leaves]
         if any(_may_be_reused(leaf) for leaf in leaves):
-            args, kwargs = tree.map_structure(
+            args, kwargs = _structures.map(
                 lambda leaf: leaf.copy() if _may_be_reused(leaf) else leaf, (args, kwargs)
             )
         self._arguments = _Structure(framework, (args, kwargs, hung))
@@ -227,17 +236,17 @@ class PureCall:
 
     def _run(self, tensors: Sequence[Any], scope: _Scope) -> _Effects:
         args, kwargs, hung = self._arguments.fill(tensors)
-        inputs = tree.flatten((args, kwargs))
+        inputs = _structures.flatten((args, kwargs))
         with scope, _attached(inputs, hung):
             outputs = self._call(*args, **kwargs)
             hung_after = self._hung_on(inputs)
-            hung_on_outputs = self._hung_on(tree.flatten(outputs))
+            hung_on_outputs = self._hung_on(_structures.flatten(outputs))
         losses = [(scope.owners[id(loss)], loss) for loss in scope.losses]
         for owner, loss in losses:
             private.forget_loss(owner, loss)
-        for leaf in tree.flatten(outputs):
+        for leaf in _structures.flatten(outputs):
             self.framework.check_output(leaf)
-        originals = tree.flatten(self._arguments.structure[:2])
+        originals = _structures.flatten(self._arguments.structure[:2])
         return _Effects(
             self.framework,
             outputs,
@@ -366,7 +375,7 @@ class _Effects:
             owner.add_loss(loss)
         for tensor, attributes in [
             *zip(self._inputs, on_inputs),
-            *zip(tree.flatten(outputs), on_outputs),
+            *zip(_structures.flatten(outputs), on_outputs),
         ]:
             if self._is_tensor(tensor):
                 private.hang(tensor, attributes)
@@ -379,7 +388,7 @@ class _Structure:
     def __init__(self, framework: ModuleType, structure: Any) -> None:
         self.structure = structure
         self._whole = framework.whole
-        self._leaves = tree.flatten(structure)
+        self._leaves = _structures.flatten(structure)
         # What is made of several tensors is followed by its parts.
         self._parts = [
             (i, parts)
@@ -409,7 +418,7 @@ class _Structure:
         tensors, self.tensors = self.tensors, []
         for i, _ in self._where:
             self._leaves[i] = None
-        self.structure = tree.pack_sequence_as(self.structure, self._leaves[: self._count])
+        self.structure = _structures.pack(self.structure, self._leaves[: self._count])
         return tensors
 
     def fill(self, tensors: Sequence[Any]) -> Any:
@@ -422,7 +431,7 @@ class _Structure:
             leaves[i] = self._whole(leaves[i], leaves[start : start + len(parts)])
             start += len(parts)
         del leaves[self._count :]
-        return tree.pack_sequence_as(self.structure, leaves)
+        return _structures.pack(self.structure, leaves)
 
 
 _HOLE = object()  # where a tensor was
@@ -482,15 +491,19 @@ def _framework() -> Optional[ModuleType]:
     name = private.keras_backend()
     if name in BACKENDS:
         return importlib.import_module("perftricks.recompute.keras3." + name)
-    if name not in _warned:
-        _warned.add(name)
-        warnings.warn(
-            "perftricks.recompute knows the backends %s of Keras, not %r: decorated functions run "
-            "plainly" % (", ".join(BACKENDS), name),
-            RuntimeWarning,
-            stacklevel=4,
-        )
+    _warn_once(
+        "perftricks.recompute knows the backends %s of Keras, not %r: decorated functions run "
+        "plainly" % (", ".join(BACKENDS), name),
+        stacklevel=5,
+    )
     return None
+
+
+@keep_autograph_out
+def _warn_once(message: str, stacklevel: int = 4) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
 
 
 def _may_be_reused(x: Any) -> bool:

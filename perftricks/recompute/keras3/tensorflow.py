@@ -70,6 +70,11 @@ def is_empty(x: Any) -> bool:
     return not tf.executing_eagerly() and x.shape.num_elements() == 0
 
 
+def is_vectorized() -> bool:
+    """Tell whether the body of a ``tf.vectorized_map`` is traced: it drops custom gradients."""
+    return not tf.executing_eagerly() and graphs.is_vectorized()
+
+
 def prepare(call: Callable[..., Any]) -> Callable[..., Any]:
     """Let AutoGraph convert a function where it would have converted the plain call."""
     autograph = tf.__internal__.autograph

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import threading
 from types import ModuleType
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Set, Tuple
@@ -115,9 +116,23 @@ def compiles_with_xla(graph: Any) -> bool:
 
 
 def captured(graph: Any, x: Any) -> Any:
-    """Return what stands in a graph for a tensor of another one; anything else as it is."""
-    there = getattr(x, "graph", graph)  # an eager tensor has none
+    """Return what stands in a graph for a tensor of another one or an eager one."""
+    there = getattr(x, "graph", None)  # an eager tensor has none
     return x if there is graph or not hasattr(graph, "capture") else graph.capture(x)
+
+
+def is_vectorized() -> bool:
+    """Tell whether what is created now is the body of ``tf.vectorized_map`` or another ``pfor``.
+
+    It makes new operations of those of the body, and knows of no gradients but those of TensorFlow.
+    """
+    from tensorflow.python.ops.parallel_for import control_flow_ops
+
+    body = control_flow_ops._pfor_impl.__code__
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_code is not body:
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextlib.contextmanager

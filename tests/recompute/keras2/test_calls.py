@@ -121,6 +121,23 @@ def test_nested_structures():
     assert_exact(around(Outer), *data(), tolerance=4e-6)
 
 
+def test_dictionaries_keep_their_order():
+    """A call, and who takes what it returns, find the keys as they were put in."""
+
+    class Outer(WithDense):
+        @recompute_grad
+        def inner(self, features):
+            assert list(features) == ["user", 1, "item"]
+            first, _, second = features.values()
+            return {"z": self.dense(first) * second, 0: first}
+
+        def call(self, x):
+            first, second = self.inner({"user": x, 1: None, "item": x * 2}).values()
+            return first - second
+
+    assert_exact(around(Outer), *data(), tolerance=4e-6)
+
+
 @pytest.mark.skipif(STANDALONE, reason="Keras 2.3.1 takes tensors and lists of tensors only")
 def test_a_tuple_and_a_dictionary_as_the_input_of_a_layer():
     """Layers take nested inputs where this Keras lets them."""

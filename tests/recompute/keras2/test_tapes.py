@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.recompute.keras2.binding import GRAPH, TF, layers
@@ -60,3 +61,19 @@ def test_forward_mode(compute):
     tapes.assert_as_plain(compute, tapes.constants, True, in_a_layer)
     with recompute_scope(True), pytest.raises(RuntimeError, match="ForwardAccumulator"):
         compute(tapes.constants, in_a_layer, *tapes.arrays())
+
+
+@pytest.mark.skipif(TF <= (2, 1), reason="before, Keras layers have no vectorized maps")
+@pytest.mark.parametrize("in_function", [False, True])
+def test_vectorized(in_function):
+    """A call that a vectorized map takes apart has the gradients that it has plainly."""
+    tapes.assert_as_plain(tapes.gradients, tapes.in_a_vectorized_map, in_function, in_a_layer)
+
+
+def test_jacobians_of_drawn_numbers():
+    """A backward pass that is vectorized finds what was drawn, and draws nothing anew."""
+    with recompute_scope(True):
+        x, w = tapes.arrays()
+        gradient, jacobian = tapes.jacobians_of_drawn_numbers(in_a_layer, x, w)
+    assert 0 < np.count_nonzero(gradient) < gradient.numpy().size
+    np.testing.assert_array_equal(np.einsum("bii->bi", jacobian), gradient)

@@ -9,6 +9,7 @@ from tests.recompute.keras3.training import BACKEND
 if BACKEND != "tensorflow":
     pytest.skip("about tapes of TensorFlow", allow_module_level=True)
 
+from perftricks.recompute.keras3 import call
 from tests.recompute import tapes
 
 
@@ -41,3 +42,12 @@ def test_forward_mode(compute, in_function):
     tapes.assert_as_plain(compute, tapes.tape_inside, in_function)
     if not in_function:  # where TensorFlow itself has no such gradient
         tapes.assert_as_plain(compute, tapes.a_variable_in_a_loop, in_function)
+
+
+@pytest.mark.parametrize("in_function", [False, True])
+def test_vectorized(in_function, monkeypatch):
+    """What a vectorized map takes apart runs plainly, and a warning says so, once."""
+    monkeypatch.setattr(call, "_warned", set())
+    with pytest.warns(RuntimeWarning, match="TimeDistributed uses, is not recomputed") as warned:
+        tapes.assert_as_plain(tapes.gradients, tapes.in_a_vectorized_map, in_function)
+    assert len(warned) == 1
