@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import deque
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Callable, Dict, Iterable, List, Set, Tuple
 
 _MOST = 1000  # what a larger container holds is data
@@ -49,8 +49,11 @@ def referred(function: Any) -> List[Any]:
             found.extend(spread(cell.cell_contents))
     code = getattr(function, "__code__", None)
     if code is not None and not _is_frameworks(function.__globals__.get("__name__")):
-        names = function.__globals__
-        found.extend(x for name in _names(code) if name in names for x in spread(names[name]))
+        names, used = function.__globals__, _names(code)
+        values = [names[name] for name in used if name in names]
+        for module in [x for x in values if isinstance(x, ModuleType) and not _is_frameworks(x)]:
+            values.extend(vars(module)[name] for name in used if name in vars(module))
+        found.extend(x for value in values for x in spread(value))
     return found
 
 
@@ -127,4 +130,5 @@ def _names(code: CodeType) -> Tuple[str, ...]:
 
 
 def _is_frameworks(module: Any) -> bool:
-    return str(module).partition(".")[0] in _FRAMEWORKS
+    name = getattr(module, "__name__", module)
+    return str(name).partition(".")[0] in _FRAMEWORKS

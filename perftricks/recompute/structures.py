@@ -9,7 +9,8 @@ that were registered, is left to its functions.
 from __future__ import annotations
 
 import collections
-from typing import Any, Callable, Iterator, List, NamedTuple, Sequence, Set
+import collections.abc
+from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Sequence, Set
 
 _DICTS = (dict, collections.OrderedDict, collections.defaultdict)
 
@@ -73,6 +74,26 @@ class Structures(NamedTuple):
 # Tensors and numbers, once they were seen to be leaves: the functions of frameworks are slow.
 _leaf_types: Set[type] = set()
 _FRAMEWORKS = {"builtins", "jax", "jaxlib", "keras", "numpy", "tensorflow", "torch"}
+
+
+def check_returned(leaves: Iterable[Any]) -> None:
+    """Refuse an iterator, or a view of a dict, that a call has returned.
+
+    Nobody can look into it without using it up, so what it holds would lose its gradient, or be
+    computed when the call is over.
+    """
+    for x in leaves:
+        if isinstance(x, _VIEWS) or (
+            isinstance(x, collections.abc.Iterator) and type(x).__module__ in _OF_PYTHON
+        ):
+            raise TypeError(
+                "a call that is to be recomputed returned a %s, in which tensors cannot be found; "
+                "return a list or a tuple" % type(x).__name__
+            )
+
+
+_VIEWS = (collections.abc.KeysView, collections.abc.ValuesView, collections.abc.ItemsView)
+_OF_PYTHON = ("builtins", "itertools")
 
 
 def _items(x: Any) -> Any:

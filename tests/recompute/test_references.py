@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 
 from perftricks.recompute import recompute_grad
 from perftricks.recompute.references import held_by, reached, referred
@@ -42,6 +43,19 @@ def test_through_functions():
     assert inside in found
     assert len({id(x) for x in found}) == len(found)
     assert inside not in referred(outer)
+
+
+def test_functions_of_modules():
+    """What is called as an attribute of a module of the program is found, and what it refers to."""
+    helper, thing = types.ModuleType("helper"), object()
+    helper.thing = thing
+    exec("def inner():\n    return thing\ndef other():\n    pass", vars(helper))
+    names = {"helper": helper, "__name__": "program"}
+    exec("def outer():\n    return helper.inner()", names)
+    found = reached_by(names["outer"])
+    assert helper.inner in found
+    assert thing in found
+    assert helper.other not in found
 
 
 def test_attributes_and_methods():

@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 import tensorflow as tf
 
 from perftricks.recompute import references
+from perftricks.recompute.generators import Generators
 from perftricks.recompute.keras2 import interception, private
 from perftricks.recompute.keras2.tensors import Path, Results, hang, hung_on, structures
 from perftricks.recompute.python_state import Attributes
@@ -40,7 +41,7 @@ def checkpointed(
         outputs = call(*args, **kwargs)
         _idle.update(module for module in unbuilt if not module.built)
         return outputs
-    outputs = _Call(call, args, kwargs, modules).run()
+    outputs = _Call(call, args, kwargs, modules, Generators(reached)).run()
     late = [module.name for module in unbuilt if module.built]
     if late:
         raise RuntimeError(
@@ -67,7 +68,9 @@ class _Call:
         args: Tuple[Any, ...],
         kwargs: Dict[str, Any],
         modules: Sequence[Any],
+        generators: Generators,
     ) -> None:
+        self._generators = generators
         self._call = call
         self._structure = (args, kwargs)
         self._leaves = structures.flatten(self._structure)
@@ -87,6 +90,7 @@ class _Call:
         )
         with private.unrecorded(), first, interception.variables_noted(used):
             outputs = self._call(*self._structure[0], **self._structure[1])
+        self._generators.forget_unused()
         made: Dict[int, Tuple[Path, Any]] = {}  # what an argument has given back is not made
         for path, x in self._results(outputs, self._leaves).items():
             if x._id > start and _differentiable(x):
@@ -164,7 +168,7 @@ class _Call:
 
         assigned = list(self._before.values())
         values = [(handle, private.read_handle(handle)) for handle, _ in assigned]
-        with self._attributes.replayed():
+        with self._attributes.replayed(), self._generators.replayed():
             try:
                 for handle, old in assigned:
                     private.assign_handle(handle, old)

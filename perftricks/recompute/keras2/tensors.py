@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 import tensorflow as tf
 
 from perftricks.recompute.keras2 import private
-from perftricks.recompute.structures import Structures
+from perftricks.recompute.structures import Structures, check_returned
 
 structures = Structures(tf.nest.flatten, tf.nest.pack_sequence_as)
 
@@ -75,6 +75,7 @@ class Results:
     def __init__(self, returned: Any, given: Sequence[Any] = ()) -> None:
         self._returned = returned
         self._leaves = structures.flatten(returned)
+        check_returned(self._leaves)
         self._found: Dict[Path, Any] = {}
         self._holders: Dict[int, Any] = {}
         for kind, leaves in enumerate((self._leaves, given)):

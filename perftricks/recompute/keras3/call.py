@@ -47,10 +47,11 @@ import numpy as np
 from keras import tree
 
 from perftricks.recompute import references
+from perftricks.recompute.generators import Generators
 from perftricks.recompute.keras3 import private
 from perftricks.recompute.python_state import Attributes, Change, ThreadState
 from perftricks.recompute.stacks import keep_autograph_out
-from perftricks.recompute.structures import Structures
+from perftricks.recompute.structures import Structures, check_returned
 from perftricks.recompute.tensorflow_graphs import private as graphs
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -100,11 +101,14 @@ def checkpointed_call(
     owners = [x for x in reached if isinstance(x, keras.Layer)]
     modules = framework.modules(reached)
     call = prepared
-    pure = PureCall(framework, call, args, kwargs, owners, modules)
+    held = [x for module in modules for x in vars(module).values()]
+    generators = Generators([*reached, *held])
+    pure = PureCall(framework, call, args, kwargs, owners, modules, generators)
     try:
         return pure.finish(framework.checkpoint(pure))
-    except _NotBuilt:
+    except NotBuilt:
         # Variables were created during the call. Now that they are there, run it for good.
+        pure.generators.restore()
         with keras.StatelessScope():
             pass  # leaving it initializes them, unless an outer scope does
         return call(*args, **kwargs)
@@ -118,6 +122,7 @@ class PureCall:
         framework: The module of the backend.
         reads: The variables that were read by the first run, with their values before the call.
         modules: What ``framework.modules`` found.
+        generators: Those that the call may draw random numbers from, as they were before it.
     """
 
     def __init__(
@@ -128,8 +133,10 @@ class PureCall:
         kwargs: Dict[str, Any],
         layers: Sequence[Any],
         modules: Sequence[Any] = (),
+        generators: Optional[Generators] = None,
     ) -> None:
         self.modules = modules
+        self.generators = generators or Generators()
         self.framework = framework
         self._call = call
         leaves = _structures.flatten((args, kwargs))
@@ -164,12 +171,13 @@ class PureCall:
         """
         if self._effects is None:
             self._effects = self._run(tensors, _Scope(self, self._read, is_first=True))
+            self.generators.forget_unused()
             return self._effects.released()
         return self.replay(tensors, [value for _, value in self.reads.values()])
 
     def replay(self, tensors: Sequence[Any], values: Sequence[Any]) -> List[Any]:
         """Run the call again, on these tensors and these values of the variables in ``reads``."""
-        with self._attributes.replayed():
+        with self._attributes.replayed(), self.generators.replayed():
             effects = self._thread_state.run(self._run, tensors, self._scope(values))
         assert self._effects is not None
         found = effects.released()
@@ -221,7 +229,7 @@ class PureCall:
     def _read(self, variable: Any) -> Any:
         value = self.current(variable)
         if value is None:
-            raise _NotBuilt
+            raise NotBuilt
         self.reads[id(variable)] = variable, self.framework.read(value, self._home)
         return self.reads[id(variable)][1]
 
@@ -244,7 +252,9 @@ class PureCall:
         losses = [(scope.owners[id(loss)], loss) for loss in scope.losses]
         for owner, loss in losses:
             private.forget_loss(owner, loss)
-        for leaf in _structures.flatten(outputs):
+        returned = _structures.flatten(outputs)
+        check_returned(returned)
+        for leaf in returned:
             self.framework.check_output(leaf)
         originals = _structures.flatten(self._arguments.structure[:2])
         return _Effects(
@@ -437,8 +447,11 @@ class _Structure:
 _HOLE = object()  # where a tensor was
 
 
-class _NotBuilt(BaseException):
-    """A variable was read that has no value yet. Keras rewrites what derives from Exception."""
+class NotBuilt(BaseException):
+    """A variable or a parameter that is needed has no value yet.
+
+    Keras rewrites what derives from Exception.
+    """
 
 
 @contextlib.contextmanager

@@ -226,6 +226,16 @@ class _Used:
         self.is_trained = value.requires_grad
         self._name = kind, name
         self._version = value._version
+        self._place = _place(value)
+
+    def check_unchanged_by_call(self) -> None:
+        """Refuse a call that has just changed it: it would be changed twice."""
+        if self.value._version != self._version or _place(self.value) != self._place:
+            raise RuntimeError(
+                "a call that is to be recomputed changes the %s %s itself (a moving average of "
+                "weights, max_norm of an embedding), which would happen twice; make it a buffer "
+                "(register_buffer), or recompute what is around the change" % self._name
+            )
 
     def check(self) -> None:
         """Refuse to go on if it has changed since."""
@@ -234,6 +244,11 @@ class _Used:
                 "the %s %s was updated between the forward and the backward pass of a call "
                 "that is to be recomputed; run backward before the update" % self._name
             )
+
+
+def _place(x: Any) -> Any:
+    """Return where the numbers of a plain tensor are; others may be anywhere at any time."""
+    return x.data_ptr() if type(x) in (torch.Tensor, torch.nn.Parameter) else None
 
 
 @contextlib.contextmanager
@@ -252,6 +267,11 @@ def _trained(used: Sequence[_Used]) -> Iterator[None]:
 def checkpoint(pure: PureCall) -> List[Any]:
     """Run a call; the backward pass runs it again."""
     _check(pure.tensors)
+    weights = [x for module in pure.modules for x in module._parameters.values()]
+    if any(x is not None and torch.nn.parameter.is_lazy(x) for x in weights):
+        from perftricks.recompute.keras3.call import NotBuilt
+
+        raise NotBuilt
     buffers = Buffers(pure.modules)
     surroundings = Surroundings()
     used = [
@@ -267,6 +287,8 @@ def checkpoint(pure: PureCall) -> List[Any]:
         if not pure.has_run:
             try:
                 outputs = pure.run(*tensors)
+                for x in used:
+                    x.check_unchanged_by_call()
             except BaseException as failure:
                 # Up to torch 2.12 an error that comes through its checkpoint leaves the hooks of
                 # that in force for as long as the error lives.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import os
+import random
 import subprocess
 import sys
 
@@ -164,6 +165,59 @@ def test_containers_of_every_kind():
 
     assert described(found) == described(things)
     assert all(described(each) == described(things) for each in seen)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        lambda y: {"y": y}.values(),
+        lambda y: {"y": y}.items(),
+        lambda y: iter([y]),
+        lambda y: map(ops.tanh, [y]),
+        lambda y: (z for z in [y]),
+    ],
+)
+def test_iterators_are_refused(returned):
+    """What nobody can look into without using it up would lose its gradient."""
+
+    def total(x):
+        return sum(ops.sum(z) for z in recompute_grad(lambda x: [returned(ops.sin(x))])(x)[0])
+
+    with recompute_scope(True), pytest.raises(TypeError, match="return a list or a tuple"):
+        gradient(total, np.ones((3,), "float32"))
+
+
+# The generators that a program may have, and how numbers are drawn from them.
+GENERATORS = random.Random(1), np.random.default_rng(2), np.random.RandomState(3)
+DRAWS = {
+    "random": random.random,
+    "numpy.random": np.random.rand,
+    "random.Random": GENERATORS[0].random,
+    "numpy.random.Generator": GENERATORS[1].random,
+    "numpy.random.RandomState": GENERATORS[2].rand,
+}
+
+
+@pytest.mark.parametrize("way", DRAWS)
+def test_random_numbers_of_python_and_numpy(way):
+    """They are drawn again as they were, and what comes after goes on as if nothing had been."""
+    draw, drawn = DRAWS[way], []
+
+    @recompute_grad
+    def function(x):
+        assert GENERATORS  # what a call refers to is what is found
+        number = float(draw())
+        drawn.append(number)
+        return ops.sin(x) * number
+
+    with recompute_scope(True):
+        found = gradient(lambda x: ops.sum(function(x)), np.zeros((3,), "float32"))
+    after = draw()
+    assert len(set(drawn)) == 1
+    assert after != drawn[0]
+    if BACKEND != "jax":  # which traces a call as often as it likes
+        assert len(drawn) == 2
+    np.testing.assert_array_equal(found, np.full((3,), drawn[0], "float32"))
 
 
 def test_what_is_no_tensor_comes_back_as_it_is():

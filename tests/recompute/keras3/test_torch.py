@@ -465,3 +465,74 @@ def test_what_others_do_to_gradients_inside_of_a_call(name):
         return (x.grad, *trained, *(v.value for v in layer.non_trainable_variables))
 
     assert_same(run)
+
+
+def test_a_generator_of_a_module():
+    """It draws the same mask again, and goes on from where it was."""
+
+    class Drop(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.generator = torch.Generator()
+            self.generator.manual_seed(3)
+            self.masks = []
+
+        @recompute_grad
+        def forward(self, x):
+            self.masks.append((torch.rand(x.shape, generator=self.generator) > 0.5).float())
+            return torch.sin(x) * self.masks[-1]
+
+    found = []
+    for on in (False, True):
+        layer, x = Drop(), torch.zeros(20, requires_grad=True)
+        with recompute_scope(on):
+            for _ in range(2):
+                layer(x).sum().backward()
+        found.append([x.grad.tolist(), torch.rand(3, generator=layer.generator).tolist()])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("how", ["in place", "replaced", "max_norm"])
+def test_a_parameter_that_a_call_changes(how):
+    """It would be changed twice: the call is refused."""
+
+    class Changing(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.slow = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+            self.table = torch.nn.Embedding(4, 3, max_norm=0.1)
+
+        @recompute_grad
+        def forward(self, x):
+            if how == "max_norm":
+                return x * self.table(torch.tensor([0, 1, 2]))
+            if how == "replaced":
+                self.slow.data = self.slow.data * 0.9
+            else:
+                with torch.no_grad():
+                    self.slow.mul_(0.9)
+            return x * self.slow
+
+    with recompute_scope(True), pytest.raises(RuntimeError, match="changes the parameter"):
+        Changing()(torch.ones(3, requires_grad=True))
+
+
+def test_lazy_modules():
+    """The call in which their parameters come to be runs plainly, the next one does not."""
+    runs = []
+
+    class Lazy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.LazyLinear(3)
+
+        @recompute_grad
+        def forward(self, x):
+            runs.append(x)
+            return torch.tanh(self.linear(x))
+
+    layer = Lazy()
+    with recompute_scope(True):
+        for expected in (1, 3):
+            layer(torch.ones(2, 4, requires_grad=True)).sum().backward()
+            assert len(runs) == expected
