@@ -8,7 +8,8 @@ processes have a module of their own, :mod:`perftricks.parallel.processes`.
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
+import os
+import pickle
 import queue
 import sys
 import threading
@@ -16,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from perftricks.parallel import byvalue
 from perftricks.parallel.errors import Failure, UnpicklableError, WorkerCrashedError, raisable
 from perftricks.parallel.pickling import Packed
 from perftricks.parallel.work import (
@@ -237,6 +239,7 @@ class ExecutorBackend:
         self._work = work
         self._local = runs_threads(executor)
         self.copies = not self._local
+        self._run = os.urandom(16)
         self._job = b"" if self._local else encode_work(work)
         self._futures: set[_Future] = set()
         self._closing = threading.Event()
@@ -253,7 +256,7 @@ class ExecutorBackend:
                 future = self._executor.submit(_run_local, self._work, batch, budget, go_on)
             else:
                 order = encode_order(batch, budget)
-                future = self._executor.submit(_run_remote, self._job, order.message)
+                future = self._executor.submit(_run_remote, self._run, self._job, order.message)
         except UnpicklableError as error:
             self.reports.put(Outcome(batch, BatchLost("unpicklable", error)))
             return
@@ -331,31 +334,29 @@ def _run_local(
     return run_batch(work, batch, budget, go_on, _thread_state.state)
 
 
-_JOBS_KEPT = 4
-_jobs: OrderedDict[bytes, tuple[Work, object]] = OrderedDict()  # with the worker's state
-_jobs_lock = threading.Lock()
+_RUNS_KEPT = 4
+_runs: OrderedDict[bytes, tuple[Work, object]] = OrderedDict()  # with the worker's state
+_runs_lock = threading.Lock()
 
 
-def _run_remote(job: bytes, message: bytes) -> bytes:
-    """Run an order in a worker of the caller's executor, which unpacks each job once."""
-    work, state = _unpack_job(job)
+def _run_remote(run: bytes, job: bytes, message: bytes) -> bytes:
+    """Run an order in a worker of the caller's executor, which unpacks the job once a run."""
+    work, state = _set_up_once(run, job)
     return run_order(work, Order(message, []), state=state).pickled
 
 
-def _unpack_job(job: bytes) -> tuple[Work, object]:
-    import pickle
-
-    digest = hashlib.blake2b(job, digest_size=16).digest()
-    with _jobs_lock:
-        known = _jobs.get(digest)
+def _set_up_once(run: bytes, job: bytes) -> tuple[Work, object]:
+    with _runs_lock:
+        known = _runs.get(run)
         if known is None:
+            byvalue.forget()
             work: Work = pickle.loads(job)
             try:
                 known = work, work.set_up(0)
             except BaseException as error:
                 raise SetUpError(Failure.of(error)) from None
-            _jobs[digest] = known
-            while len(_jobs) > _JOBS_KEPT:
-                _jobs.popitem(last=False)
-        _jobs.move_to_end(digest)
+            _runs[run] = known
+            while len(_runs) > _RUNS_KEPT:
+                _runs.popitem(last=False)
+        _runs.move_to_end(run)
     return known

@@ -7,6 +7,7 @@ import pickle
 import signal
 import traceback
 from dataclasses import dataclass
+from typing import Any
 
 from perftricks.parallel import pickling
 
@@ -127,16 +128,38 @@ def _pickle_exception(error: BaseException) -> bytes | None:
     """Pickle ``error`` if it survives the round trip as an ordinary exception, else None.
 
     The round trip is tried here because many exceptions pickle but cannot be rebuilt (those whose
-    ``__init__`` takes other arguments than ``args``), and the caller must not find that out.
+    ``__init__`` takes other arguments than ``args``), and the caller must not find that out. Others
+    are rebuilt with another text, for ``__init__`` makes it of ``args`` once more.
     """
     if raisable(error, None) is not error:
         return None
-    try:
-        pickled = pickling.dumps(error)
-        rebuilt = pickle.loads(pickled)
-    except Exception:
-        return None
-    return pickled if isinstance(rebuilt, type(error)) else None
+    usable = []
+    for way in (error, _WithoutInit(error)):
+        with contextlib.suppress(Exception):
+            pickled = pickling.dumps(way)
+            rebuilt = pickle.loads(pickled)
+            if isinstance(rebuilt, type(error)):
+                usable.append(pickled)
+                if _summary(rebuilt) == _summary(error) and len(rebuilt.args) == len(error.args):
+                    return pickled
+    return usable[0] if usable else None
+
+
+class _WithoutInit:
+    """Stands for an exception that is rebuilt without a call of its ``__init__``."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self._error), self._error.args, vars(self._error))
+
+
+def _rebuilt(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> Any:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(state)
+    return error
 
 
 def _summary(error: BaseException) -> str:

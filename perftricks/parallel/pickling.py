@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
+from perftricks.parallel import byvalue
 from perftricks.parallel.aside import Aside, Collector
 
 _shares_main = False
@@ -166,7 +167,14 @@ def _is_small_array(item: Any) -> bool:
     )
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles what has no name on the other side, as :mod:`.byvalue` says."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        return byvalue.reduced(obj, super().reducer_override(obj))
+
+
+class _Pickler(_ByValue):
     """Pickles cached functions of the main module too, for a reader that has another one."""
 
     def reducer_override(self, obj: Any) -> Any:
@@ -175,7 +183,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return super().reducer_override(obj)
 
 
-class _ForkPickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _ForkPickler(_ByValue):
     """Pickles by name whatever can be found by its name, in the main module too."""
 
     def reducer_override(self, obj: Any) -> Any:
