@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import functools
 import gc
 import io
 import itertools
@@ -37,6 +36,7 @@ from collections.abc import (
 )
 from typing import Any, Literal, Protocol
 
+from perftricks.parallel.binding import behind, is_bound
 from perftricks.parallel.processes import ProcessBackend
 
 ReadIn = Literal["auto", "thread", "caller"]
@@ -380,89 +380,6 @@ def _is_regular_file(iterable: object) -> bool:
     with contextlib.suppress(OSError, ValueError):
         return stat.S_ISREG(os.fstat(iterable.fileno()).st_mode)
     return False
-
-
-# Module and name of classes whose instances work in one thread only, or differ from thread to
-# thread.
-_BOUND = {
-    ("sqlite3", "Connection"),
-    ("sqlite3", "Cursor"),
-    ("_thread", "_local"),
-    ("_threading_local", "local"),
-    ("asyncio.events", "AbstractEventLoop"),
-    ("tkinter", "Misc"),
-    ("greenlet", "greenlet"),
-}
-_MAX_THINGS = 3000
-_MAX_DEPTH = 7
-_MAX_MEMBERS = 50
-_OPAQUE = (type, types.ModuleType, types.CodeType, str, bytes, int, float, type(None))
-
-
-def is_bound(iterator: Iterator[Any]) -> bool:
-    """Whether something that works in one thread only is found behind an iterator."""
-    return any(_is_bound_itself(thing) for thing in behind(iterator))
-
-
-def behind(iterator: Iterator[Any]) -> Iterator[Any]:
-    """Yield what an iterator refers to, nearest first, as far as that is worth while."""
-    things: deque[tuple[Any, int]] = deque([(iterator, 0)])
-    seen: dict[int, Any] = {id(iterator): iterator}  # kept, so that no other has the same id
-    while things and len(seen) < _MAX_THINGS:
-        thing, depth = things.popleft()
-        yield thing
-        if depth < _MAX_DEPTH:
-            for other in _referents(thing):
-                if id(other) not in seen and not issubclass(type(other), _OPAQUE):
-                    seen[id(other)] = other
-                    things.append((other, depth + 1))
-
-
-def _referents(thing: Any) -> list[Any]:
-    if isinstance(thing, types.GeneratorType):
-        frame = thing.gi_frame
-        if frame is None:
-            return []
-        named = _named_globals(frame.f_code, frame.f_globals)
-        return [*frame.f_locals.values(), *named, thing.gi_yieldfrom]
-    if isinstance(thing, types.FunctionType):
-        cells = [cell.cell_contents for cell in thing.__closure__ or () if _is_filled(cell)]
-        named = _named_globals(thing.__code__, thing.__globals__)
-        return [*cells, *(thing.__defaults__ or ()), *named]
-    if isinstance(thing, dict):
-        return list(itertools.islice(thing.values(), _MAX_MEMBERS))
-    if isinstance(thing, (list, tuple, set, frozenset, deque)):
-        return list(itertools.islice(thing, _MAX_MEMBERS))
-    return gc.get_referents(thing)
-
-
-def _named_globals(code: types.CodeType, variables: dict[str, Any]) -> list[Any]:
-    codes = [code, *(const for const in code.co_consts if isinstance(const, types.CodeType))]
-    names = {name for one in codes for name in one.co_names}
-    return [variables[name] for name in sorted(names) if name in variables]
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        _ = cell.cell_contents
-    except ValueError:
-        return False
-    return True
-
-
-@functools.cache
-def _is_bound_type(kind: type) -> bool:
-    return any((base.__module__, base.__name__) in _BOUND for base in kind.__mro__)
-
-
-def _is_bound_itself(thing: Any) -> bool:
-    if type(thing) is _RLOCK:
-        return bool(thing._is_owned())  # it would wait for its owner, for ever
-    kind: Any = type(thing)
-    return _is_bound_type(kind)
-
-
-_RLOCK: Any = type(threading.RLock())
 
 
 def _with_advice(error: BaseException) -> BaseException:

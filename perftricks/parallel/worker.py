@@ -35,6 +35,7 @@ from typing import NamedTuple
 from perftricks.parallel import aside, memory, pickling
 from perftricks.parallel.errors import Failure
 from perftricks.parallel.state import set_for_process
+from perftricks.parallel.threads import LockFreeThread
 from perftricks.parallel.work import Order, Work, run_order
 
 STOP = b""
@@ -413,9 +414,7 @@ def _die_with(parent: int, lifeline: Connection) -> None:
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGKILL)
         flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_ASYNC)
-    threading.Thread(
-        target=_watch, args=(parent, lifeline), name="perftricks-lifeline", daemon=True
-    ).start()
+    LockFreeThread(lambda: _watch(parent, lifeline), "perftricks-lifeline").start()
 
 
 def _watch(parent: int, lifeline: Connection) -> None:
