@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import itertools
 import sys
 from multiprocessing import shared_memory
 
@@ -87,6 +90,8 @@ def executor(*things):
     class Open:
         def __init__(self, func, items, ordered):
             self.left = [*things]
+            with contextlib.suppress(OSError):
+                collections.deque(itertools.islice(items, 1000), maxlen=0)
 
         def __enter__(self):
             return self

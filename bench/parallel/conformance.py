@@ -27,7 +27,7 @@ from typing import Any
 from bench.markdown import fill, table
 from bench.parallel.adapters import ADAPTERS, Adapter
 from bench.parallel.faults import FAULTS, LOST, NOTHING, OK, Fault
-from bench.parallel.supervision import python, signal_members, supervise
+from bench.parallel.supervision import heed_interrupts, python, signal_members, supervise
 
 MARKER = "conformance"
 HUNG, DIES = "hung", "ends the program"
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--executor", action="append", choices=ADAPTERS, help="may be repeated")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write the table of FILEs")
     options = parser.parse_args(arguments)
+    heed_interrupts()
     if options.write:
         write(options.write, [record for file in options.files for record in read(file)])
     elif options.json:

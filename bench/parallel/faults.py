@@ -88,9 +88,11 @@ def _complete(outcome: Outcome, expected: Iterable[Any]) -> Verdict:
     return Verdict(LOST, f"{len(got)} of {len(want)} results, then {outcome.names()}")
 
 
-def _all_but_one(outcome: Outcome, victim: int = tasks.VICTIM) -> Verdict:
-    """Judge a run in which one item has no result: the others must come, and an error."""
-    want = [x for x in range(ITEMS) if x != victim]
+def _all_but_one(adapter: Adapter, func: Function, victim: int = tasks.VICTIM) -> Verdict:
+    """Judge a run in which one item has no result: the others that were read, and an error."""
+    source = _Source(range(ITEMS))
+    outcome = collect(adapter, func, source)
+    want = [x for x in range(source.read) if x != victim]
     got = sorted(outcome.results)
     if not outcome.errors:
         return Verdict(WRONG, f"{len(got)} of {len(want)} results, and no error")
@@ -126,15 +128,15 @@ def killed_once(adapter: Adapter) -> Verdict:
 
 
 def killed(adapter: Adapter) -> Verdict:
-    return _all_but_one(collect(adapter, tasks.killed, range(ITEMS)))
+    return _all_but_one(adapter, tasks.killed)
 
 
 def exits(adapter: Adapter) -> Verdict:
-    return _all_but_one(collect(adapter, tasks.exits, range(ITEMS)))
+    return _all_but_one(adapter, tasks.exits)
 
 
 def segfault(adapter: Adapter) -> Verdict:
-    return _all_but_one(collect(adapter, tasks.crashes, range(ITEMS)))
+    return _all_but_one(adapter, tasks.crashes)
 
 
 def argument_unpicklable(adapter: Adapter) -> Verdict:
@@ -308,7 +310,7 @@ def recursion(adapter: Adapter) -> Verdict:
 def out_of_time(adapter: Adapter) -> Verdict:
     if adapter.timed is None:
         return Verdict(NOTHING)
-    return _all_but_one(collect(adapter._replace(open=adapter.timed), tasks.stuck, range(ITEMS)))
+    return _all_but_one(adapter._replace(open=adapter.timed), tasks.stuck)
 
 
 def memory(adapter: Adapter) -> Verdict:

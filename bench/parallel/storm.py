@@ -29,7 +29,7 @@ from typing import Any
 
 from bench.markdown import fill, table
 from bench.parallel.round import FAULTS, Plan
-from bench.parallel.supervision import Traces, python, supervise
+from bench.parallel.supervision import Traces, heed_interrupts, python, supervise
 
 MARKER = "storm"
 QUIET = 30.0  # seconds without any use of a processor, after which a round is said to hang
@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write the table of FILEs")
     options = parser.parse_args(arguments)
+    heed_interrupts()
     if options.write:
         records = [record for file in options.files for record in read(file)]
         page = options.write.read_text(encoding="utf-8")

@@ -42,6 +42,15 @@ class Ending:
     errors: str
 
 
+def heed_interrupts() -> None:
+    """Let the programs that are started have Ctrl-C end them, also where this one must ignore it.
+
+    Shells have it ignored by what they start in the background, and that is inherited.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def supervise(
     command: Sequence[str],
     quiet: float,

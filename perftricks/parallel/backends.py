@@ -240,6 +240,7 @@ class ExecutorBackend:
         self._local = runs_threads(executor)
         self.copies = not self._local
         self._run = os.urandom(16)
+        _begun_here[self._run] = os.getpid(), threading.get_ident()
         self._job = b"" if self._local else encode_work(work)
         self._futures: set[_Future] = set()
         self._closing = threading.Event()
@@ -258,7 +259,7 @@ class ExecutorBackend:
                 order = encode_order(batch, budget)
                 future = self._executor.submit(_run_remote, self._run, self._job, order.message)
         except UnpicklableError as error:
-            self.reports.put(Outcome(batch, BatchLost("unpicklable", error)))
+            self.reports.put(Outcome(batch, BatchLost("unpicklable", error.with_traceback(None))))
             return
         except Exception as error:
             self.reports.put(Broken(error))
@@ -272,6 +273,7 @@ class ExecutorBackend:
     def close(self, *, kill: bool) -> None:
         """Cancel what has not begun; shut the executor down, unless it is the caller's."""
         self._closing.set()
+        _begun_here.pop(self._run, None)
         for future in tuple(self._futures):
             future.cancel()
         if self._owned:
@@ -334,6 +336,7 @@ def _run_local(
     return run_batch(work, batch, budget, go_on, _thread_state.state)
 
 
+_begun_here: dict[bytes, tuple[int, int]] = {}  # run -> process and thread that began it
 _RUNS_KEPT = 4
 _runs: OrderedDict[bytes, tuple[Work, object]] = OrderedDict()  # with the worker's state
 _runs_lock = threading.Lock()
@@ -351,6 +354,10 @@ def _set_up_once(run: bytes, job: bytes) -> tuple[Work, object]:
         if known is None:
             byvalue.forget()
             work: Work = pickle.loads(job)
+            process, thread = _begun_here.get(run, (0, 0))
+            if process == os.getpid():  # an executor of another kind, whose workers are in here
+                work.in_caller = thread == threading.get_ident()
+                work.seed_globals = work.in_caller
             try:
                 known = work, work.set_up(0)
             except BaseException as error:

@@ -130,7 +130,7 @@ class Keeper:
             return _packed(pickled, buffers, lambda: dumps(item, shares_main=self._shares_main()))
         except Exception as error:
             self._pickler = None
-            return Unsendable(error)
+            return Unsendable(error.with_traceback(None))  # its frames hold what is read
 
     def _dump(self, item: Any, collector: Collector | None) -> bytes:
         if self._pickler is None:  # it is used again, for it takes long to make one

@@ -122,7 +122,7 @@ class ProcessBackend:
         try:
             order = encode_order(batch, budget)
         except UnpicklableError as error:
-            self.reports.put(Outcome(batch, BatchLost("unpicklable", error)))
+            self.reports.put(Outcome(batch, BatchLost("unpicklable", error.with_traceback(None))))
         else:
             self._orders.put(_Order(batch, *order))
 

@@ -116,8 +116,10 @@ class CountCollector:
     def add(self, value: Any) -> None:
         """Count the keys of one item: all of them, or none if that fails.
 
-        A mapping tells how often each key came, as for ``Counter.update``.
+        A mapping tells how often each key came, and None has no keys, as for ``Counter.update``.
         """
+        if value is None:
+            return
         if isinstance(value, Mapping):
             self._counter.update(Counter(value))
             return

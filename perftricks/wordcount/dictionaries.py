@@ -135,7 +135,7 @@ def read_main_dictionary(path: PathLike) -> tuple[bytes, list[str]]:
             _, frequency = line.strip().decode("utf-8").split(" ")[:2]
             if len(frequency) > _LONGEST_NUMBER:
                 raise ValueError
-            total += int(frequency)
+            count = int(frequency)
         except ValueError as error:
             problem = "not UTF-8" if isinstance(error, UnicodeDecodeError) else f"{line[:50]!r}"
             with contextlib.suppress(UnicodeDecodeError):
@@ -144,6 +144,12 @@ def read_main_dictionary(path: PathLike) -> tuple[bytes, list[str]]:
                 f"{name}, line {number}: {problem}; expected 'word frequency' or 'word frequency "
                 "tag' on every line, with single spaces, in UTF-8"
             ) from None
+        if count < 0:
+            raise OptionError(
+                f"{name}, line {number}: a frequency of {count}; jieba takes the logarithm of "
+                "frequencies, so none may be less than 0"
+            )
+        total += count
     if total <= 0:
         raise OptionError(f"{name}: the frequencies add up to {total}; jieba needs more than 0")
     if content.startswith(_BOM.encode()):

@@ -43,16 +43,20 @@ class CorpusError(Exception):
         super().__init__(f"{', '.join([path, *where])}: {problem}")
 
 
-def too_long(what: str, need: str, limit: int) -> str:
+def too_long(what: str, need: str, limit: int, most: float | None = None) -> str:
     """Say that memory does not allow what a text needs.
 
     Args:
         what: What is too long, such as "a document of more than 9 characters".
         need: What it needs, such as "about 900 bytes".
         limit: The memory limit in bytes.
+        most: How much of it a thread may take; None for all.
     """
+    allowed = f"the memory limit of {limit:,} bytes allows"
+    if most is not None and most < limit:
+        allowed = f"the {most:,.0f} that a thread may take of the memory limit of {limit:,} bytes"
     return (
-        f"{what} needs {need}, more than the memory limit of {limit:,} bytes allows; raise the "
+        f"{what} needs {need}, more than {allowed}; raise the "
         "limit (--memory-limit), or look whether this is text, with line ends where they should be"
     )
 

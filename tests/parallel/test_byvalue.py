@@ -7,9 +7,11 @@ import functools
 import importlib
 import multiprocessing
 import os
+import random
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 
@@ -176,6 +178,38 @@ def test_a_pool_of_the_caller_sets_up_each_run(pool, tmp_path):
             assert parallel_apply(_times, [10], random_seeds=False, **options) == [10 * rate]
             assert parallel_apply(_times, [10], root_seed=1, **options) == [10 * rate]
             assert len(parallel_count(_below, [0], **options)) == rate
+
+
+class Inline(concurrent.futures.Executor):
+    """Runs each call at once, as some executors for tests do."""
+
+    def submit(self, function, /, *args, **kwargs):
+        """Run it."""
+        future = concurrent.futures.Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+
+class Threads(concurrent.futures.Executor):
+    """Runs each call in a thread, and does not say so."""
+
+    def submit(self, function, /, *args, **kwargs):
+        """Run it."""
+        future = concurrent.futures.Future()
+        thread = threading.Thread(target=lambda: future.set_result(function(*args, **kwargs)))
+        thread.start()
+        thread.join()
+        return future
+
+
+@pytest.mark.parametrize("executor", [Inline, Threads])
+def test_an_executor_in_this_process_leaves_random_numbers_alone(executor):
+    """What the caller draws afterwards is what it would have drawn."""
+    random.seed(1)
+    expected = random.random()
+    random.seed(1)
+    assert parallel_apply(abs, [-1, 2], executor=executor(), unordered=False) == [1, 2]
+    assert random.random() == expected
 
 
 class NotFoundError(Exception):

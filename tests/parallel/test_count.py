@@ -51,6 +51,12 @@ def test_keys_may_come_from_a_generator(runner):
         runner.count(keys, range(4))
 
 
+def test_none_has_no_keys(runner):
+    """A function that returns nothing for some items counts nothing, as in the plain loop."""
+    found = runner.count(lambda x: str(x) if x % 2 else None, range(5))
+    assert found == Counter({"1": 1, "3": 1})
+
+
 def test_mappings_tell_how_often_a_key_came(runner):
     """A function may return a Counter, as for Counter.update."""
     assert runner.count(lambda text: Counter(text), ["aab", "ab"]) == {"a": 3, "b": 2}

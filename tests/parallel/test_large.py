@@ -7,11 +7,13 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 
 import numpy
 import pytest
 
 from perftricks.parallel import (
+    UnpicklableError,
     WorkerCrashedError,
     aside,
     parallel_apply,
@@ -141,8 +143,13 @@ def _interrupted():
 @pytest.mark.parametrize("unordered", [True, False])
 @pytest.mark.parametrize(
     ("items", "error"),
-    [(range(9), LookupError), ((6, 1, 2), WorkerCrashedError), (None, OSError)],
-    ids=["a task", "a worker", "the iterable"],
+    [
+        (range(9), LookupError),
+        ((6, 1, 2), WorkerCrashedError),
+        (None, OSError),
+        ((1, 2, threading.Lock(), 3), UnpicklableError),
+    ],
+    ids=["a task", "a worker", "the iterable", "an item"],
 )
 def test_an_error_keeps_no_arrays(items, error, unordered):
     """What nobody took is let go of with the error, without the garbage collector."""

@@ -195,6 +195,7 @@ def test_what_jieba_fails_at(lines, problem):
         ("好词\t3\n", r"line 1: '好词\\t3'; expected"),
         ("好词 " + "9" * 5000, "line 1: '好词 9"),
         ("", "line 1: ''; expected"),
+        ("好词 9\n坏词 -5 n\n", "line 2: a frequency of -5; jieba takes the logarithm"),
         ("好词 0\n", "the frequencies add up to 0; jieba needs more than 0"),
     ],
 )

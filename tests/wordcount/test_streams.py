@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perftricks.wordcount import CorpusError, OptionError
+from perftricks.wordcount import CorpusError, OptionError, count_files
 from perftricks.wordcount.reading import streams
 from perftricks.wordcount.reading.sources import find_sources
 from perftricks.wordcount.reading.streams import Meter, check_encoding, read_text
@@ -238,6 +238,8 @@ def test_no_gibberish(tmp_path, data):
     path.write_bytes(data)
     with pytest.raises(CorpusError, match="is not utf-8, which it seemed to be; name the enc"):
         read(path, "auto")
+    with pytest.raises(CorpusError, match="is not utf-8, which it seemed to be; name the enc"):
+        count_files(path, encoding="auto", method="compiled")
 
 
 def test_replace_and_ignore(tmp_path):

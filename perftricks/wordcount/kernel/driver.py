@@ -75,13 +75,15 @@ class InvalidUTF8(ValueError):
 class StretchTooLongError(ValueError):
     """A stretch that jieba cuts as one needs more memory than there may be.
 
-    ``characters``: so many, or more. ``need``: bytes that they take.
+    ``characters``: so many, or more. ``need``: bytes that they take. ``most``: bytes that a thread
+    may take.
     """
 
-    def __init__(self, characters: int, need: int) -> None:
+    def __init__(self, characters: int, need: int, most: float) -> None:
         super().__init__(f"a stretch of {characters:,} characters needs {need:,} bytes")
         self.characters = characters
         self.need = need
+        self.most = most
 
 
 def _tokens_per_character(lexicon: Lexicon, mode: Mode) -> int:
@@ -133,7 +135,7 @@ class Worker:
         characters = int(self.state[CAPACITY])
         need = 3 * sum(array.nbytes for array in old)  # the old one, and one of twice the size
         if need > self.most:
-            raise StretchTooLongError(characters, need)
+            raise StretchTooLongError(characters, need, self.most)
         self.state[CAPACITY] *= 2
         self.buffer = self._new_buffer(int(self.state[CAPACITY]))
         self.buffer.code[: old.code.size] = old.code

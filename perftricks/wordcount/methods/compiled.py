@@ -27,7 +27,7 @@ from perftricks.wordcount.jieba_state import (
 from perftricks.wordcount.reading.documents import ReadOptions
 from perftricks.wordcount.reading.pieces import PIECE_BYTES, read_pieces
 from perftricks.wordcount.reading.sources import Source
-from perftricks.wordcount.reading.streams import Meter, not_the_encoding
+from perftricks.wordcount.reading.streams import AUTO, Meter, not_the_encoding, seeming
 from perftricks.wordcount.storage.cachefolder import open_cache
 from perftricks.wordcount.table.counts import LazyTable
 from perftricks.wordcount.table.spill import Spill, SpilledTable, separated, table_bytes
@@ -248,9 +248,9 @@ class KernelRun:
                 counter.feed(piece.data)
             except InvalidUTF8 as error:
                 byte = piece.data[error.offset]
-                raise not_the_encoding(
-                    source, options.encoding, byte, piece.offset + error.offset
-                ) from None
+                encoding = seeming("utf-8") if options.encoding == AUTO else options.encoding
+                where = piece.offset + error.offset
+                raise not_the_encoding(source, encoding, byte, where) from None
             except StretchTooLongError as error:
                 raise self._too_long(error, source.name) from None
             self._state.offset = piece.offset + len(piece.data)
@@ -282,7 +282,8 @@ class KernelRun:
 
     def _too_long(self, error: StretchTooLongError, name: str) -> CorpusError:
         what = f"a stretch of more than {error.characters:,} characters that jieba cuts as one"
-        return CorpusError(name, too_long(what, f"{error.need:,} bytes", self._spill.limit))
+        need = f"{error.need:,} bytes"
+        return CorpusError(name, too_long(what, need, self._spill.limit, error.most))
 
     def _save_if_due(self) -> None:
         if self._checkpoint is None:

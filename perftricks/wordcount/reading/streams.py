@@ -160,7 +160,7 @@ def read_text(source: Source, encoding: str, errors: str, meter: Meter) -> Itera
             # The decoder may have kept bytes of earlier chunks; what it failed on ends where the
             # chunk does.
             offset = end - len(error.object) + error.start
-            name = encoding if auto is None else f"{auto.encoding}, which it seemed to be"
+            name = encoding if auto is None else seeming(auto.encoding)
             raise not_the_encoding(source, name, error.object[error.start], offset) from None
         except UnicodeError as error:
             raise CorpusError(source.name, f"not {encoding}: {error}", offset=0) from None
@@ -276,6 +276,11 @@ def check_compression(compression: Compression) -> None:
 def _and_empty_last(chunks: Iterable[bytes]) -> Iterator[bytes]:
     yield from chunks
     yield b""
+
+
+def seeming(encoding: str | None) -> str:
+    """Name an encoding that was found out, in what is said of a byte that is not it."""
+    return f"{encoding}, which it seemed to be"
 
 
 def not_the_encoding(source: Source, encoding: str, byte: int, offset: int) -> CorpusError:
