@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
+import subprocess
 import sys
 from multiprocessing import shared_memory
 
@@ -15,6 +16,7 @@ from bench.parallel.adapters import ADAPTERS, Adapter
 from bench.parallel.faults import FAULTS
 from bench.parallel.round import OURS, Plan, judge
 from bench.parallel.supervision import Traces, supervise
+from tests.conftest import PATIENCE
 
 SLEEPER = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; {}'])"
 CHILD = SLEEPER.format("time.sleep(1000)")
@@ -263,3 +265,12 @@ def test_a_round(number):
     """A round of the storm is really run, and nothing goes wrong in it."""
     record = storm.run(11, number)
     assert {name: record[name] for name in storm.COUNTS} == dict.fromkeys(storm.COUNTS, 0), record
+
+
+@pytest.mark.parametrize(("what", "times"), [("kills", "3"), ("damage", "19")])
+def test_counting_under_faults(what, times):
+    """The program that kills runs, and damages files, finds nothing wrong."""
+    command = [sys.executable, "-m", "bench.wordcount.faults", what, "--times", times]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("| all | ")

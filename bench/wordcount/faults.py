@@ -38,9 +38,10 @@ from typing import Any, NoReturn
 from bench.markdown import table
 from perftricks import signals
 from perftricks.wordcount import OptionError, count_files
-from perftricks.wordcount.kernel import cache, cachefolder, tables
+from perftricks.wordcount.kernel import cache, tables
 from perftricks.wordcount.methods import compiled as kernel_method
 from perftricks.wordcount.reading import pieces
+from perftricks.wordcount.storage import cachefolder
 
 OUTCOMES = ("tried", "right", "refused", "wrong", "traceback", "crash", "hung", "left")
 BAD = ("wrong", "traceback", "crash", "hung", "left")
