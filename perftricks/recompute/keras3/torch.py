@@ -7,13 +7,19 @@ import gc
 import sys
 import traceback
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence
 
 import keras
 import torch
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from perftricks.recompute.keras3 import private
+from perftricks.recompute.keras3.dense import check_output as check_output
+from perftricks.recompute.keras3.dense import is_empty as is_empty
+from perftricks.recompute.keras3.dense import is_vectorized as is_vectorized
+from perftricks.recompute.keras3.dense import parts as parts
+from perftricks.recompute.keras3.dense import prepare as prepare
+from perftricks.recompute.keras3.dense import whole as whole
 
 if TYPE_CHECKING:
     from perftricks.recompute.keras3.call import PureCall
@@ -24,37 +30,9 @@ def is_tensor(x: Any) -> bool:
     return isinstance(x, torch.Tensor)
 
 
-def parts(x: Any) -> None:
-    """Return nothing: what is no tensor is not made of tensors that a call would return."""
-
-
-def whole(x: Any, parts: Sequence[Any]) -> Any:
-    """Return ``x``, of which ``parts`` knows none."""
-    return x
-
-
-def is_empty(x: Any) -> bool:
-    """Say no: what has no elements is recomputed as anything else."""
-    return False
-
-
-def is_vectorized() -> bool:
-    """Say no: this framework's own transformations know our gradient."""
-    return False
-
-
-def check_output(x: Any) -> None:
-    """Accept anything: what is no tensor comes out as it is, or the framework complains."""
-
-
 def is_recording() -> bool:
     """Tell whether autograd is on."""
     return bool(torch.is_grad_enabled())
-
-
-def prepare(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function as it is."""
-    return call
 
 
 def modules(reached: Sequence[Any]) -> List[Any]:
