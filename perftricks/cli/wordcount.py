@@ -458,7 +458,7 @@ def wordcount(
             return
         table_format: TableFormat | None = None if output_format is None else output_format.value
         if output == STDOUT:
-            if sys.stdout is None:
+            if sys.__stdout__ is None:  # what stands for it writes nowhere
                 raise OptionError("output '-': the standard output is closed; name a file")
         elif output is not None:
             check_output(output, job.corpus.sources, format=table_format)

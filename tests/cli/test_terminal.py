@@ -183,6 +183,20 @@ def test_terminal_without_the_characters(tmp_path):
     assert "\\u8336" in done.stdout
 
 
+def test_a_table_for_a_closed_stream(tmp_path):
+    """A table that nobody could read is refused, not counted."""
+    path = tmp_path / "a.txt"
+    path.write_text("喝茶\n", encoding="utf-8")
+    command = '"$0" -m perftricks wordcount "$1" -o - >&-'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, str(path)], stderr=subprocess.PIPE, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "perftricks wordcount: output '-': the standard output is closed; name a file\n"
+    )
+
+
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])
 def test_closed_streams(tmp_path, closed):
     """Started with standard streams closed, as services are, the command does its work."""
