@@ -9,10 +9,15 @@ import jax
 
 from perftricks.recompute.keras3 import private
 from perftricks.recompute.keras3.dense import check_output as check_output
+from perftricks.recompute.keras3.dense import home as home
 from perftricks.recompute.keras3.dense import is_empty as is_empty
+from perftricks.recompute.keras3.dense import is_in_function as is_in_function
 from perftricks.recompute.keras3.dense import is_vectorized as is_vectorized
+from perftricks.recompute.keras3.dense import may_assign as may_assign
+from perftricks.recompute.keras3.dense import noticed as noticed
 from perftricks.recompute.keras3.dense import parts as parts
 from perftricks.recompute.keras3.dense import prepare as prepare
+from perftricks.recompute.keras3.dense import read as read
 from perftricks.recompute.keras3.dense import whole as whole
 
 if TYPE_CHECKING:
@@ -36,29 +41,6 @@ def is_recording() -> bool:
 def modules(reached: Sequence[Any]) -> List[Any]:
     """Return nothing: this framework has no modules whose state Keras does not know."""
     return []
-
-
-def home() -> None:
-    """Return nothing: a value is valid wherever it is read."""
-
-
-def is_in_function(home: Any) -> bool:
-    """Say no: no function that a call has compiled keeps values of variables."""
-    return False
-
-
-def may_assign(home: Any) -> bool:
-    """Say yes: the framework itself complains where it cannot be."""
-    return True
-
-
-def noticed(variable: Any, value: Any) -> None:
-    """Tell nobody: gradients flow to whatever tensor was used."""
-
-
-def read(value: Any, home: None) -> Any:
-    """Return the value as it is."""
-    return value
 
 
 def keep(value: Any) -> Any:

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from perftricks.recompute import references
+from perftricks.recompute.generators import Generators
 from perftricks.recompute.keras3 import layers as keras3
 from perftricks.recompute.keras3 import private
 from perftricks.recompute.keras3.call import below
@@ -48,7 +49,9 @@ class Snapshot:
         self._values = [(v, to_array(v)) for v in variables]
         modules = torch_modules(model)
         self._attributes = Attributes([*keras3.everything_in(model), *modules])
-        self._random = random.getstate(), np.random.get_state()
+        held = [x for module in modules for x in vars(module).values()]
+        reached = references.reached([model], below)
+        self._generators = Generators([random, np.random, *reached, *held])
         self._torch = TorchState(modules)
 
     def restore(self) -> None:
@@ -57,8 +60,7 @@ class Snapshot:
             if not same_bits(to_array(variable), value):
                 variable.assign(value)
         self._attributes.restore()
-        random.setstate(self._random[0])
-        np.random.set_state(self._random[1])
+        self._generators.restore()
         self._torch.restore()
 
 

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from perftricks import recompute
 from perftricks.recompute import recompute_grad, recompute_scope
 from tests.recompute.keras3.training import BACKEND, array, only_torch
 
@@ -536,3 +537,26 @@ def test_lazy_modules():
         for expected in (1, 3):
             layer(torch.ones(2, 4, requires_grad=True)).sum().backward()
             assert len(runs) == expected
+
+
+def test_verify_of_a_model_with_a_generator():
+    """Both runs draw the same numbers, and the generator is where it was."""
+
+    class Noisy(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.generator = torch.Generator()
+            self.generator.manual_seed(3)
+
+        def call(self, x):
+            return x * torch.rand(x.shape, generator=self.generator)
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor(x.shape, x.dtype)
+
+    model = keras.Sequential([keras.Input((WIDTH,)), keras.layers.Dense(WIDTH), Noisy()])
+    before = model.layers[-1].generator.get_state()
+    x = np.ones((4, WIDTH), "float32")
+    recompute.apply(model, layers=[Noisy])
+    assert recompute.verify(model, x, x, loss="mse").ok
+    assert torch.equal(before, model.layers[-1].generator.get_state())
