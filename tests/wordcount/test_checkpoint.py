@@ -183,7 +183,7 @@ def test_killed_twenty_times(tmp_path, texts, expected, limit):
     assert bool(counts.run.spilled) == bool(state["runs"]) == bool(limit)
 
 
-def test_what_has_changed_is_refused(tmp_path, lines, often, monkeypatch):
+def test_what_has_changed_is_refused(tmp_path, lines, often, monkeypatch, restored_jieba):
     """Other inputs, options or words than the run was begun with are refused, each by name."""
     path, folder = tmp_path / "a.txt", tmp_path / "state"
     path.write_text(lines, encoding="utf-8")
@@ -203,12 +203,9 @@ def test_what_has_changed_is_refused(tmp_path, lines, often, monkeypatch):
     refused("it has other input files", path, other)
     (tmp_path / "words").write_text("石墨烯电池 9\n", encoding="utf-8")
     refused("jieba's dictionary is another one", user_dict=tmp_path / "words")
-    before = dict(jieba.dt.FREQ), jieba.dt.total
-    try:
-        jieba.add_word("石墨烯电池")
-        refused("jieba's dictionary is another one")
-    finally:
-        jieba.dt.FREQ, jieba.dt.total = before
+    jieba.add_word("石墨烯电池")
+    refused("jieba's dictionary is another one")
+    jieba.dt.FREQ, jieba.dt.total = dict(restored_jieba[0]), restored_jieba[1]
     path.write_text("x" + lines[1:], encoding="utf-8")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     refused(r"a\.txt' has changed since")

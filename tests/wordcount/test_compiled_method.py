@@ -14,7 +14,6 @@ import jieba
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jieba import finalseg
 
 from perftricks.wordcount import CorpusError, OptionError, count_files, count_words
 from perftricks.wordcount.methods import compiled
@@ -133,22 +132,15 @@ def test_pieces_cut_anywhere(tmp_path_factory, content, document, size):
         both(count_files, path, document=document)
 
 
-def test_live_dictionary(texts):
+def test_live_dictionary(texts, restored_jieba):
     """Words that were added to jieba, deleted or forced apart before the call count as jieba's."""
-    before = dict(jieba.dt.FREQ), jieba.dt.total, set(finalseg.Force_Split_Words)
     texts = [*texts, "石墨烯电池很快", "中国科学院", "如果放到post中将出错"]
-    try:
-        jieba.add_word("石墨烯电池")
-        assert both(count_words, texts)["石墨烯电池"] == 1
-        jieba.del_word("中国科学院")
-        assert "中国科学院" not in both(count_words, texts)
-        jieba.suggest_freq(("中", "将"), True)
-        assert both(count_words, texts) == naive(texts)
-    finally:
-        jieba.dt.FREQ, jieba.dt.total = before[0], before[1]
-        finalseg.Force_Split_Words.clear()
-        finalseg.Force_Split_Words.update(before[2])
-    both(count_words, texts)
+    jieba.add_word("石墨烯电池")
+    assert both(count_words, texts)["石墨烯电池"] == 1
+    jieba.del_word("中国科学院")
+    assert "中国科学院" not in both(count_words, texts)
+    jieba.suggest_freq(("中", "将"), True)
+    assert both(count_words, texts) == naive(texts)
 
 
 def test_replaced_expression(texts, monkeypatch):

@@ -21,17 +21,6 @@ def user_dict(tmp_path):
     return path
 
 
-@pytest.fixture
-def global_state():
-    """Put jieba's own tokenizer back to what it was."""
-    jieba.dt.check_initialized()
-    before = dict(jieba.dt.FREQ), jieba.dt.total, set(jieba.finalseg.Force_Split_Words)
-    yield before
-    jieba.dt.FREQ, jieba.dt.total = dict(before[0]), before[1]
-    jieba.finalseg.Force_Split_Words.clear()
-    jieba.finalseg.Force_Split_Words.update(before[2])
-
-
 def test_default_is_lcut(texts, expected):
     """The table equals the naive loop's over jieba.lcut, and so does its total."""
     counts = count_words(texts)
@@ -84,12 +73,12 @@ def test_user_dictionary(texts, user_dict, method, hmm):
     assert count_words(texts, user_dict=user_dict, method=method, hmm=hmm) == expected
 
 
-def test_user_dictionary_stays_apart(texts, user_dict, global_state):
+def test_user_dictionary_stays_apart(texts, user_dict, restored_jieba):
     """A user dictionary changes nothing for other users of jieba, forced splits included."""
     before = jieba.lcut("南京市长江大桥")
     count_words(texts, user_dict=user_dict, method="naive")
-    assert (jieba.dt.FREQ, jieba.dt.total) == global_state[:2]
-    assert jieba.finalseg.Force_Split_Words == global_state[2]
+    assert (jieba.dt.FREQ, jieba.dt.total) == restored_jieba[:2]
+    assert jieba.finalseg.Force_Split_Words == restored_jieba[2]
     assert jieba.lcut("南京市长江大桥") == before
     assert not [name for name in sys.modules if name.startswith("_perftricks")]
 
@@ -103,7 +92,7 @@ def test_changed_user_dictionary(tmp_path):
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
-def test_changed_jieba(texts, global_state, start_method):
+def test_changed_jieba(texts, restored_jieba, start_method):
     """Words that the caller added to jieba or took out of it count, however workers start."""
     jieba.add_word("他来到了", 99999)
     jieba.del_word("杭研")
