@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
 import tempfile
+
+import pytest
 
 # Seconds to wait for what must come, before a test says that it does not. On a machine that is busy
 # with ten other things a second of work takes most of a minute.
@@ -20,14 +23,33 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_I
 
 # jieba reads its file in the temporary folder whatever its age, also that of another jieba. So the
 # tests, and the workers of pytest-xdist, have a folder of their own; pytest's stays where it is.
-OWN = None
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
-    OWN = tempfile.mkdtemp(prefix="tests-")
-    os.environ["TMPDIR"] = tempfile.tempdir = OWN
+    own = os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="tests-")
+
+    def remove(process=os.getpid()):
+        """Remove the folder at the very end, and not in a fork."""
+        if os.getpid() == process:
+            shutil.rmtree(own, ignore_errors=True)
+
+    atexit.register(remove)
 
 
-def pytest_unconfigure():
-    """Remove the folder at the end."""
-    if OWN is not None:
-        shutil.rmtree(OWN, ignore_errors=True)
+@pytest.fixture
+def restored_jieba():
+    """Put what jieba's own tokenizer cuts with back to what it was.
+
+    It gives the words, their total, and those that are forced apart.
+    """
+    import jieba
+
+    jieba.dt.check_initialized()
+    words, total = dict(jieba.dt.FREQ), jieba.dt.total
+    forced = set(jieba.finalseg.Force_Split_Words)
+    names = [(module, dict(vars(module))) for module in (jieba, jieba.finalseg)]
+    yield words, total, forced
+    for module, before in names:
+        vars(module).update(before)
+    jieba.dt.FREQ, jieba.dt.total = dict(words), total
+    jieba.finalseg.Force_Split_Words.clear()
+    jieba.finalseg.Force_Split_Words.update(forced)

@@ -56,7 +56,7 @@ SYBIL = Sybil(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_code_blocks(page, tmp_path, monkeypatch):
+def test_code_blocks(page, tmp_path, monkeypatch, restored_jieba):
     """The blocks of a page run one after another, in a folder that has docs/samples."""
     shutil.copytree(ROOT / "docs" / "samples", tmp_path / "docs" / "samples")
     monkeypatch.chdir(tmp_path)

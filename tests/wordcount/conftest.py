@@ -66,18 +66,6 @@ def in_chunks(source, meter, offset=0):
             yield chunk[start : start + 97]
 
 
-@pytest.fixture
-def restored_jieba():
-    """Put the words of jieba's own tokenizer back to what they were, which it gives."""
-    jieba.dt.check_initialized()
-    words, total = dict(jieba.dt.FREQ), jieba.dt.total
-    forced = set(jieba.finalseg.Force_Split_Words)
-    yield words, total, forced
-    jieba.dt.FREQ, jieba.dt.total = dict(words), total
-    jieba.finalseg.Force_Split_Words.clear()
-    jieba.finalseg.Force_Split_Words.update(forced)
-
-
 @pytest.fixture(scope="session")
 def texts():
     """Two hundred documents, some of them empty, each of which fits on a line."""
