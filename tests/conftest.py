@@ -27,12 +27,12 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     own = os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="tests-")
 
-    def remove(process=os.getpid()):
+    def remove(process):
         """Remove the folder at the very end, and not in a fork."""
         if os.getpid() == process:
             shutil.rmtree(own, ignore_errors=True)
 
-    atexit.register(remove)
+    atexit.register(remove, os.getpid())
 
 
 @pytest.fixture

@@ -1,46 +1,26 @@
-"""The job: documents in, a table out, by one of four methods.
-
-Three methods are those of https://kexue.fm/archives/7031, and all give the same table:
-
-* naive: one process, one loop over all tokens, one growing dict;
-* batched: one process, a table for each batch of documents, the tables added up;
-* parallel: the batches go to worker processes;
-* compiled: jieba's own algorithm as machine code, on threads.
-"""
+"""The job: documents in, a table out, by one of the methods in ``methods``."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from perftricks.parallel.cores import available_cores
-from perftricks.signals import held_back
-from perftricks.wordcount.checkpoint import SECONDS, Checkpoint, State, identity_of
+from perftricks.wordcount.checkpoint import SECONDS, Checkpoint, identity_of
 from perftricks.wordcount.dictionaries import UserDictionary
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.methods.compiled import (
-    TOO_SHORT_TO_COMPILE,
-    KernelRun,
-    check_cache,
-    is_too_short_to_compile,
-    load_engine,
-    why_not,
-    why_not_worth_it,
-)
-from perftricks.wordcount.methods.plain import Counted, Progress, TokenKeys, count_plainly
+from perftricks.wordcount.methods.choice import check, choose
+from perftricks.wordcount.methods.compiled import Compiled
+from perftricks.wordcount.methods.method import Method, Progress, Work
 from perftricks.wordcount.reading.documents import Document, ReadOptions
 from perftricks.wordcount.reading.feeds import Feed, FileFeed, TextFeed
 from perftricks.wordcount.reading.sources import Corpus, Format, PathLike, find_sources
-from perftricks.wordcount.settings import Method, Settings, TableFilter
+from perftricks.wordcount.settings import MethodName, Settings, TableFilter
 from perftricks.wordcount.table.counts import RunInfo, WordCounts
 from perftricks.wordcount.table.spill import Spill
 from perftricks.wordcount.tokenizers import Cut, Mode, make_spec
-from perftricks.wordcount.verify import Sampler
-from perftricks.wordcount.verify import verify as verify_samples
 
 if TYPE_CHECKING:
     from perftricks.parallel.launch import StartMethod
@@ -60,7 +40,7 @@ def count_words(
     min_count: int = 1,
     min_length: int = 0,
     document_frequency: bool = False,
-    method: Method | None = None,
+    method: MethodName | None = None,
     batch_size: int = 1000,
     start_method: StartMethod | None = None,
     progress: Progress | None = None,
@@ -93,9 +73,9 @@ def count_words(
         min_length: Leave out tokens of fewer characters.
         document_frequency: Also count in how many documents each token occurs.
         method: "naive", "batched", "parallel" or "compiled". None chooses "compiled" where it can
-            be used and the text is long enough to be worth its start; else "batched" for up to
-            100,000 characters or for one worker, else "parallel". ``run.note`` of the result says
-            why it is not "compiled".
+            be used and the text is long enough to be worth its start; else "batched" for a short
+            text or for one worker, else "parallel". ``run.note`` of the result says why it is not
+            "compiled".
         batch_size: Documents in a batch, of methods "batched" and "parallel".
         start_method: How worker processes start: "fork", "forkserver" or "spawn"; None for what
             :func:`perftricks.parallel.parallel_count` chooses.
@@ -130,17 +110,17 @@ def count_words(
         raise TypeError("texts is one string; expected an iterable of them, such as [text]")
     settings = Settings(
         make_spec(tokenizer, mode=mode, hmm=hmm, user_dict=user_dict, dictionary=dictionary),
-        method,
-        workers,
-        batch_size,
-        document_frequency,
-        start_method,
-        ngrams,
-        verify,
-        verify_seed,
-        memory_limit,
+        method=method,
+        workers=workers,
+        batch_size=batch_size,
+        document_frequency=document_frequency,
+        start_method=start_method,
+        ngrams=ngrams,
+        verify=verify,
+        verify_seed=verify_seed,
+        memory_limit=memory_limit,
     )
-    settings.check()
+    check(settings)
     table_filter = TableFilter.make(stop_words, min_count, min_length)
     return table_filter.apply(run(TextFeed(texts), settings, progress))
 
@@ -163,7 +143,7 @@ def count_files(
     document: Document = "line",
     field: str | None = None,
     format: Format | None = None,
-    method: Method | None = None,
+    method: MethodName | None = None,
     batch_size: int = 1000,
     start_method: StartMethod | None = None,
     progress: Progress | None = None,
@@ -240,15 +220,15 @@ def count_files(
         ReadOptions(encoding, errors, document, field),
         Settings(
             spec,
-            method,
-            workers,
-            batch_size,
-            document_frequency,
-            start_method,
-            ngrams,
-            verify,
-            verify_seed,
-            memory_limit,
+            method=method,
+            workers=workers,
+            batch_size=batch_size,
+            document_frequency=document_frequency,
+            start_method=start_method,
+            ngrams=ngrams,
+            verify=verify,
+            verify_seed=verify_seed,
+            memory_limit=memory_limit,
         ),
         TableFilter.make(stop_words, min_count, min_length),
         None if checkpoint is None else Checkpoint(checkpoint, checkpoint_seconds),
@@ -281,7 +261,7 @@ class FileJob:
         Raises:
             OptionError: If not.
         """
-        self.settings.check()
+        check(self.settings)
         self.options.check(self.corpus.sources)
         if self.checkpoint is None:
             return
@@ -291,7 +271,7 @@ class FileJob:
             )
         if self.settings.verify:
             raise OptionError("verify needs all documents in one run; leave it or checkpoint out")
-        reason = why_not(self.settings.spec)
+        reason = Compiled().why_not(self.settings)
         if reason is not None:
             raise OptionError(
                 f"a checkpoint needs method 'compiled', which cannot be used: {reason}"
@@ -306,8 +286,14 @@ class FileJob:
         if self.checkpoint is None:
             return self.table_filter.apply(run(self.feed(), self.settings, progress))
         settings = replace(self.settings, method="compiled")
+        method = Compiled()
         counts = run(
-            self.feed(), settings, progress, checkpoint=self.checkpoint, identify=self._identity
+            self.feed(),
+            settings,
+            progress,
+            method=method,
+            checkpoint=self.checkpoint,
+            identity=self._identity(method.load(settings)),
         )
         return self.table_filter.apply(counts)
 
@@ -331,9 +317,9 @@ def run(
     settings: Settings,
     progress: Progress | None = None,
     *,
-    engine: Engine | None = None,
+    method: Method | None = None,
     checkpoint: Checkpoint | None = None,
-    identify: Callable[[Engine], dict[str, Any]] = lambda engine: {},
+    identity: dict[str, Any] | None = None,
 ) -> WordCounts:
     """Count the documents of a feed.
 
@@ -341,9 +327,9 @@ def run(
         feed: The documents.
         settings: How to count; checked already.
         progress: Called with the bytes done and the bytes there are.
-        engine: The kernel for method "compiled", if it is loaded already.
-        checkpoint: Where method "compiled" takes snapshots.
-        identify: Says what must not change between the parts of a run.
+        method: What counts; None for what the settings say.
+        checkpoint: Where it takes snapshots, if it is "compiled".
+        identity: What must not change between the parts of a run.
 
     Returns:
         The whole table, with a :class:`RunInfo` that says how it was made.
@@ -353,21 +339,19 @@ def run(
         progress(0, feed.total)
     workers = settings.workers or available_cores()
     note = resumed = ""
-    if engine is None:
-        engine, note = _find_engine(feed, settings, workers)
+    if method is None:
+        method, note = choose(feed, settings, workers)
     spill = Spill(settings.limit)
     try:
-        if engine is None:
-            counted = count_plainly(feed, settings, workers, progress, spill)
-        elif checkpoint is None:
-            counted = _run_compiled(engine, feed, settings, workers, progress, spill)
+        if checkpoint is None:
+            counted = method.count(Work(feed, settings, workers, spill, progress))
         else:
-            with checkpoint.opened(identify(engine)) as state:
+            with checkpoint.opened(identity or {}) as state:
                 resumed = "complete" if state.complete else "resumed" if state.documents else ""
                 runs = checkpoint.runs(state)
                 spill = Spill(settings.limit, checkpoint.folder, runs, state.runs_total)
-                counted = _run_compiled(
-                    engine, feed, settings, workers, progress, spill, checkpoint, state
+                counted = method.count(
+                    Work(feed, settings, workers, spill, progress, checkpoint, state)
                 )
     except BaseException:
         spill.close()
@@ -382,7 +366,7 @@ def run(
         text_bytes=feed.meter.text,
         stored_bytes=feed.meter.stored,
         seconds=time.perf_counter() - began,
-        note="; ".join(filter(None, (note, counted.note))),
+        note=note,
         verified=counted.verified,
         ngrams=settings.ngrams,
         resumed=resumed,
@@ -397,75 +381,3 @@ def run(
         document_frequency=counted.frequency,
         run=info,
     )
-
-
-def _find_engine(feed: Feed, settings: Settings, workers: int) -> tuple[Engine | None, str]:
-    """Return the kernel if it is to be used, and else why it is not, where that was left open."""
-    if settings.method == "compiled":
-        try:
-            return load_engine(settings.spec), ""
-        except OptionError as error:
-            raise OptionError(f"method 'compiled' cannot be used: {error}") from error
-    if settings.method is not None:
-        return None, ""
-    size = feed.estimate() if settings.spec.uses_jieba else 0
-    if settings.spec.uses_jieba and is_too_short_to_compile(size, workers):
-        return None, TOO_SHORT_TO_COMPILE
-    reason = why_not(settings.spec)
-    if reason is None:
-        reason = why_not_worth_it(settings.spec, size, workers)
-    if reason is not None:
-        return None, reason
-    try:
-        return load_engine(settings.spec), ""
-    except OptionError as error:
-        return None, str(error)
-
-
-def _run_compiled(
-    engine: Engine,
-    feed: Feed,
-    settings: Settings,
-    workers: int,
-    progress: Progress | None,
-    spill: Spill,
-    checkpoint: Checkpoint | None = None,
-    state: State | None = None,
-) -> Counted:
-    def delivered() -> None:
-        if progress is not None:
-            progress(feed.meter.stored, feed.total)
-
-    spec, ngrams = settings.spec, settings.ngrams
-    sampler = Sampler(settings.verify, settings.verify_seed) if settings.verify else None
-    kernel_run = KernelRun(
-        engine,
-        TokenKeys(spec, settings.document_frequency, ngrams),
-        spec,
-        ngrams=ngrams,
-        document_frequency=settings.document_frequency,
-        threads=workers,
-        delivered=delivered,
-        sampler=sampler,
-        checkpoint=checkpoint,
-        state=state,
-        spill=spill,
-    )
-    if state is not None:
-        feed.meter.text, feed.meter.stored = state.text, state.stored
-    # With a checkpoint a signal that ends the run waits for the end of a piece, and for a snapshot.
-    with held_back() if checkpoint is not None else contextlib.nullcontext():
-        feed.give(kernel_run)
-    delivered()
-    counts, frequency = kernel_run.tables()
-    verified = 0
-    if sampler is not None:
-        options = {"mode": spec.mode, "hmm": spec.hmm, "ngram": ngrams}
-        verified = verify_samples(
-            sampler.samples,
-            engine,
-            TokenKeys(spec, False, ngrams),
-            options,
-            functools.partial(check_cache, spec, engine),
-        )
-    return Counted("compiled", workers, counts, frequency, kernel_run.documents, verified)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.methods.compiled import why_not
 from perftricks.wordcount.reading.sources import PathLike, read_small_file
 from perftricks.wordcount.table.counts import WordCounts
 from perftricks.wordcount.table.memory import default_limit, parse_limit
@@ -17,9 +16,9 @@ from perftricks.wordcount.tokenizers import TokenizerSpec
 if TYPE_CHECKING:
     from perftricks.parallel.launch import StartMethod
 
-Method = Literal["naive", "batched", "parallel", "compiled"]
+MethodName = Literal["naive", "batched", "parallel", "compiled"]
 
-METHODS: tuple[Method, ...] = get_args(Method)
+METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
 
 # Longer n-grams are all different.
 _LONGEST_NGRAM = 20
@@ -44,7 +43,8 @@ class Settings:
     """
 
     spec: TokenizerSpec
-    method: Method | None = None
+    _: KW_ONLY
+    method: MethodName | None = None
     workers: int | None = None
     batch_size: int = 1000
     document_frequency: bool = False
@@ -69,8 +69,9 @@ class Settings:
         Raises:
             OptionError: If something cannot be used.
         """
-        if self.method is not None and self.method not in METHODS:
-            raise OptionError(f"method must be {', '.join(METHODS)} or None, not {self.method!r}")
+        if self.method is not None and self.method not in METHOD_NAMES:
+            names = ", ".join(METHOD_NAMES)
+            raise OptionError(f"method must be {names} or None, not {self.method!r}")
         for name, value, lowest in (
             ("workers", self.workers, 1),
             ("batch_size", self.batch_size, 1),
@@ -83,11 +84,6 @@ class Settings:
                 raise OptionError(f"{name} must be at least {lowest}, not {value}")
         if self.ngrams > _LONGEST_NGRAM:
             raise OptionError(f"ngrams must be at most {_LONGEST_NGRAM}, not {self.ngrams}")
-        if self.method in ("naive", "batched") and self.workers not in (None, 1):
-            raise OptionError(
-                f"method {self.method!r} works in one process; leave workers={self.workers} out, "
-                "or use method 'parallel'"
-            )
         if self.verify and (not self.spec.uses_jieba or self.method not in ("compiled", None)):
             raise OptionError(
                 "verify compares method 'compiled' with jieba, which is not used here"
@@ -96,17 +92,6 @@ class Settings:
             parse_limit(self.memory_limit)
         if not self.spec.uses_jieba:
             self.spec.load()
-        if self.method == "parallel" and self.start_method not in (None, "fork"):
-            stays = self.spec.why_it_stays()
-            if stays is not None:
-                raise OptionError(
-                    f"method 'parallel' cannot be used with start_method {self.start_method!r}: "
-                    f"{stays}; use method 'batched', or start_method 'fork'"
-                )
-        if self.method == "compiled":
-            reason = why_not(self.spec)
-            if reason is not None:
-                raise OptionError(f"method 'compiled' cannot be used: {reason}")
 
 
 @dataclass(frozen=True)

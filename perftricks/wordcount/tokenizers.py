@@ -347,5 +347,5 @@ def _jieba_version() -> str:
 
 def is_jieba_ready() -> bool:
     """Whether jieba's default tokenizer has loaded its dictionary."""
-    module = sys.modules.get("jieba")
-    return module is not None and bool(module.dt.initialized)
+    tokenizer = getattr(sys.modules.get("jieba"), "dt", None)  # another module may stand there
+    return bool(getattr(tokenizer, "initialized", False))

@@ -172,7 +172,10 @@ def test_tokenizer(refused, tmp_path, monkeypatch):
         ("--tokenizer chars --dict w", "--dict is for jieba; the tokenizer is another"),
         ("--output-format csv", "--output-format is for --output FILE"),
         ("--mode all --no-hmm", "--hmm/--no-hmm means nothing in mode all, which has no HMM"),
-        ("--method naive -w 2", "method 'naive' works in one process; leave workers=2 out, or use"),
+        (
+            "--method naive -w 2",
+            "method 'naive' cannot be used: it works in one process; leave workers=2 out, or use",
+        ),
         ("--method naive --batch-size 9", "--batch-size means nothing to method naive"),
         ("--compare --method naive", "--compare runs all methods; --method says one"),
         ("--compare -o a.tsv", "--compare writes no table; leave --output out"),

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from perftricks.wordcount import count_files, read_table
-from perftricks.wordcount.methods import plain
+from perftricks.wordcount.methods.batched import Batched
+from perftricks.wordcount.methods.method import Counted
 from tests.cli.conftest import LINES, command, environment
 
 
@@ -412,7 +413,8 @@ def test_compare(run, corpus):
 
 def test_compare_finds_a_difference(run, corpus, monkeypatch):
     """Unequal tables are shown, complained of, and status 1."""
-    monkeypatch.setattr(plain, "_batched", lambda batches, keys, table: table.update({"喝茶": 1}))
+    wrong = Counted("batched", 1, {"喝茶": 1}, None, 1)
+    monkeypatch.setattr(Batched, "count", lambda self, work: wrong)
     result = run(corpus, "--compare", "--doc-freq")
     assert result.status == 1
     assert "喝茶: batched counts 1, naive 3" in result.out

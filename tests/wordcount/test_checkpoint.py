@@ -43,16 +43,15 @@ def watch(event, arguments):
             if not left[0]:
                 die()
 class Feeder(compiled.KernelRun):
-    def begin(self, index, meter):
-        if not index and operations:
+    def count(self):
+        if operations:
             sys.addaudithook(watch)
-        if not index and seconds:
+        if seconds:
             timer = threading.Timer(seconds, die)
             timer.daemon = True
             timer.start()
-        return super().begin(index, meter)
-import perftricks.wordcount.job as job
-job.KernelRun = Feeder
+        return super().count()
+compiled.KernelRun = Feeder
 counts = count_files(
     corpus, field="t", checkpoint=folder, checkpoint_seconds=0, workers=2, memory_limit=limit
 )

@@ -265,8 +265,7 @@ def test_kernel_that_cannot_be_had(monkeypatch, tmp_path, texts, expected):
     def fail(*given, **options):
         raise kernel.UnsupportedDictionary("too many different frequencies")
 
-    monkeypatch.setattr(compiled, "why_not_worth_it", lambda *given: None)
-    monkeypatch.setattr("perftricks.wordcount.job.why_not_worth_it", lambda *given: None)
+    monkeypatch.setattr(compiled.Compiled, "estimate", lambda *given: 0.0)
     monkeypatch.setattr(kernel, "load", fail)
     counts = count_words(texts)
     assert counts == expected
@@ -322,7 +321,7 @@ def test_generator_that_raises():
 def test_short_text_without_a_cache(monkeypatch, tmp_path, texts, expected):
     """Where nothing is compiled a short text is counted by jieba, without a look at the kernel."""
     monkeypatch.setenv("PERFTRICKS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("perftricks.wordcount.job.why_not", None)
+    monkeypatch.setattr(compiled, "why_not", None)
     counts = count_words(texts)
     assert counts == expected
     assert counts.run.note == "the text is too short to be worth compiling"

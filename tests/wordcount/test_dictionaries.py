@@ -17,7 +17,7 @@ from perftricks.wordcount.jieba_state import import_copy
 from perftricks.wordcount.job import run
 from perftricks.wordcount.kernel import Engine
 from perftricks.wordcount.kernel.tables import build_lexicon
-from perftricks.wordcount.methods.compiled import load_engine
+from perftricks.wordcount.methods.compiled import Compiled
 from perftricks.wordcount.reading.feeds import TextFeed
 from perftricks.wordcount.settings import Settings
 from perftricks.wordcount.tokenizers import make_spec, tokenizer_with
@@ -231,7 +231,7 @@ USER = st.lists(
 @pytest.fixture(scope="module")
 def kernel():
     """The compiled kernel, loaded once."""
-    return load_engine(make_spec()).kernel
+    return Compiled().load(Settings(make_spec())).kernel
 
 
 @settings(max_examples=60, deadline=None)
@@ -264,8 +264,8 @@ def test_any_dictionary(kernel, tmp_path_factory, main, user, texts, hmm, mode):
     for method in ("naive", "batched", "compiled"):
         counts = run(
             TextFeed(texts),
-            Settings(spec, method),
-            engine=engine if method == "compiled" else None,
+            Settings(spec, method=method),
+            method=Compiled(engine) if method == "compiled" else None,
         )
         assert counts == expected, method
 

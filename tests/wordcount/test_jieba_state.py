@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import pytest
 from jieba import finalseg
 
 from perftricks.parallel import ParallelError
-from perftricks.wordcount import OptionError, TokenizerError, count_words, jieba_state, job
-from perftricks.wordcount.methods import plain
+from perftricks.wordcount import OptionError, TokenizerError, count_words, jieba_state
+from perftricks.wordcount.methods.batched import Batched
+from perftricks.wordcount.methods.compiled import Compiled
 from perftricks.wordcount.tokenizers import WorkerSetup, make_spec
 from tests.wordcount.conftest import naive
 
@@ -252,11 +254,16 @@ OTHER = [
 ]
 
 
+def always_parallel(monkeypatch):
+    """Let the method be chosen as for a long text."""
+    monkeypatch.setattr(Batched, "estimate", lambda *given: math.inf)
+    monkeypatch.setattr(Compiled, "why_not_now", lambda *given: None)
+
+
 @pytest.mark.parametrize("change", [*DATA, narrow_hmm, *OTHER], ids=lambda change: change.__name__)
 def test_replaced(texts, change, monkeypatch):
     """The loop over jieba.lcut, however it was changed, is what all methods give or refuse."""
-    monkeypatch.setattr(plain, "_SMALL_TEXT", 10)
-    monkeypatch.setattr(job, "is_too_short_to_compile", lambda size, workers: False)
+    always_parallel(monkeypatch)
     texts = [*texts[:60], *SPACED]
     before = naive(texts)
     change()
@@ -328,8 +335,7 @@ def test_what_cannot_be_sent(texts, monkeypatch):
             route[start] = (0, start)
 
     jieba.Tokenizer.calc = guarded
-    monkeypatch.setattr(plain, "_SMALL_TEXT", 10)
-    monkeypatch.setattr(job, "is_too_short_to_compile", lambda size, workers: False)
+    always_parallel(monkeypatch)
     counts = count_words(texts, workers=2)
     assert counts == naive(texts)
     assert counts.run.method == "batched"

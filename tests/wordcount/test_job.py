@@ -85,11 +85,11 @@ def test_choice_of_method(texts, monkeypatch):
     options = {"tokenizer": "chars", "workers": 2}
     assert count_words(texts, **options).run.method == "batched"
     assert count_words(["茶"] * 9000, batch_size=10, **options).run.method == "batched"
-    assert count_words(["茶"] * 60_000, **options).run.method == "parallel"
-    assert count_words(["茶 " * 60_000], **options).run.method == "parallel"
-    assert count_words(["茶"] * 60_000, tokenizer="chars", workers=1).run.method == "batched"
+    assert count_words(["茶"] * 200_000, **options).run.method == "parallel"
+    assert count_words(["茶 " * 100_000], **options).run.method == "parallel"
+    assert count_words(["茶"] * 200_000, tokenizer="chars", workers=1).run.method == "batched"
     monkeypatch.setattr(job, "available_cores", lambda: 1)
-    assert count_words(["茶"] * 60_000, tokenizer="chars").run.workers == 1
+    assert count_words(["茶"] * 200_000, tokenizer="chars").run.workers == 1
 
 
 @pytest.mark.parametrize("method", [None, *METHODS])
@@ -185,8 +185,8 @@ def test_worker_that_dies():
         ({"workers": 1.5}, "workers must be a whole number, not 1.5"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"batch_size": True}, "batch_size must be a whole number, not True"),
-        ({"method": "naive", "workers": 2}, "'naive' works in one process"),
-        ({"method": "batched", "workers": 2}, "'batched' works in one process"),
+        ({"method": "naive", "workers": 2}, "'naive' cannot be used: it works in one process"),
+        ({"method": "batched", "workers": 2}, "'batched' cannot be used: it works in one process"),
         ({"min_count": -1}, "min_count must not be negative, got -1"),
         ({"min_length": -1}, "min_length must not be negative, got -1"),
     ],

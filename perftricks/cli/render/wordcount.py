@@ -16,7 +16,7 @@ from perftricks.wordcount.table.printable import printable
 
 if TYPE_CHECKING:
     from perftricks.wordcount.methods.compare import Comparison
-    from perftricks.wordcount.methods.plain import Progress
+    from perftricks.wordcount.methods.method import Progress
     from perftricks.wordcount.reading.sources import NotRead
     from perftricks.wordcount.settings import Settings
     from perftricks.wordcount.table.counts import WordCounts

@@ -8,9 +8,10 @@ from typing import Any
 
 from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.job import run
-from perftricks.wordcount.methods.compiled import load_engine, why_not
+from perftricks.wordcount.methods.choice import METHODS
+from perftricks.wordcount.methods.compiled import Compiled
 from perftricks.wordcount.reading.feeds import Feed, TextFeed, sample
-from perftricks.wordcount.settings import METHODS, Method, Settings
+from perftricks.wordcount.settings import MethodName, Settings
 from perftricks.wordcount.table.counts import WordCounts
 
 SAMPLE_BYTES = 5_000_000
@@ -27,7 +28,7 @@ class Timing:
         ratio: How many times faster than the first method.
     """
 
-    method: Method
+    method: MethodName
     workers: int
     seconds: float
     ratio: float
@@ -85,11 +86,11 @@ def compare_methods(
     documents, complete = sample(feed, text_bytes)
     settings.spec.load()("")
     skipped: dict[str, str] = {}
-    engine = None
-    reason = why_not(settings.spec)
+    compiled = Compiled()
+    reason = compiled.why_not(settings)
     if reason is None:
         try:
-            engine = load_engine(settings.spec)
+            compiled.load(settings)
         except OptionError as error:
             reason = str(error)
     if reason is not None:
@@ -106,7 +107,7 @@ def compare_methods(
         counts = run(
             TextFeed(documents),
             replace(settings, method=method, workers=workers, verify=0),
-            engine=engine if method == "compiled" else None,
+            method=compiled if method == "compiled" else None,
         )
         assert counts.run is not None
         seconds = counts.run.seconds

@@ -7,16 +7,16 @@ itself and added to the table.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from perftricks.signals import is_pending, raise_pending
-from perftricks.wordcount.checkpoint import Checkpoint, State
+from perftricks.signals import held_back, is_pending, raise_pending
+from perftricks.wordcount.checkpoint import State
 from perftricks.wordcount.errors import CorpusError, OptionError, too_long
 from perftricks.wordcount.jieba_state import (
     is_untouched,
@@ -24,10 +24,18 @@ from perftricks.wordcount.jieba_state import (
     state_digest,
     tokenizer_behind,
 )
+from perftricks.wordcount.methods.keys import TokenKeys
+from perftricks.wordcount.methods.method import (
+    JIEBA_BYTES_PER_SECOND,
+    JIEBA_SECONDS,
+    Counted,
+    Work,
+)
 from perftricks.wordcount.reading.documents import ReadOptions
 from perftricks.wordcount.reading.pieces import PIECE_BYTES, read_pieces
 from perftricks.wordcount.reading.sources import Source
-from perftricks.wordcount.reading.streams import AUTO, Meter, not_the_encoding, seeming
+from perftricks.wordcount.reading.streams import AUTO, not_the_encoding, seeming
+from perftricks.wordcount.settings import Settings
 from perftricks.wordcount.storage.cachefolder import open_cache
 from perftricks.wordcount.table.counts import LazyTable
 from perftricks.wordcount.table.spill import Spill, SpilledTable, separated, table_bytes
@@ -37,27 +45,104 @@ from perftricks.wordcount.tokenizers import (
     is_jieba_ready,
     tokenizer_with,
 )
+from perftricks.wordcount.verify import Sampler, verify
 
 if TYPE_CHECKING:
     from perftricks.wordcount.kernel import Engine, StretchTooLongError, TextCounter, TokenTable
     from perftricks.wordcount.kernel.driver import Newline
-    from perftricks.wordcount.verify import Sampler
-
-Keys = Callable[[str], Iterable[Any]]
 
 # Rough seconds of the parts of a run, which say from which size on the kernel is worth its start.
-_LOAD_JIEBA = 0.8  # import it and load its dictionary
 _LOAD = 0.35  # load the kernel and tables that are cached
 _LOOK = 0.5  # look at every word of a dictionary that may have been changed
 _BUILD_TABLES = 3.0
 _COMPILE = 13.0
-_PURE_BYTES = 0.4e6  # bytes a second that a process counts with jieba
-_KERNEL_BYTES = 25e6
+_BYTES_PER_SECOND = 25e6
 
 TOO_SHORT_TO_COMPILE = "the text is too short to be worth compiling"
+TOO_SHORT = "the text is too short to be worth it"
 
 # So many documents make a buffer, however short they are.
 _MOST_DOCUMENTS = 200_000
+
+
+class Compiled:
+    """Counts with jieba's own algorithm as machine code, on threads.
+
+    Args:
+        engine: The kernel, if it is loaded already.
+    """
+
+    def __init__(self, engine: Engine | None = None) -> None:
+        self._engine = engine
+        self._is_compiled = True
+
+    def why_not(self, settings: Settings) -> str | None:
+        """Say why the kernel cannot count with this tokenizer."""
+        return why_not(settings.spec)
+
+    def why_not_now(self, settings: Settings, size: float, workers: int) -> str | None:
+        """Say whether nothing is compiled yet and jieba is done sooner; without numpy."""
+        if not settings.spec.uses_jieba or size / (JIEBA_BYTES_PER_SECOND * workers) > _COMPILE:
+            return None
+        with open_cache() as folder:
+            return None if folder.holds_kernel() else TOO_SHORT_TO_COMPILE
+
+    def estimate(self, settings: Settings, size: float, workers: int) -> float:
+        """Return about how many seconds it takes, by what is in the cache."""
+        from perftricks.wordcount.kernel import readiness
+
+        spec = settings.spec
+        ready = is_jieba_ready() and not spec.has_dictionaries
+        cached = readiness(_dictionary_key(spec))
+        start = _LOAD
+        if not cached.lexicon:
+            start += _LOOK + (0 if ready else JIEBA_SECONDS + _BUILD_TABLES)
+        self._is_compiled = cached.kernel
+        if not cached.kernel:
+            start += _COMPILE
+        return start + size / (_BYTES_PER_SECOND * workers)
+
+    @property
+    def too_short(self) -> str:
+        """What to say if that is longer than another method takes."""
+        return TOO_SHORT if self._is_compiled else TOO_SHORT_TO_COMPILE
+
+    def load(self, settings: Settings) -> Engine:
+        """Load the kernel.
+
+        Raises:
+            OptionError: If that is not possible.
+        """
+        if self._engine is None:
+            self._engine = load_engine(settings.spec)
+        return self._engine
+
+    def count(self, work: Work) -> Counted:
+        """Count all documents."""
+        settings, feed, spec = work.settings, work.feed, work.settings.spec
+        try:
+            engine = self.load(settings)
+        except OptionError as error:
+            raise OptionError(f"method 'compiled' cannot be used: {error}") from error
+        sampler = Sampler(settings.verify, settings.verify_seed) if settings.verify else None
+        if work.state is not None:
+            feed.meter.text, feed.meter.stored = work.state.text, work.state.stored
+        counting = KernelRun(engine, work, sampler)
+        # With a checkpoint a signal that ends the run waits for the end of a piece, and for a
+        # snapshot.
+        with held_back() if work.checkpoint is not None else contextlib.nullcontext():
+            counting.count()
+        counts, frequency = counting.tables()
+        verified = 0
+        if sampler is not None:
+            verified = verify(
+                sampler.samples,
+                engine,
+                TokenKeys(spec, False, settings.ngrams),
+                {"mode": spec.mode, "hmm": spec.hmm, "ngram": settings.ngrams},
+                functools.partial(check_cache, spec, engine),
+            )
+        return Counted("compiled", work.workers, counts, frequency, counting.documents, verified)
 
 
 def why_not(spec: TokenizerSpec) -> str | None:
@@ -72,33 +157,6 @@ def why_not(spec: TokenizerSpec) -> str | None:
     if names:
         return f"this program has replaced {', '.join(names)}"
     return why_unsupported(None if is_untouched() else tokenizer_behind())
-
-
-def is_too_short_to_compile(size: float, workers: int) -> bool:
-    """Whether nothing is compiled yet and jieba is done sooner; looks without importing numpy."""
-    if size / (_PURE_BYTES * workers) > _COMPILE:
-        return False
-    with open_cache() as folder:
-        return not folder.holds_kernel()
-
-
-def why_not_worth_it(spec: TokenizerSpec, size: float, workers: int) -> str | None:
-    """Say why jieba itself is done sooner with so many bytes of text; None if it is not."""
-    from perftricks.wordcount.kernel import readiness
-
-    ready = is_jieba_ready() and not spec.has_dictionaries
-    pure = size / (_PURE_BYTES * workers) + (0 if ready else _LOAD_JIEBA)
-    cached = readiness(_dictionary_key(spec))
-    start = _LOAD
-    if not cached.lexicon:
-        start += _LOOK + (0 if ready else _LOAD_JIEBA + _BUILD_TABLES)
-    if not cached.kernel:
-        start += _COMPILE
-    if math.isinf(size) or pure > start + size / (_KERNEL_BYTES * workers):
-        return None
-    if cached.kernel:
-        return "the text is too short to be worth it"
-    return TOO_SHORT_TO_COMPILE
 
 
 def load_engine(spec: TokenizerSpec) -> Engine:
@@ -155,58 +213,36 @@ def check_cache(spec: TokenizerSpec, engine: Engine) -> bool:
 
 
 class KernelRun:
-    """Counts documents with the kernel.
+    """Counts the documents of a feed with the kernel.
 
     Args:
         engine: The kernel and its tables.
-        keys: Gives what jieba itself counts for a document.
-        spec: The tokenizer.
-        ngrams: Tokens in what is counted.
-        document_frequency: Whether to count documents too.
-        threads: How many threads count.
-        delivered: Called after each piece.
+        work: What there is to count.
         sampler: Takes documents to count once more.
-        checkpoint: Where to take snapshots.
-        state: Where the run before was.
-        spill: Where tables go that outgrow the memory limit.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        keys: Keys,
-        spec: TokenizerSpec,
-        *,
-        ngrams: int,
-        document_frequency: bool,
-        threads: int,
-        delivered: Callable[[], object],
-        sampler: Sampler | None,
-        checkpoint: Checkpoint | None = None,
-        state: State | None = None,
-        spill: Spill,
-    ) -> None:
+    def __init__(self, engine: Engine, work: Work, sampler: Sampler | None) -> None:
+        settings = work.settings
         self._engine = engine
-        self._keys = keys
+        self._work = work
+        self._spill = work.spill
+        self._keys = TokenKeys(settings.spec, settings.document_frequency, settings.ngrams)
         self._options: dict[str, Any] = {
-            "mode": spec.mode,
-            "hmm": spec.hmm,
-            "ngram": ngrams,
-            "doc_freq": document_frequency,
-            "threads": threads,
-            "most": spill.limit,
+            "mode": settings.spec.mode,
+            "hmm": settings.spec.hmm,
+            "ngram": settings.ngrams,
+            "doc_freq": settings.document_frequency,
+            "threads": work.workers,
+            "most": work.spill.limit,
         }
-        self._spill = spill
-        self._whole = ngrams > 1 or document_frequency or sampler is not None
-        self._delivered = delivered
+        self._whole = settings.ngrams > 1 or settings.document_frequency or sampler is not None
         self._sampler = sampler
         self._counters: dict[Newline, TextCounter] = {}
-        self._checkpoint = checkpoint
         # In it are counted the pieces that end inside a document, which counters take for its end.
-        self._state = State() if state is None else state
+        self._state = State() if work.state is None else work.state
         self._odd: Counter[Any] = Counter({_as_key(key): n for key, n in self._state.odd})
-        if checkpoint is not None:
-            for newline, table in checkpoint.tables(self._state, engine).items():
+        if work.checkpoint is not None:
+            for newline, table in work.checkpoint.tables(self._state, engine).items():
                 counter = self._counter(cast("Newline", newline))
                 counter.resume(table, self._state.documents[newline])
 
@@ -216,23 +252,34 @@ class KernelRun:
         fed = sum(counter.documents for counter in self._counters.values())
         return fed - self._state.continued + self._state.odd_documents
 
-    def begin(self, index: int, meter: Meter) -> bool:
-        """Begin a source; return False if it was counted before."""
-        if index < self._state.source:
-            return False
-        self._state.text, self._state.stored = meter.text, meter.stored
-        return True
-
-    def end(self, meter: Meter, *, last: bool) -> None:
-        """End a source."""
-        self._state.source += 1
-        self._state.offset = 0
-        self._state.text, self._state.stored = meter.text, meter.stored
-        if last:
-            self._state.complete = True
+    def count(self) -> None:
+        """Count what was not counted before."""
+        meter, state = self._work.feed.meter, self._state
+        before = state.source
+        for portion in self._work.feed.portions(done=before):
+            self.begin()
+            if portion.text is not None:
+                self._count_text(portion.text, portion.options)
+            else:
+                self._count_documents(portion.documents, portion.name)
+            state.source += 1
+            state.offset = 0
+            state.text, state.stored = meter.text, meter.stored
+        if state.source > before:
+            state.complete = True
             self._save()
+        self._delivered()
 
-    def count_source(self, source: Source, options: ReadOptions, meter: Meter) -> None:
+    def begin(self) -> None:
+        """Begin a portion."""
+        meter = self._work.feed.meter
+        self._state.text, self._state.stored = meter.text, meter.stored
+
+    def _delivered(self) -> None:
+        if self._work.progress is not None:
+            self._work.progress(self._work.feed.meter.stored, self._work.feed.total)
+
+    def _count_text(self, source: Source, options: ReadOptions) -> None:
         """Count a text file in UTF-8."""
         from perftricks.wordcount.kernel import InvalidUTF8, StretchTooLongError
 
@@ -241,6 +288,7 @@ class KernelRun:
         find_cut = None if self._whole else counter.find_cut
         offset = self._state.offset
         limit = self._spill.limit
+        meter = self._work.feed.meter
         pieces = read_pieces(source, options.document, meter, find_cut, offset=offset, limit=limit)
         for piece in pieces:
             self._save_if_due()  # not behind the last piece: the file would seem to go on
@@ -259,7 +307,7 @@ class KernelRun:
                 self._sampler.take_piece(source.name, piece.data, newline)
             self._delivered()
 
-    def count_documents(self, documents: Iterable[str], name: str) -> None:
+    def _count_documents(self, documents: Iterable[str], name: str) -> None:
         """Count documents that are strings.
 
         Args:
@@ -286,16 +334,17 @@ class KernelRun:
         return CorpusError(name, too_long(what, need, self._spill.limit, error.most))
 
     def _save_if_due(self) -> None:
-        if self._checkpoint is None:
+        checkpoint = self._work.checkpoint
+        if checkpoint is None:
             return
         ending = is_pending()
-        if ending or self._checkpoint.is_due():
+        if ending or checkpoint.is_due():
             self._save()
         if ending:
             raise_pending()
 
     def _save(self) -> None:
-        if self._checkpoint is None:
+        if self._work.checkpoint is None:
             return
         self._state.odd = list(self._odd.items())
         self._state.documents = {
@@ -306,7 +355,7 @@ class KernelRun:
         tables: dict[str, Any] = {
             newline: counter.table() for newline, counter in self._counters.items()
         }
-        self._checkpoint.save(self._state, tables)
+        self._work.checkpoint.save(self._state, tables)
 
     def _encoded(self, documents: Iterable[str], name: str) -> Iterator[bytes]:
         for text in documents:

@@ -6,10 +6,9 @@ import codecs
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from perftricks.wordcount.errors import CorpusError
-from perftricks.wordcount.methods.compiled import KernelRun
 from perftricks.wordcount.reading.documents import ReadOptions, read_documents
 from perftricks.wordcount.reading.sources import STDIN, Corpus, NotRead, Source
 from perftricks.wordcount.reading.streams import AUTO, Meter, find_encoding, read_bytes, take_head
@@ -19,6 +18,22 @@ _PEEK_BYTES = 1_000_000
 
 # How many times larger compressed text usually is than it looks.
 _COMPRESSION = 3
+
+
+class Portion(NamedTuple):
+    """What one source of a feed holds.
+
+    Attributes:
+        name: Where it comes from.
+        documents: Its documents; none where ``text`` is not None.
+        text: A text file in UTF-8, which may be read as bytes.
+        options: How that is read.
+    """
+
+    name: str
+    documents: Iterable[str] = ()
+    text: Source | None = None
+    options: ReadOptions = ReadOptions()
 
 
 class Feed(Protocol):
@@ -43,8 +58,12 @@ class Feed(Protocol):
     def estimate(self) -> float:
         """Return roughly how many bytes of text there are; infinity if that cannot be known."""
 
-    def give(self, run: KernelRun) -> None:
-        """Let the kernel count all documents."""
+    def portions(self, done: int = 0) -> Iterator[Portion]:
+        """Yield all documents by where they come from; bytes of UTF-8 are not decoded.
+
+        Args:
+            done: Leave out so many portions at the start.
+        """
 
 
 class TextFeed:
@@ -79,13 +98,14 @@ class TextFeed:
             ended = text is _NONE
             if not ended:
                 first.append(text)
-                size += 3 * len(text) if isinstance(text, str) else 0
+                size += 3 * len(text) + 1 if isinstance(text, str) else 1
         self._texts = itertools.chain(first, texts)
         return size if ended else math.inf
 
-    def give(self, run: KernelRun) -> None:
-        """Let the kernel count all documents."""
-        run.count_documents(self, "texts")
+    def portions(self, done: int = 0) -> Iterator[Portion]:
+        """Yield all documents, which come from one place."""
+        if not done:
+            yield Portion("texts", self)
 
 
 _NONE: Any = object()
@@ -142,21 +162,19 @@ class FileFeed:
             size += stored * (_COMPRESSION if source.compression else 1)
         return size
 
-    def give(self, run: KernelRun) -> None:
-        """Let the kernel count all documents; it reads text in UTF-8 itself."""
+    def portions(self, done: int = 0) -> Iterator[Portion]:
+        """Yield all documents by where they come from; a bad file has none."""
+        options = self._options
         for index, source in enumerate(self._sources):
             bad = self._is_bad(source)
-            if run.begin(index, self.meter):
-                if not bad:
-                    self._give_source(run, source)
-                run.end(self.meter, last=index == len(self._sources) - 1)
-
-    def _give_source(self, run: KernelRun, source: Source) -> None:
-        options = self._options
-        if source.format == "text" and options.errors == "strict" and self._is_utf8(source):
-            run.count_source(source, options, self.meter)
-        else:
-            run.count_documents(read_documents(source, options, self.meter), source.name)
+            if index < done:
+                continue
+            if bad:
+                yield Portion(source.name)
+            elif source.format == "text" and options.errors == "strict" and self._is_utf8(source):
+                yield Portion(source.name, (), source, options)
+            else:
+                yield Portion(source.name, read_documents(source, options, self.meter))
 
     def _is_utf8(self, source: Source) -> bool:
         """Whether a file is to be read as UTF-8; it is looked into where that is to be found out.
