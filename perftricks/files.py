@@ -85,11 +85,13 @@ def replacing(
                 os.replace(temporary, target, src_dir_fd=folder, dst_dir_fd=folder)
         if os.name != "posix":
             os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         if descriptor >= 0:
             os.close(descriptor)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=folder)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = os.fspath(path)  # a full disk does not say of which file
         raise
     if sync:
         sync_folder(above or os.curdir, folder)

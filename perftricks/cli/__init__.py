@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 import perftricks
-from perftricks.cli.errors import complain
+from perftricks.cli.errors import complain, forget_stdout
 from perftricks.signals import Terminated, ending
 
 # Name -> what it does. The module of a command is its name with underscores; its ``app`` is a Typer
@@ -100,8 +100,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status = command.main(
                 given or ["--help"], prog_name="perftricks", standalone_mode=False
             )
+        sys.stdout.flush()  # what --help and --version print
     except Terminated as error:  # before a command could say so itself
         return error.status
+    except BrokenPipeError:
+        forget_stdout()
+        return 0
+    except OSError as error:
+        forget_stdout()
+        complain("perftricks", (error.strerror or str(error)).lower())
+        return 1
     except _usage_error() as error:
         name = error.ctx.command_path if getattr(error, "ctx", None) else "perftricks"
         message = " ".join(error.format_message().split()).rstrip(".")

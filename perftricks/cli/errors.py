@@ -68,7 +68,7 @@ def reported(
         complain(command, str(error))
         raise typer.Exit(error.status) from None
     except BrokenPipeError:
-        _forget_stdout()  # whoever read the output has seen enough, which is no failure
+        forget_stdout()  # whoever read the output has seen enough, which is no failure
     except usage as error:
         complain(command, _text(error))
         raise typer.Exit(WRONG_USAGE) from None
@@ -87,9 +87,11 @@ def _text(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _forget_stdout() -> None:
+def forget_stdout() -> None:
     """Let the interpreter's last flush of stdout go nowhere, instead of failing once more."""
+    redirected = sys.stdout is sys.stderr  # while the table itself goes to stdout
+    stdout = sys.__stdout__ if redirected and sys.__stdout__ is not None else sys.stdout
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stdout.fileno())
         os.close(nowhere)

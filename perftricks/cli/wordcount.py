@@ -11,9 +11,10 @@ from typing import IO, TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from perftricks.cli.errors import BAD_DATA, complain, reported
+from perftricks.cli.errors import BAD_DATA, complain, forget_stdout, reported
 
 if TYPE_CHECKING:
+    from perftricks.wordcount import WordCounts
     from perftricks.wordcount.job import FileJob
     from perftricks.wordcount.writing.export import TableFormat
 
@@ -354,7 +355,7 @@ def wordcount(
     from perftricks.wordcount.tokenizers import make_spec
     from perftricks.wordcount.verify import VerificationError
     from perftricks.wordcount.writing import check_plot, check_report
-    from perftricks.wordcount.writing.export import check_output
+    from perftricks.wordcount.writing.export import check_apart, check_output
 
     with reported(
         COMMAND,
@@ -457,6 +458,8 @@ def wordcount(
             _compare(job, quiet=quiet, as_json=json)
             return
         table_format: TableFormat | None = None if output_format is None else output_format.value
+        if output == "/dev/stdout":
+            output = STDOUT
         if output == STDOUT:
             if sys.__stdout__ is None:  # what stands for it writes nowhere
                 raise OptionError("output '-': the standard output is closed; name a file")
@@ -466,6 +469,10 @@ def wordcount(
             check_report(report, job.corpus.sources)
         if plot is not None:
             check_plot(plot, job.corpus.sources)
+        check_apart(
+            [None if output == STDOUT else output, report, plot],
+            [stop_words, user_dict, dictionary],
+        )
         title = ", ".join(paths) if len(paths) <= 3 else f"{paths[0]} and {len(paths) - 1} more"
         to_stdout = output == STDOUT
         target = sys.stdout.buffer if to_stdout else output
@@ -485,14 +492,33 @@ class Files(NamedTuple):
 
 
 def _count(job: FileJob, files: Files, top: int, *, quiet: bool, as_json: bool) -> None:
-    """Count, write the files, show what came out."""
+    """Count, write the files, show what came out; name what was skipped, whoever reads on."""
+    from perftricks.cli.render import wordcount as render
+
+    with render.progress_bar(hidden=quiet) as progress:
+        counts = job.run(progress)
+    assert counts.run is not None
+    try:
+        _show(job, counts, files, top, quiet=quiet, as_json=as_json)
+    except BrokenPipeError:
+        if not counts.run.bad:
+            raise
+        forget_stdout()
+    for path, reason in counts.run.bad:
+        complain(COMMAND, f"skipped: {path}: {reason}")
+    if counts.run.bad:
+        raise typer.Exit(BAD_DATA)
+
+
+def _show(
+    job: FileJob, counts: WordCounts, files: Files, top: int, *, quiet: bool, as_json: bool
+) -> None:
+    """Write the files, show what came out."""
     from perftricks.cli.render import terminal
     from perftricks.cli.render import wordcount as render
     from perftricks.wordcount.writing import write_plot, write_report
     from perftricks.wordcount.writing.export import write_table
 
-    with render.progress_bar(hidden=quiet) as progress:
-        counts = job.run(progress)
     if files.output is not None:
         write_table(files.output, counts, format=files.format)
     if files.report is not None:
@@ -507,11 +533,7 @@ def _count(job: FileJob, files: Files, top: int, *, quiet: bool, as_json: bool) 
     elif not quiet:
         render.show_counts(counts, job.settings, top=top, output=output)
         render.show_files({"report": files.report, "plot": files.plot})
-    assert counts.run is not None
-    for path, reason in counts.run.bad:
-        complain(COMMAND, f"skipped: {path}: {reason}")
-    if counts.run.bad:
-        raise typer.Exit(BAD_DATA)
+    sys.stdout.flush()
 
 
 def _compare(job: FileJob, *, quiet: bool, as_json: bool) -> None:

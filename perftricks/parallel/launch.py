@@ -120,7 +120,7 @@ class Launcher:
         self._job = b""
         self._server: _Server | None = None
         self._by_choice = start_method is not None
-        self.method: StartMethod = start_method or _usual_method()
+        self.method: StartMethod = start_method or usual_start_method()
         if self.method != "fork":
             self._start_fresh(self.method)
 
@@ -301,7 +301,8 @@ def signals_held_back() -> Iterator[None]:
                 handler(*held[0])  # type: ignore[arg-type]
 
 
-def _usual_method() -> StartMethod:
+def usual_start_method() -> StartMethod:
+    """Return how workers start where nothing is said: forked, or fresh."""
     usual = multiprocessing.get_start_method(allow_none=True)
     usual = usual or multiprocessing.get_all_start_methods()[0]
     if usual != "fork" or multiprocessing.current_process().daemon:

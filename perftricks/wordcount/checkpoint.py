@@ -42,7 +42,8 @@ _START_ANEW = "delete the folder to start anew"
 _TABLE = re.compile("byte|crlf|lf|none|universal")
 _RUN = re.compile(r"run-[0-9]{1,18}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_OURS = re.compile(r"state\.json|lock|table-\d+-[a-z]+|run-\d+|\..*\.tmp")
+_OURS = re.compile(r"state\.json|lock|table-\d+-[a-z]+|run-\d+|\.perftricks-[0-9a-f]+\.tmp")
+_SIGN = b"perftricks checkpoint\n"  # in the lock of a folder that is one
 
 
 @dataclass
@@ -112,15 +113,22 @@ class Checkpoint:
             if try_lock(lock) is False:
                 raise self._error("is in use by another run")
             self._identity = identity
-            yield self._read()
+            signed = lock.read(len(_SIGN)) == _SIGN
+            state = self._read(signed)
+            if not signed:
+                lock.seek(0)
+                lock.write(_SIGN)
+            yield state
 
     def _error(self, problem: str) -> OptionError:
         return OptionError(f"checkpoint {str(self.folder)!r} {problem}")
 
-    def _read(self) -> State:
+    def _read(self, signed: bool) -> State:
+        """Return the state of the run before; ``signed`` if one has worked in the folder."""
         path = self.folder / STATE
         if not os.path.lexists(path):
-            foreign = [name for name in os.listdir(self.folder) if not _OURS.fullmatch(name)]
+            ours = _OURS if signed else re.compile("lock")
+            foreign = [name for name in os.listdir(self.folder) if not ours.fullmatch(name)]
             if foreign:
                 raise self._error(
                     f"holds files that are no checkpoint, such as {min(foreign)!r}; name a new or "

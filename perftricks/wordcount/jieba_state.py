@@ -86,17 +86,21 @@ _PRISTINE = "68d78d96ca28951ae09c1633fabbf927"
 
 _copies = itertools.count(1)
 
+# What filters warnings does so for all threads, and two that do it at once leave it undone.
+_importing = threading.RLock()
+
 
 # ---------------------------------------------------------------------- jieba and copies of it
 
 
 def import_jieba() -> Any:
     """Import jieba without what it has to say about its source."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with quiet("jieba"), _without_pkg_resources():
-            import jieba
-    return jieba
+    with _importing:
+        if "jieba" not in sys.modules:
+            with warnings.catch_warnings(), quiet("jieba"), _without_pkg_resources():
+                warnings.simplefilter("ignore")
+                importlib.import_module("jieba")
+    return sys.modules["jieba"]
 
 
 def import_copy() -> Any:
@@ -116,7 +120,7 @@ def import_copy() -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    with quiet(name), warnings.catch_warnings(), _without_pkg_resources():
+    with _importing, quiet(name), warnings.catch_warnings(), _without_pkg_resources():
         warnings.simplefilter("ignore")
         sys.modules[name] = module  # for its relative imports
         try:
@@ -230,7 +234,7 @@ def _replaced_methods(tokenizer: Any, names: Iterable[str]) -> Iterator[str]:
         if name in vars(tokenizer):
             yield f"jieba.dt.{name}"
         elif not _is_own(inspect.getattr_static(kind, name, None), _qualified(name)):
-            yield f"jieba.{kind.__qualname__}.{name}"
+            yield f"jieba.{kind.__name__}.{name}"
 
 
 def _qualified(method: str) -> str:

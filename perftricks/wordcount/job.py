@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -141,7 +142,7 @@ def count_files(
     encoding: str = "utf-8",
     errors: str = "strict",
     document: Document = "line",
-    field: str | None = None,
+    field: str | int | None = None,
     format: Format | None = None,
     method: MethodName | None = None,
     batch_size: int = 1000,
@@ -217,7 +218,7 @@ def count_files(
     spec = make_spec(tokenizer, mode=mode, hmm=hmm, user_dict=user_dict, dictionary=dictionary)
     job = FileJob(
         find_sources(paths, format=format, skip_bad=skip_bad),
-        ReadOptions(encoding, errors, document, field),
+        ReadOptions(encoding, errors, document, None if field is None else str(field)),
         Settings(
             spec,
             method=method,
@@ -269,6 +270,13 @@ class FileJob:
             raise OptionError(
                 f"a checkpoint is for method 'compiled'; method is {self.settings.method!r}"
             )
+        folder = os.path.realpath(self.checkpoint.folder)
+        for root in self.corpus.folders:
+            if os.path.commonpath([os.path.realpath(root), folder]) == os.path.realpath(root):
+                raise OptionError(
+                    f"checkpoint {str(self.checkpoint.folder)!r} lies in {root!r}, which is "
+                    "counted, and its own files with it; name a folder elsewhere"
+                )
         if self.settings.verify:
             raise OptionError("verify needs all documents in one run; leave it or checkpoint out")
         reason = Compiled().why_not(self.settings)

@@ -20,6 +20,8 @@ MethodName = Literal["naive", "batched", "parallel", "compiled"]
 
 METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
 
+_START_METHODS = (None, "fork", "forkserver", "fresh", "spawn")
+
 # Longer n-grams are all different.
 _LONGEST_NGRAM = 20
 
@@ -82,6 +84,11 @@ class Settings:
                 raise OptionError(f"{name} must be a whole number, not {value!r}")
             if value is not None and value < lowest:
                 raise OptionError(f"{name} must be at least {lowest}, not {value}")
+            if value is None and name != "workers":
+                raise OptionError(f"{name} must be a whole number, not None")
+        if self.start_method not in _START_METHODS:
+            names = ", ".join(filter(None, _START_METHODS))
+            raise OptionError(f"start_method must be {names} or None, not {self.start_method!r}")
         if self.ngrams > _LONGEST_NGRAM:
             raise OptionError(f"ngrams must be at most {_LONGEST_NGRAM}, not {self.ngrams}")
         if self.verify and (not self.spec.uses_jieba or self.method not in ("compiled", None)):
@@ -113,6 +120,8 @@ class TableFilter:
             OSError: If the file cannot be read.
         """
         for name, value in (("min_count", min_count), ("min_length", min_length)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise OptionError(f"{name} must be a whole number, not {value!r}")
             if value < 0:
                 raise OptionError(f"{name} must not be negative, got {value}")
         if stop_words is None:
@@ -121,7 +130,11 @@ class TableFilter:
             words = _read_stop_words(os.fspath(stop_words))
         else:
             words = stop_words
-        return cls(frozenset(words), min_count, min_length)
+        found = frozenset(words)
+        other = next((word for word in found if not isinstance(word, str)), None)
+        if other is not None:
+            raise OptionError(f"stop words are strings; one is {other!r}")
+        return cls(found, min_count, min_length)
 
     def apply(self, counts: WordCounts) -> WordCounts:
         """Return the table without what is to be left out."""

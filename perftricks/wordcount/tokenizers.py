@@ -6,6 +6,7 @@ tokenizer itself is made from it on first use in each process. Forked workers fi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import io
@@ -84,6 +85,13 @@ class TokenizerSpec:
         """Say why a worker that is no fork cannot have this tokenizer; None if it can."""
         return jieba_state.why_it_stays() if self.uses_jieba else None
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a function that this package knows nothing about."""
+        return not self.uses_jieba and not (
+            isinstance(self.tokenizer, str) and self.tokenizer in _BUILT_IN
+        )
+
     def load(self) -> Cut:
         """Return the tokenizer: jieba as it is at this moment.
 
@@ -114,10 +122,10 @@ class TokenizerSpec:
         global _excerpt_taken
         if self.uses_jieba and not self.has_dictionaries and not _excerpt_taken:
             jieba = jieba_state.import_jieba()
-            if jieba_state.is_untouched() and not _is_cache_older(jieba):
+            if jieba_state.is_untouched():
                 _excerpt_taken = True
                 tokenizer = excerpt_tokenizer(jieba, texts)
-                if tokenizer is not None:
+                if tokenizer is not None and not _is_cache_of_another(tokenizer.total):
                     return _cut_with(tokenizer.lcut, tokenizer.lcut_for_search, self)
         return self.load()
 
@@ -235,7 +243,7 @@ def import_function(name: str) -> Cut:
     module_name, _, path = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         raise OptionError(
             f"tokenizer {name!r}: module {module_name!r} cannot be imported: "
             f"{type(error).__name__}: {error}"
@@ -261,7 +269,7 @@ def _checked(function: Cut, name: str, text: str) -> list[str]:
             raise TypeError(f"it returned a {type(tokens).__name__}, not an iterable of tokens")
         checked = list(tokens)
         for token in checked:
-            if type(token) is not str:
+            if not isinstance(token, str):
                 raise TypeError(f"it returned {token!r} as a token; expected a str")
     except Exception as error:
         raise TokenizerError(
@@ -326,17 +334,21 @@ def _new_tokenizer(main: bytes | None, dictionary: bytes | None) -> Any:
     return tokenizer
 
 
-def _is_cache_older(jieba: Any) -> bool:
-    """Whether the file that jieba keeps its dictionary in is older than the dictionary.
+def _is_cache_of_another(expected: int) -> bool:
+    """Whether jieba's file in the temporary folder is not of a dictionary with this total.
 
-    jieba takes it even so.
+    jieba takes it all the same, and all jiebas share the name.
     """
     try:
-        kept = os.path.getmtime(os.path.join(tempfile.gettempdir(), "jieba.cache"))
-        with jieba.dt.get_dict_file() as file:
-            return kept < os.fstat(file.fileno()).st_mtime
+        file = open(os.path.join(tempfile.gettempdir(), "jieba.cache"), "rb")  # noqa: SIM115
     except OSError:
         return False
+    with file, contextlib.suppress(OSError):
+        file.seek(-6, os.SEEK_END)
+        end, kind, *total = file.read()
+        # marshal writes the end of the words, and the total of their frequencies.
+        return (end, kind & 0x7F, int.from_bytes(total, "little")) != (ord("0"), ord("i"), expected)
+    return True
 
 
 def _jieba_version() -> str:

@@ -198,8 +198,26 @@ def test_full_disk(refused, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     assert refused(1, "a.txt", "-o", "counts.tsv") == (
-        "no space left on device; make room, or write elsewhere"
+        "'counts.tsv': no space left on device; make room, or write elsewhere"
     )
+
+
+@pytest.mark.parametrize("option", ["--stop-words", "--user-dict", "--dict"])
+def test_output_that_is_read(refused, option):
+    """No table takes the place of a file that the same run reads, under whatever name."""
+    with open("words.tsv", "w", encoding="utf-8") as file:
+        file.write("茶 3\n")
+    os.link("words.tsv", "same.tsv")
+    os.symlink("words.tsv", "link.tsv")
+    message = refused(2, "a.txt", option, "words.tsv", "-o", "link.tsv")
+    assert message.startswith("output 'link.tsv' would overwrite 'words.tsv', which this run reads")
+
+
+def test_outputs_with_one_name(refused):
+    """Nor the report or the plot that of the table."""
+    given = ("-o", "x.html", "--output-format", "tsv", "--report", "./x.html")
+    assert refused(2, "a.txt", *given).startswith("output './x.html' would overwrite 'x.html'")
+    assert not os.path.exists("x.html")
 
 
 def test_strange_file_names(refused):

@@ -224,6 +224,14 @@ def test_folder_that_cannot_be_used(tmp_path, lines):
     assert path.exists()
     with pytest.raises(OptionError, match="cannot be used: no such file"):
         count_files(path, checkpoint=tmp_path / "no" / "folder")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "run-1").write_text("precious", encoding="ascii")
+    with pytest.raises(OptionError, match="holds files that are no checkpoint, such as 'run-1'"):
+        count_files(path, checkpoint=other)
+    assert (other / "run-1").exists()
+    with pytest.raises(OptionError, match=r"'.*other' lies in '.*', which is counted"):
+        count_files([tmp_path], checkpoint=other)
     folder = tmp_path / "state"
     with Checkpoint(folder).opened({}), pytest.raises(OptionError, match="in use by another run"):
         count_files(path, checkpoint=folder)

@@ -79,6 +79,26 @@ assert count_words(["老茶馆的茶很好"])["茶很好"] == 1
 """
 
 
+OF_ANOTHER = """
+import marshal, os, sys
+words = {"米": 5, "饭": 5}
+with open(os.path.join(os.environ["TMPDIR"], "jieba.cache"), "wb") as file:
+    marshal.dump((words, 10), file)
+from perftricks.wordcount import count_words
+assert count_words(["米饭"]) == {"米": 1, "饭": 1}
+"""
+
+
+def test_the_file_of_another_jieba(tmp_path):
+    """What jieba would load is what a short text is cut with, also if it is none of this jieba."""
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", OF_ANOTHER],
+        env={**os.environ, "PERFTRICKS_CACHE": str(tmp_path), "TMPDIR": str(tmp_path)},
+        check=True,
+        timeout=PATIENCE,
+    )
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_first_short_text_of_a_process(workers, tmp_path):
     """Later ones, and words that were added, find the dictionary as jieba has it."""

@@ -138,9 +138,12 @@ def test_escape(token):
             "token\tcount\na\t1\nb\n",
             "line 3: not a row of a table: expected 2 columns, found 1",
         ),
-        ("a.tsv", "token\tcount\na\tone\n", "line 2: not a row of a table: invalid literal"),
+        ("a.tsv", "token\tcount\na\tone\n", "line 2: not a row of a table: 'one' is no count"),
         ("a.tsv", "token\tcount\na\\q\t1\n", r"line 2: not a row of a table: unknown escape '\\q'"),
         ("a.tsv", "token\tcount\na\\", "line 2: not a row of a table: "),
+        ("a.tsv", "token\tcount\na\t-1\n", "line 2: not a row of a table: '-1' is no count"),
+        ("a.tsv", "token\tcount\na\t1\na\t2\n", ": not a table: 'a' is there twice"),
+        ("a.json", "[" * 100_000, ": not a table: maximum recursion depth"),
         ("a.csv", "count,token\n", "line 1: not a table"),
         ("a.csv", 'token,count\n"a\nb",1\n"c', "line 4: not a row of a table: expected a token"),
         (
@@ -160,6 +163,13 @@ def test_bad_table(tmp_path, name, content, problem):
     with pytest.raises(CorpusError) as caught:
         read_table(path)
     assert str(caught.value).removeprefix(str(path)).removeprefix(", ").startswith(problem)
+
+
+def test_table_that_is_not_utf8(tmp_path):
+    """Another encoding is an error with the byte."""
+    (tmp_path / "a.tsv").write_bytes("token\tcount\n茶\t1\n".encode("gbk"))
+    with pytest.raises(CorpusError, match=r"byte 12: not a table: 0xb2 is not UTF-8"):
+        read_table(tmp_path / "a.tsv")
 
 
 def test_bad_outputs(tmp_path):

@@ -4,11 +4,16 @@ import collections
 import gzip
 import os
 import signal
+import subprocess
+import sys
+import threading
+import warnings
 
 import pytest
 
 from perftricks.parallel import WorkerCrashedError
 from perftricks.wordcount import CorpusError, OptionError, count_files, count_words, job
+from tests.conftest import PATIENCE
 from tests.wordcount.conftest import naive
 
 METHODS = ["naive", "batched", "parallel"]
@@ -224,3 +229,60 @@ def test_lone_surrogates():
     """A lone surrogate, which a jsonl file can hold, is counted as jieba cuts it."""
     texts = ["a\ud800茶"]
     assert count_words(texts, method="parallel") == naive(texts)
+
+
+def test_options_of_the_wrong_kind(tmp_path):
+    """What an option cannot be is said before anything is counted."""
+    for options, problem in (
+        ({"stop_words": [b"a"]}, "stop words are strings; one is b'a'"),
+        ({"start_method": "foo"}, "start_method must be fork, forkserver, fresh, spawn or None"),
+        ({"batch_size": None}, "batch_size must be a whole number, not None"),
+        ({"min_count": None}, "min_count must be a whole number, not None"),
+    ):
+        with pytest.raises(OptionError, match=problem):
+            count_words(["a"], **options)
+    (tmp_path / "a.csv").write_text("x,茶\n", encoding="utf-8")
+    assert count_files(os.fsencode(tmp_path / "a.csv"), field=2) == {"茶": 1}
+
+
+def test_very_many_workers():
+    """Threads are made when there is a text for them."""
+    counts = count_words(["我们喝茶"], method="compiled", workers=1_000_000)
+    assert counts == naive(["我们喝茶"])
+
+
+def test_warnings_and_threads():
+    """Counting in threads leaves the program's warnings as they are."""
+    before = list(warnings.filters)
+
+    def count():
+        for _ in range(30):
+            count_words(["我们喝茶"], method="batched")
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(warnings.filters) == before
+
+
+def test_a_tokenizer_whose_module_has_changed():
+    """Where workers would import its module anew, the calling process counts; with a note."""
+    code = """
+import sys, threading, types
+from perftricks.wordcount import count_words
+from tests.wordcount.stateful import LEFT_OUT, cut
+LEFT_OUT.add("a")
+texts = ["a b c " * 100] * 9000
+run = count_words(texts, tokenizer=cut, workers=2)
+assert (run, run.run.method) == ({"b": 900_000, "c": 900_000}, "parallel"), run.run
+waiting = threading.Event()
+threading.Thread(target=waiting.wait, daemon=True).start()
+run = count_words(texts, tokenizer=cut, workers=2)
+assert (run, run.run.method) == ({"b": 900_000, "c": 900_000}, "batched"), run.run
+assert "not parallel: workers start afresh" in run.run.note
+lock = threading.Lock()
+assert count_words(texts, tokenizer=lambda text: lock and text.split(), workers=2)["a"] == 900_000
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=PATIENCE)

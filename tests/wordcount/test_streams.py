@@ -63,6 +63,21 @@ def test_compressed(tmp_path, extension):
     assert meter.stored == path.stat().st_size
 
 
+@pytest.mark.parametrize("extension", ["bz2", "xz"])
+@pytest.mark.parametrize("size", [5, 1 << 20])
+def test_a_later_member_that_is_damaged(tmp_path, monkeypatch, extension, size):
+    """What follows the first stream is read or refused, never left out."""
+    monkeypatch.setattr(streams._MeteredFile.read, "__defaults__", (size,))
+    path = tmp_path / f"a.{extension}"
+    whole = COMPRESSORS[extension](TEXT.encode())
+    path.write_bytes(whole + bytes(4) + whole + bytes(8))
+    assert read(path) == TEXT * 2
+    for rest in (b"X" + whole[1:], b"rubbish", whole[:-1], bytes(4) + b"X"):
+        path.write_bytes(whole + rest)
+        with pytest.raises(CorpusError, match=f"the .{extension} data (is broken|ends too early)"):
+            read(path)
+
+
 @pytest.mark.parametrize("extension", COMPRESSORS)
 def test_several_members(tmp_path, extension):
     """Files that were compressed apart and put together are read to the end."""

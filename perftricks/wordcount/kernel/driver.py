@@ -264,10 +264,10 @@ class TextCounter:
             "ngram": ngram,
             "doc_freq": doc_freq,
         }
-        threads = max(1, threads)
+        self._threads = threads = max(1, threads)
         self._most = math.inf if most is None else max(most // threads, _LEAST_BUFFER)
-        self._workers = [self._new_worker() for _ in range(threads)]
-        self._share = None if share is None else share // len(self._workers)
+        self._workers = [self._new_worker()]  # the others when there is a text for them
+        self._share = share
         self._spill = spill
         self.documents = 0
 
@@ -302,7 +302,7 @@ class TextCounter:
         Raises InvalidUTF8 or StretchTooLongError; the counts are of no use after that.
         """
         text = np.frombuffer(data, np.uint8) if len(data) else np.zeros(0, np.uint8)
-        threads = len(self._workers)
+        threads = self._threads
         size = min(LARGEST_CHUNK, max(SMALLEST_CHUNK, text.size // (8 * threads)))
         chunks = Chunks(
             self._kernel, self._lexicon, text, size=size, newline=self._newline, whole=self._whole
@@ -319,7 +319,10 @@ class TextCounter:
                 errors.append(error)
                 chunks.cancel()
 
-        active = self._workers[: max(1, min(threads, -(-text.size // size)))]
+        number = max(1, min(threads, -(-text.size // size)))
+        while len(self._workers) < number:
+            self._workers.append(self._new_worker())
+        active = self._workers[:number]
         others = [threading.Thread(target=work, args=(worker,)) for worker in active[1:]]
         for thread in others:
             thread.start()
@@ -339,7 +342,9 @@ class TextCounter:
 
     def _relieve(self, worker: Worker) -> None:
         """Empty a table that has outgrown its share; between chunks, which end documents."""
-        if self._spill is None or self._share is None or worker.table.outgrown <= self._share:
+        if self._spill is None or self._share is None:
+            return
+        if worker.table.outgrown <= self._share // len(self._workers):
             return
         self._spill(worker.table)
         worker.table = worker.table.emptied()

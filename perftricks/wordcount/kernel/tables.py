@@ -200,8 +200,8 @@ def scores(frequencies: list[Any], total: Any) -> tuple[np.ndarray, np.ndarray]:
 
     -inf for frequency 0, jieba's own float otherwise.
     """
-    distinct = sorted(set(frequencies))
     try:
+        distinct = sorted(set(frequencies))
         log_total = log(total)
         values = {f: log(f) - log_total if f else float("-inf") for f in distinct}
     except (TypeError, ValueError, OverflowError) as error:

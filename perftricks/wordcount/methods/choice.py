@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from perftricks.parallel.launch import usual_start_method
 from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.methods.batched import Batched
 from perftricks.wordcount.methods.compiled import Compiled
@@ -68,9 +69,14 @@ def choose(feed: Feed, settings: Settings, workers: int) -> tuple[Method, str]:
 
 def _without_kernel(settings: Settings, size: float, workers: int) -> tuple[Method, str]:
     batched, parallel = Batched(), Parallel()
-    if batched.estimate(settings, size, 1) <= parallel.estimate(settings, size, workers):
+    seconds = [method.estimate(settings, size, workers) for method in (batched, parallel)]
+    if workers == 1 or (math.isfinite(size) and seconds[0] <= seconds[1]):
         return batched, ""
     stays = parallel.why_not(settings)
+    if settings.spec.is_own and settings.start_method is None and usual_start_method() != "fork":
+        # What it reads of its module may be another thing there than it is here.
+        stays = "workers start afresh, and import the tokenizer anew; use method 'parallel' if"
+        stays += " that is the same"
     if stays is not None:
         return batched, f"not parallel: {stays}"
     return parallel, ""

@@ -153,6 +153,8 @@ def why_not(spec: TokenizerSpec) -> str | None:
         from perftricks.wordcount.kernel import why_unsupported
     except ImportError as error:
         return f"{error.name or 'a module'} is not installed"
+    except OSError as error:  # a library that cannot be loaded
+        return str(error)
     names = replaced_functions()
     if names:
         return f"this program has replaced {', '.join(names)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -79,6 +80,8 @@ def check_stretches(text: str, limit: int) -> None:
     """
     from jieba import re_han_default
 
+    if not isinstance(re_han_default, re.Pattern):
+        return  # a program has replaced it, and only jieba knows what it does
     longest = max((m.end() - m.start() for m in re_han_default.finditer(text)), default=0)
     if longest > max(limit // _JIEBA_BYTES, _LONG):
         what = f"a stretch of {longest:,} characters that jieba cuts as one"

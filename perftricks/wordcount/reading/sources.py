@@ -79,6 +79,7 @@ class Corpus:
         not_read: These files, hidden folders, and files with nothing in them.
         bad: What could not be read, where that is no error.
         skip_bad: Whether a file that turns out to be bad is no error.
+        folders: The folders among what was named.
     """
 
     sources: tuple[Source, ...]
@@ -86,6 +87,7 @@ class Corpus:
     not_read: tuple[NotRead, ...] = ()
     bad: tuple[NotRead, ...] = ()
     skip_bad: bool = False
+    folders: tuple[str, ...] = ()
 
     @property
     def size(self) -> int | None:
@@ -129,20 +131,21 @@ def find_sources(
     >>> [source.path for source in corpus.sources]
     ['docs/samples/tea-and-cities.txt']
     """
-    names = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    names = [paths] if isinstance(paths, (str, bytes, os.PathLike)) else list(paths)
     if not names:
         raise OptionError("no path given; name files or folders, or - for the standard input")
     if format is not None and format not in FORMATS:
         raise OptionError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
     finder = _Finder(format, skip_bad)
     for name in names:
-        finder.add(os.fspath(name))
+        finder.add(os.fsdecode(name))
     return Corpus(
         tuple(finder.sources),
         finder.passed_over,
         tuple(finder.not_read),
         tuple(finder.bad),
         skip_bad,
+        tuple(name for name in map(os.fsdecode, names) if os.path.isdir(name)),
     )
 
 

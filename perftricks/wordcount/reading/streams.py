@@ -17,7 +17,7 @@ import sys
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import IO, Any, Protocol, cast
 
@@ -390,11 +390,64 @@ def _decompressor(
     if compression == "gz":
         return gzip.GzipFile(fileobj=file, mode="rb"), (gzip.BadGzipFile, zlib.error)
     if compression == "bz2":
-        return bz2.BZ2File(file), (OSError, ValueError)
+        return _Streams(stored, bz2.BZ2Decompressor), (OSError, ValueError)
     if compression == "xz":
-        return lzma.LZMAFile(file), (lzma.LZMAError,)
+        return _Streams(stored, lzma.LZMADecompressor), (lzma.LZMAError, ValueError)
     zstd = _import_zstd()
     return zstd.ZstdFile(file), (zstd.ZstdError,)
+
+
+class _Streams:
+    """Compressed streams one after the other, with nothing but NUL bytes between and behind them.
+
+    ``bz2.BZ2File`` and ``lzma.LZMAFile`` end in silence at a later stream that is damaged.
+
+    Args:
+        stored: The compressed bytes.
+        make: Makes what decompresses one stream.
+    """
+
+    def __init__(self, stored: _MeteredFile, make: Callable[[], Any]) -> None:
+        self._stored = stored
+        self._make = make
+        self._decompressor: Any = None
+        self._waiting = b""
+        self._first = True
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to ``size`` bytes, none at the end.
+
+        Raises:
+            EOFError: If a stream has no end.
+            OSError, ValueError, lzma.LZMAError: If bytes are no stream.
+        """
+        while True:
+            if self._decompressor is None and not self._begin():
+                return b""
+            data: bytes = self._decompressor.decompress(self._waiting, size)
+            self._waiting = b""
+            if self._decompressor.eof:
+                self._waiting, self._decompressor = self._decompressor.unused_data, None
+            elif not data and self._decompressor.needs_input:
+                self._waiting = self._stored.read()
+                if not self._waiting:
+                    raise EOFError("the last stream has no end")
+            if data:
+                return data
+
+    def _begin(self) -> bool:
+        """Begin the next stream; return False if there is none."""
+        while True:
+            if not self._first:
+                self._waiting = self._waiting.lstrip(b"\0")
+            if self._waiting:
+                break
+            self._waiting = self._stored.read()
+            if not self._waiting:
+                return False
+        self._first = False
+        self._decompressor = self._make()
+        return True
 
 
 def _import_zstd() -> Any:

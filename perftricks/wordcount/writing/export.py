@@ -100,8 +100,13 @@ def read_rows(path: PathLike) -> list[Row]:
     """
     name = os.fspath(path)
     form = _FORMATS[_extension(name)]
-    with open(name, encoding="utf-8", errors="surrogatepass", newline="") as file:
-        content = file.read()
+    with open(name, "rb") as file:
+        data = file.read()
+    try:
+        content = data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        problem = f"not a table: 0x{data[error.start]:02x} is not UTF-8"
+        raise CorpusError(name, problem, offset=error.start) from None
     return list(form.parse(content, name))
 
 
@@ -118,7 +123,12 @@ def read_table(path: PathLike) -> dict[Any, int]:
         OptionError: If the extension is another one.
         CorpusError: If the file is no such table; it names the line.
     """
-    return {row.token: row.count for row in read_rows(path)}
+    table: dict[Any, int] = {}
+    for row in read_rows(path):
+        if row.token in table:
+            raise CorpusError(os.fspath(path), f"not a table: {row.token!r} is there twice")
+        table[row.token] = row.count
+    return table
 
 
 def check_output(
@@ -137,6 +147,25 @@ def check_output(
     """
     _extension(os.fspath(path), format)
     check_place(path, sources)
+
+
+def check_apart(files: Iterable[PathLike | None], taken: Iterable[PathLike | None]) -> None:
+    """Check that files to write are not each other, nor others that are read.
+
+    Raises:
+        OptionError: If one of them would take the place of another.
+    """
+    found = {os.path.realpath(path): path for path in taken if path is not None}
+    for path in files:
+        if path is None:
+            continue
+        target = os.path.realpath(path)
+        if target in found:
+            raise OptionError(
+                f"output {os.fspath(path)!r} would overwrite {os.fspath(found[target])!r}, which "
+                "this run reads or writes too; choose another name"
+            )
+        found[target] = path
 
 
 def check_place(path: PathLike, sources: Sequence[Source] = ()) -> None:
@@ -339,7 +368,7 @@ def _parse_json(content: str, name: str) -> Iterator[Row]:
             return
         if not isinstance(table, dict):
             raise ValueError("expected one object, token -> count")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorpusError(name, f"not a table: {error}") from None
     for token, value in table.items():
         numbers = [value]
@@ -366,6 +395,9 @@ def _check_header(
 def _row(token: Any, numbers: list[str], width: int) -> Row:
     if len(numbers) != width - 1:
         raise ValueError(f"expected {width} columns, found {len(numbers) + 1}")
+    for number in numbers:
+        if not (number.isascii() and number.isdigit()):
+            raise ValueError(f"{number!r} is no count")
     return Row(token, *map(int, numbers))
 
 
