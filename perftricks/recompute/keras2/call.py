@@ -51,6 +51,10 @@ def checkpointed_call(
         from perftricks.recompute.keras2 import graph as in_graph
 
         return in_graph.checkpointed(call, args, kwargs)
+    symbol = next((x for x in leaves if private.is_in_graph_of_symbols(x)), None)
+    if symbol is not None:  # a function that builds a model of keras 2.3.1, between its layers
+        with symbol.graph.as_default():
+            return checkpointed_call(call, args, kwargs, layers)
     from perftricks.recompute.keras2 import eager
 
     return eager.checkpointed(call, args, kwargs, layers)

@@ -277,7 +277,8 @@ def spare_gradients(layer, how, kind):
                 loss = tf.reduce_sum(model.outputs[0])
                 found = backend.gradients(loss, weights)
                 there = [dy for dy in found if dy is not None]
-                numbers = iter(backend.function(model.inputs, there)([x]))
+                function = backend.function(model.inputs, there)
+            numbers = iter(function([x]))
             return [None if dy is None else next(numbers) for dy in found]
         model = fresh_model(around(layer))
         weights = model.trainable_weights
