@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import perftricks
+from perftricks.compatibility import matching_rows
 from perftricks.environment.devices import Gpu, find_gpus
 from perftricks.environment.machine import machine_cores
 from perftricks.environment.packages import keras_backend, versions
-from perftricks.environment.rows import matching_rows
 from perftricks.environment.switch import Switch, read_switch
 from perftricks.parallel.cores import available_cores
 from perftricks.wordcount.storage.cachefiles import CacheReport, inspect_cache

@@ -12,7 +12,7 @@ import pytest
 
 import perftricks
 from perftricks.environment import devices, packages
-from perftricks.environment.rows import matching_rows
+from perftricks.compatibility import matching_rows
 from perftricks.parallel import available_cores
 from tests.cli.conftest import command
 from tests.conftest import PATIENCE
