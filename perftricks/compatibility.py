@@ -71,8 +71,8 @@ def _keras2(
     **env: str,
 ) -> Row:
     """Return a row of Keras 2: ``keras`` 2.3.1, ``tf.keras`` or ``tf_keras``."""
-    requirements = (tensorflow, "pytest-timeout", "pytest-xdist", *extra)
-    packages = (tensorflow.partition("=")[0],)
+    requirements: tuple[str, ...] = (tensorflow, "pytest-timeout", "pytest-xdist", *extra)
+    packages: tuple[str, ...] = (tensorflow.partition("=")[0],)
     if python == "3.7":
         requirements += ("pytest<8", "h5py<3", "protobuf<3.21")
     if keras == "keras":
