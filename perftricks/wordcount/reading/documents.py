@@ -347,7 +347,10 @@ def _columns(text: Iterable[str], source: Source, field: str) -> Iterator[str]:
                 problem = f"a row of {len(row)} columns has no column {field!r}"
                 raise CorpusError(source.name, problem, line=rows.line_num)
     except csv.Error as error:
-        problem = f"not {source.format}: {error}"
+        reason = str(error)
+        if "universal-newline" in reason:
+            reason = "a carriage return without a line feed stands outside of quotes"
+        problem = f"not {source.format}: {reason}"
         raise CorpusError(source.name, problem, line=rows.line_num) from None
 
 
