@@ -11,8 +11,8 @@ from importlib import metadata
 import pytest
 
 import perftricks
-from perftricks.environment import devices, packages
 from perftricks.compatibility import matching_rows
+from perftricks.environment import devices, packages
 from perftricks.parallel import available_cores
 from tests.cli.conftest import command
 from tests.conftest import PATIENCE
