@@ -64,6 +64,9 @@ AFTER_LEXICON = len(Lexicon._fields)
 AFTER_BUFFER = AFTER_LEXICON + len(Buffer._fields)
 AFTER_TABLE = AFTER_BUFFER + len(Table._fields)
 AFTER_NGRAMS = AFTER_TABLE + len(NgramTable._fields)
+# The same where a call is given one table, or two that are merged.
+AFTER_ONE_TABLE, AFTER_TWO_TABLES = len(Table._fields), 2 * len(Table._fields)
+AFTER_ONE_NGRAMS, AFTER_TWO_NGRAMS = len(NgramTable._fields), 2 * len(NgramTable._fields)
 NEAR = 1 << 16  # bytes within which a line feed is worth waiting for
 
 
@@ -434,13 +437,14 @@ def rehash_table(address):
 
 def rehash_ngrams(address):
     """Exported: (NgramTable, int64[1] n) -> 0."""
-    rehash_grams(ngrams_at(address, 0), pointer(address[7], INT64)[0])
+    rehash_grams(ngrams_at(address, 0), pointer(address[AFTER_ONE_NGRAMS], INT64)[0])
     return 0
 
 
 def merge_entries(address):
     """Exported: (Table, the other Table, int64 map of its entries) -> 0."""
-    merge_oov_entries(table_at(address, 0), table_at(address, 7), pointer(address[14], INT64))
+    entry_map = pointer(address[AFTER_TWO_TABLES], INT64)
+    merge_oov_entries(table_at(address, 0), table_at(address, AFTER_ONE_TABLE), entry_map)
     return 0
 
 
@@ -449,11 +453,11 @@ def merge_ngrams(address):
 
     The options are n and whether there are document frequencies.
     """
-    options = pointer(address[15], INT64)
+    options = pointer(address[AFTER_TWO_NGRAMS + 1], INT64)
     merge_grams(
         ngrams_at(address, 0),
-        ngrams_at(address, 7),
-        pointer(address[14], INT32),
+        ngrams_at(address, AFTER_ONE_NGRAMS),
+        pointer(address[AFTER_TWO_NGRAMS], INT32),
         options[0],
         options[1] != 0,
     )

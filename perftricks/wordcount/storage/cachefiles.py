@@ -24,6 +24,8 @@ from perftricks.wordcount.storage.cachefolder import CacheFolder, Entry, inspect
 LIMIT_ENVIRONMENT = "PERFTRICKS_CACHE_LIMIT"
 _USUAL_LIMIT = 256_000_000  # bytes: seventeen dictionaries
 
+_KERNELS_KEPT = 2  # of two versions, say, that are in use
+
 _KEY = "[0-9a-f]{32}"
 # What files are that name the tables of a dictionary, as ``sealed`` has it.
 ALIAS = "alias 1"
@@ -161,6 +163,8 @@ def clear_cache() -> CacheReport:
 def keep_within_limit(folder: CacheFolder) -> None:
     """Remove what was not used for longest while the cache holds more than its limit.
 
+    The kernels used last go last: they are small, and compiling one takes longest.
+
     Raises:
         OptionError: If the limit that the environment gives is no size.
     """
@@ -168,7 +172,9 @@ def keep_within_limit(folder: CacheFolder) -> None:
     ours = [(entry, kind) for entry, kind in _contents(folder) if kind is not None]
     there = {entry.name for entry, _ in ours}
     total = sum(entry.size for entry, _ in ours)
-    for entry, kind in sorted(ours, key=lambda pair: pair[0].used):
+    by_use = sorted(ours, key=lambda pair: pair[0].used)
+    kernels = [entry for entry, kind in by_use if kind == "kernels"][-_KERNELS_KEPT:]
+    for entry, kind in sorted(by_use, key=lambda pair: pair[0] in kernels):
         if total > limit and kind in ("kernels", "tables"):
             with contextlib.suppress(OSError):
                 folder.remove(entry.name)

@@ -334,6 +334,20 @@ def test_cache_is_bounded(tmp_path, monkeypatch):
     }
 
 
+def test_kernels_stay_longest(tmp_path, monkeypatch):
+    """The two kernels used last outlive tables that were used later; older ones do not."""
+    monkeypatch.setenv(cachefiles.LIMIT_ENVIRONMENT, "3500")
+    keys = [f"{number:032x}" for number in range(7)]
+    names = [f"kernel-{key}.o" for key in keys[:3]] + [f"lexicon-{key}" for key in keys[3:]]
+    with cachefolder.open_cache(tmp_path / "cache") as folder:
+        for age, name in enumerate(names):
+            folder.write("kernel 1", name, bytes(936))
+            used = time.time() - 10**6 + 1000 * age
+            os.utime(folder.path / name, (used, used))
+        cachefiles.keep_within_limit(folder)
+        assert {entry.name for entry in folder.entries()} == {*names[1:3], names[-1]}
+
+
 def test_many_dictionaries(tmp_path, kernel, monkeypatch):
     """A program that changes its dictionary again and again does not fill the disk."""
     monkeypatch.setenv(cachefiles.LIMIT_ENVIRONMENT, "40MB")
