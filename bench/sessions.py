@@ -18,8 +18,6 @@ BENCH = (
     *("-W", "ignore"),  # of the packages that are compared; the tests are where they are errors
 )
 
-# ---------------------------------------------------------------------- tests
-
 RowSession = Callable[[nox.Session, Row], None]
 
 
@@ -28,15 +26,15 @@ def group(name: str) -> list[str]:
     return nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), name)
 
 
-def install(session: nox.Session, *groups: str) -> None:
-    """Install the package and some dependency groups."""
-    session.install("-e", ".", *[requirement for name in groups for requirement in group(name)])
+def install(session: nox.Session, *groups: str, also: Iterable[str] = ()) -> None:
+    """Install the package, some dependency groups and other requirements."""
+    requirements = [requirement for name in groups for requirement in group(name)]
+    session.install("-e", ".", *requirements, *also)
 
 
 def install_row(session: nox.Session, row: Row) -> None:
     """Install the package and what a row asks for."""
-    groups = [requirement for name in row.groups for requirement in group(name)]
-    session.install("-e", ".", *groups, *row.requirements)
+    install(session, *row.groups, also=row.requirements)
     if row.bare:
         session.install("--no-deps", *row.bare)
 

@@ -20,8 +20,6 @@ MethodName = Literal["naive", "batched", "parallel", "compiled"]
 
 METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
 
-_START_METHODS = (None, "fork", "forkserver", "fresh", "spawn")
-
 # Longer n-grams are all different.
 _LONGEST_NGRAM = 20
 
@@ -86,9 +84,14 @@ class Settings:
                 raise OptionError(f"{name} must be at least {lowest}, not {value}")
             if value is None and name != "workers":
                 raise OptionError(f"{name} must be a whole number, not None")
-        if self.start_method not in _START_METHODS:
-            names = ", ".join(filter(None, _START_METHODS))
-            raise OptionError(f"start_method must be {names} or None, not {self.start_method!r}")
+        if self.start_method is not None:
+            from perftricks.parallel.launch import StartMethod
+
+            if self.start_method not in get_args(StartMethod):
+                known = ", ".join(get_args(StartMethod))
+                raise OptionError(
+                    f"start_method must be {known} or None, not {self.start_method!r}"
+                )
         if self.ngrams > _LONGEST_NGRAM:
             raise OptionError(f"ngrams must be at most {_LONGEST_NGRAM}, not {self.ngrams}")
         if self.verify and (not self.spec.uses_jieba or self.method not in ("compiled", None)):

@@ -7,31 +7,21 @@ from collections import Counter
 from collections.abc import Iterator
 
 from perftricks.wordcount.methods.batches import (
+    OneProcess,
     Tracker,
     batches,
-    estimate,
     finished,
     make_keys,
-    why_more_workers,
 )
 from perftricks.wordcount.methods.method import Counted, Work
-from perftricks.wordcount.settings import Settings
 from perftricks.wordcount.table.spill import SpillingCounter
 
 # Of so few characters jieba does not need its whole dictionary.
 _FEW_CHARACTERS = 100_000
 
 
-class Batched:
+class Batched(OneProcess):
     """Counts as the second program of https://kexue.fm/archives/7031 does."""
-
-    def why_not(self, settings: Settings) -> str | None:
-        """Say why it cannot count like this: it has no workers."""
-        return why_more_workers(settings)
-
-    def estimate(self, settings: Settings, size: float, workers: int) -> float:
-        """Return about how many seconds it takes."""
-        return estimate(settings, size, 1)
 
     def count(self, work: Work) -> Counted:
         """Count all documents."""

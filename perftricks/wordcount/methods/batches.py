@@ -21,17 +21,24 @@ from perftricks.wordcount.tokenizers import is_jieba_ready
 _BATCH_CHARACTERS = 500_000
 
 
-def why_more_workers(settings: Settings) -> str | None:
-    """Say that a method of the calling process has no workers, if some were asked for."""
-    if settings.workers in (None, 1):
-        return None
-    return f"it works in one process; leave workers={settings.workers} out, or use 'parallel'"
-
-
 def estimate(settings: Settings, size: float, workers: int) -> float:
     """Return about how many seconds so many processes take with the tokenizer itself."""
     ready = is_jieba_ready() and not settings.spec.has_dictionaries
     return size / (JIEBA_BYTES_PER_SECOND * workers) + (0 if ready else JIEBA_SECONDS)
+
+
+class OneProcess:
+    """What methods of the calling process have in common: no workers."""
+
+    def why_not(self, settings: Settings) -> str | None:
+        """Say why it cannot count like this: workers were asked for."""
+        if settings.workers in (None, 1):
+            return None
+        return f"it works in one process; leave workers={settings.workers} out, or use 'parallel'"
+
+    def estimate(self, settings: Settings, size: float, workers: int) -> float:
+        """Return about how many seconds it takes."""
+        return estimate(settings, size, 1)
 
 
 def make_keys(work: Work, workers: int = 1) -> TokenKeys:

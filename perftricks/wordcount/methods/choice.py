@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from perftricks.parallel.launch import usual_start_method
 from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.methods.batched import Batched
 from perftricks.wordcount.methods.compiled import Compiled
@@ -50,12 +49,12 @@ def choose(feed: Feed, settings: Settings, workers: int) -> tuple[Method, str]:
     if settings.method is not None:
         return METHODS[settings.method](), ""
     size = feed.estimate()
-    compiled = Compiled()
+    compiled, batched, parallel = Compiled(), Batched(), Parallel()
+    seconds = [method.estimate(settings, size, workers) for method in (batched, parallel)]
     reason = compiled.why_not_now(settings, size, workers) or compiled.why_not(settings)
-    if reason is None and math.isfinite(size):
-        seconds = [m.estimate(settings, size, workers) for m in (Batched(), Parallel())]
-        if compiled.estimate(settings, size, workers) >= min(seconds):
-            reason = compiled.too_short
+    known = math.isfinite(size)
+    if reason is None and known and compiled.estimate(settings, size, workers) >= min(seconds):
+        reason = compiled.too_short
     if reason is None:
         try:
             compiled.load(settings)
@@ -63,20 +62,21 @@ def choose(feed: Feed, settings: Settings, workers: int) -> tuple[Method, str]:
             reason = str(error)
     if reason is None:
         return compiled, ""
-    method, note = _without_kernel(settings, size, workers)
-    return method, "; ".join(filter(None, (reason, note)))
-
-
-def _without_kernel(settings: Settings, size: float, workers: int) -> tuple[Method, str]:
-    batched, parallel = Batched(), Parallel()
-    seconds = [method.estimate(settings, size, workers) for method in (batched, parallel)]
-    if workers == 1 or (math.isfinite(size) and seconds[0] <= seconds[1]):
-        return batched, ""
-    stays = parallel.why_not(settings)
-    if settings.spec.is_own and settings.start_method is None and usual_start_method() != "fork":
-        # What it reads of its module may be another thing there than it is here.
-        stays = "workers start afresh, and import the tokenizer anew; use method 'parallel' if"
-        stays += " that is the same"
+    if workers == 1 or (known and seconds[0] <= seconds[1]):
+        return batched, reason
+    stays = parallel.why_not(settings) or _why_not_afresh(settings)
     if stays is not None:
-        return batched, f"not parallel: {stays}"
-    return parallel, ""
+        return batched, f"{reason}; not parallel: {stays}"
+    return parallel, reason
+
+
+def _why_not_afresh(settings: Settings) -> str | None:
+    """Say that fresh workers may find something else than there is here in a tokenizer's module."""
+    from perftricks.parallel.launch import usual_start_method
+
+    if not settings.spec.is_own or settings.start_method or usual_start_method() == "fork":
+        return None
+    return (
+        "workers start afresh, and import the tokenizer anew; use method 'parallel' if that is "
+        "the same"
+    )

@@ -259,7 +259,7 @@ class KernelRun:
         meter, state = self._work.feed.meter, self._state
         before = state.source
         for portion in self._work.feed.portions(done=before):
-            self.begin()
+            state.text, state.stored = meter.text, meter.stored
             if portion.text is not None:
                 self._count_text(portion.text, portion.options)
             else:
@@ -271,11 +271,6 @@ class KernelRun:
             state.complete = True
             self._save()
         self._delivered()
-
-    def begin(self) -> None:
-        """Begin a portion."""
-        meter = self._work.feed.meter
-        self._state.text, self._state.stored = meter.text, meter.stored
 
     def _delivered(self) -> None:
         if self._work.progress is not None:
