@@ -131,16 +131,23 @@ def test_inference_is_the_same():
 
 
 def test_it_needs_less_memory():
-    """Training a wider BERT raises the resident set by half as much, or less."""
+    """Training a wider BERT raises the resident set by a third as much, or less."""
+    # Tensors are mapped one by one, so that the resident set is what lives and not what malloc
+    # keeps for later: that depends on which threads have run at the same time.
+    environment = dict(os.environ, MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536")
     peaks = []
     for how in (OFF, ON):
         command = [sys.executable, "-W", "ignore", "-m", "tests.recompute.keras2.bert", how]
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            env=environment,
         )
         assert done.returncode == 0, done.stderr[-3000:]
         peaks.append(int(done.stdout.split()[-1]))
-    assert peaks[1] < peaks[0] / 2, peaks
+    assert peaks[1] < peaks[0] / 3, peaks
 
 
 def test_the_guide(tmp_path):
