@@ -66,11 +66,12 @@ def main(arguments: list[str] | None = None) -> int:
         root = Path(folder)
         tempfile.tempdir = str(root / "temporary")
         os.mkdir(tempfile.tempdir)
-        own = cachefolder.cache_folder()
-        if own is not None:  # so that nothing has to be compiled
-            shutil.copytree(own, root / "cache")
-            (root / "cache").chmod(0o700)
+        with cachefolder.open_cache() as opened:  # which is compiled once for all tries
+            code = opened.read(cache._CODE, cache._kernel_name())
         os.environ[cachefolder.ENVIRONMENT] = str(root / "cache")
+        with cachefolder.open_cache() as opened:  # what these runs read, and nothing else
+            if code is not None:
+                opened.write(cache._CODE, cache._kernel_name(), code)
         corpus = write_corpus(root / "corpus", draw)
         began = time.monotonic()
         if given.what == "kills":
@@ -105,13 +106,14 @@ def write_corpus(folder: Path, draw: random.Random) -> Path:
 OPTIONS: dict[str, Any] = {"field": "t", "ngrams": 2, "workers": 1}
 
 
-def expected_table(corpus: Path) -> dict[Any, int]:
+def expected_table(corpus: Path, dictionary: Path | None = None) -> dict[Any, int]:
     """Return what the plain loop counts, in a process of its own: jieba must stay unused here."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
+        options = {**OPTIONS, "method": "naive", "dictionary": dictionary}
         with open(writer, "w", encoding="ascii") as file:
-            json.dump(list(count_files(corpus, method="naive", **OPTIONS).items()), file)
+            json.dump(list(count_files(corpus, **options).items()), file)
         os._exit(0)
     os.close(writer)
     with open(reader, encoding="ascii") as file:
@@ -351,24 +353,41 @@ FAULTS: dict[str, Damage] = {
 }
 
 
+SLOW = 16  # one try of the cache in so many is made with jieba's own dictionary
+
+
 def damage(root: Path, corpus: Path, times: int, draw: random.Random, until: float) -> Tally:
-    """Damage a file so often, count, and see what comes of it."""
-    right = expected_table(corpus)
-    folders = {"cache": root / "cache", "checkpoint": root / "state"}
+    """Damage a file so often, count, and see what comes of it.
+
+    To read jieba's dictionary anew takes more than a second, so that most tries of the cache are
+    made with a dictionary of a few words, whose tables are read and checked in the same way.
+    """
+    folders = {name: root / name for name in ("cache", "small cache", "checkpoint")}
+    small = corpus.with_name("small.txt")
+    small.write_text("".join(f"{word} 3 n\n" for word in SMALL), encoding="utf-8")
+    right = {False: expected_table(corpus), True: expected_table(corpus, small)}
     with cachefolder.open_cache() as opened:
         kernel = cache.load_kernel(opened)
         code = bytes(opened.read(cache._CODE, cache._kernel_name()) or b"")
     cache._kernels.clear()
-    _fill(corpus, right, folders["checkpoint"])
+    shutil.copytree(folders["cache"], folders["small cache"])
+    folders["small cache"].chmod(0o700)
+    _fill(corpus, folders["checkpoint"])
     with cachefolder.open_cache() as opened:
         lexicon = cache.load_lexicon(opened, kernel)
+    build = tables.build_lexicon
     cache.compile_kernel = lambda: code
-    tables.build_lexicon = lambda kernel, tokenizer: lexicon
+    tables.build_lexicon = lambda kernel, tokenizer: (
+        build(kernel, tokenizer) if _is_small(tokenizer) else lexicon
+    )
+    os.environ[cachefolder.ENVIRONMENT] = str(folders["small cache"])
+    outcome, said, _ = attempt(lambda: _of_few_words(corpus, right[True], small))
+    assert outcome == "right", (outcome, said)
     for where, folder in folders.items():
         shutil.copytree(folder, root / f"whole {where}")
     tally: Tally = {
         f"{where}: {fault}": Counter()
-        for where in folders
+        for where in ("cache", "checkpoint")
         for fault in FAULTS
         if where == "checkpoint" or fault != "state edited"
     }
@@ -377,11 +396,17 @@ def damage(root: Path, corpus: Path, times: int, draw: random.Random, until: flo
             break
         name = list(tally)[number % len(tally)]
         where, fault = name.split(": ")
-        folder = folders[where]
+        is_small = where == "cache" and number // len(tally) % SLOW != 0
+        folder = folders["small cache" if is_small else where]
+        os.environ[cachefolder.ENVIRONMENT] = str(folders["small cache" if is_small else "cache"])
         others = [path for path in folder.iterdir() if not path.name.endswith("lock")]
         target = draw.choice(sorted(others))
         FAULTS[fault](target, draw, sorted(others))
-        outcome, said, _ = attempt(lambda: _resumed(corpus, right, folders["checkpoint"]))
+        outcome, said, _ = attempt(
+            (lambda: _of_few_words(corpus, right[True], small))
+            if is_small
+            else (lambda: _resumed(corpus, right[False], folders["checkpoint"]))
+        )
         tally[name]["tried"] += 1
         clear = "cannot be read: '" in said or "is of another version" in said
         if outcome == "refused" and (where == "cache" or not clear):
@@ -391,14 +416,41 @@ def damage(root: Path, corpus: Path, times: int, draw: random.Random, until: flo
         tally[name]["left"] += len(left)
         if outcome in BAD or left:
             print(f"{number}, {name}, {target.name}: {outcome} {left} {said}", file=sys.stderr)
-        for what, used in folders.items():
-            shutil.rmtree(used)
-            shutil.copytree(root / f"whole {what}", used)
-            used.chmod(0o700)
+        touched = {folder.name} if is_small or outcome == "refused" else {"cache", "checkpoint"}
+        for what in touched:
+            shutil.rmtree(folders[what])
+            shutil.copytree(root / f"whole {what}", folders[what])
+            folders[what].chmod(0o700)
     return tally
 
 
-def _fill(corpus: Path, right: dict[Any, int], folder: Path) -> None:
+SMALL = (
+    "我们",
+    "北京",
+    "人工",
+    "智能",
+    "人工智能",
+    "中国",
+    "科学院",
+    "中国科学院",
+    "讨论",
+    "合作",
+    "夏天",
+    "身房",
+)
+
+
+def _is_small(tokenizer: Any) -> bool:
+    return tokenizer is not None and len(tokenizer.FREQ) < 100
+
+
+def _of_few_words(corpus: Path, right: dict[Any, int], dictionary: Path) -> str:
+    counts = count_files(corpus, dictionary=dictionary, method="compiled", **OPTIONS)
+    rows = dict(counts.items())
+    return "right" if rows == right else f"wrong\n{_difference(rows, right)}"
+
+
+def _fill(corpus: Path, folder: Path) -> None:
     """Leave a checkpoint of a run that was stopped on the way, with parts of its table."""
 
     def work() -> str:

@@ -166,10 +166,12 @@ def make_spec(
     ['茶', ' ', 'o', 'k']
     """
     spec = TokenizerSpec(tokenizer, mode, hmm)
-    if not callable(tokenizer) and tokenizer not in ("jieba", *_BUILT_IN) and ":" not in tokenizer:
+    named = isinstance(tokenizer, str) and (tokenizer in ("jieba", *_BUILT_IN) or ":" in tokenizer)
+    if not named and not callable(tokenizer):
+        hint = "; give its method lcut" if hasattr(tokenizer, "lcut") else ""
         raise OptionError(
             f"tokenizer must be jieba, chars, whitespace, module:function or a function, "
-            f"not {tokenizer!r}"
+            f"not {tokenizer!r}{hint}"
         )
     if mode not in _MODES:
         raise OptionError(f"mode must be default, all or search, not {mode!r}")

@@ -170,6 +170,8 @@ def test_own_tokenizer_fails(method, function, problem):
         (":cut", "module '' cannot be imported: ValueError"),
         ("os:", "module 'os' has no ''"),
         ("jeiba", "tokenizer must be jieba, chars, whitespace, module:function or a function"),
+        (jieba.Tokenizer(), "tokenizer must be .*; give its method lcut"),
+        (["jieba"], "tokenizer must be jieba, chars, whitespace, module:function or a function"),
     ],
 )
 def test_unknown_tokenizer(name, problem):
