@@ -338,7 +338,9 @@ def _still_there(before: collections.Counter[str], patience: float = 10) -> list
 def main(plan: str, report: str) -> None:
     """Play a round, and write what went wrong into a file."""
     found = play(Plan.from_dict(json.loads(plan)), os.environ["STORM_FOLDER"])
-    Path(report).write_text(json.dumps(found), encoding="utf-8")
+    part = Path(report + ".part")  # the program may be killed while it writes
+    part.write_text(json.dumps(found), encoding="utf-8")
+    part.replace(report)
 
 
 if __name__ == "__main__":
