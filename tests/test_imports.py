@@ -40,7 +40,7 @@ def loaded_by(statement: str) -> set[str]:
         "import perftricks.parallel",
         "import perftricks.recompute",
         "import perftricks.wordcount",
-        "import perftricks.recompute as r; r.apply, r.remove, r.status, r.verify, r.Plan",
+        "import perftricks.recompute as r; r.apply, r.plan, r.remove, r.status, r.verify, r.Plan",
         "import perftricks; perftricks.parallel.parallel_apply; perftricks.wordcount.count_words",
         "import perftricks.recompute as r; f = r.recompute_grad(lambda x: x); f(1)",
     ],
@@ -97,6 +97,19 @@ def test_private_parts_have_one_home():
     assert homes == {f"{room}/private.py" for room in ("keras2", "keras3", "tensorflow_graphs")}
 
 
+def test_planning_is_arithmetic():
+    """It imports the standard library, what writes files, and itself."""
+    folder = Path(perftricks.recompute.__path__[0]) / "planning"
+    allowed = ("perftricks.recompute.planning.", "perftricks.files.")
+    found = {
+        name
+        for path in folder.glob("*.py")
+        for name in imports(path.read_text(encoding="utf-8"))
+        if name.partition(".")[0] not in sys.stdlib_module_names and not name.startswith(allowed)
+    }
+    assert found == set()
+
+
 def test_public_names():
     """The public names are these; a change here is a change of the interface."""
     assert perftricks.__all__ == ["__version__", "parallel", "recompute", "wordcount"]
@@ -119,6 +132,7 @@ def test_public_names():
         "Status",
         "Verification",
         "apply",
+        "plan",
         "recompute_grad",
         "recompute_scope",
         "remove",

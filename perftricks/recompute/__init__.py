@@ -22,9 +22,10 @@ from perftricks.recompute.decorator import recompute_grad
 from perftricks.recompute.switch import recompute_scope
 
 if TYPE_CHECKING:
+    from perftricks.recompute.applying import apply, remove
+    from perftricks.recompute.choosing import plan
     from perftricks.recompute.inspection import Status, status
-    from perftricks.recompute.model import apply, remove
-    from perftricks.recompute.plans import Plan, Segment
+    from perftricks.recompute.planning.plans import Plan, Segment
     from perftricks.recompute.verification import Verification, verify
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Status",
     "Verification",
     "apply",
+    "plan",
     "recompute_grad",
     "recompute_scope",
     "remove",
@@ -41,12 +43,13 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Plan": "plans",
-    "Segment": "plans",
+    "Plan": "planning.plans",
+    "Segment": "planning.plans",
     "Status": "inspection",
     "Verification": "verification",
-    "apply": "model",
-    "remove": "model",
+    "apply": "applying",
+    "plan": "choosing",
+    "remove": "applying",
     "status": "inspection",
     "verify": "verification",
 }

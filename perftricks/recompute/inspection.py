@@ -6,7 +6,7 @@ import sys
 from typing import Any, List, NamedTuple, Tuple
 
 from perftricks.recompute import switch
-from perftricks.recompute.model import check, plans_of
+from perftricks.recompute.models import check, plans_of
 from perftricks.recompute.stacks import family_of, generation_of
 
 _QUANTIZED = "Keras runs quantized_call in its place: choose the layer by apply(layers=...)"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from perftricks.recompute import model as models
-from perftricks.recompute import switch
+from perftricks.recompute import applying, models, switch
 from perftricks.recompute.keras3 import layers as keras3
-from perftricks.recompute.plans import readable_size
+from perftricks.recompute.planning.plans import readable_size
 from perftricks.recompute.stacks import family_of, generation_of
 from perftricks.recompute.structures import Structures
 
@@ -174,7 +173,7 @@ def verify(
     before = models.compiled_functions(model)
     try:
         if ours:
-            models.apply(model)
+            applying.apply(model)
         snapshot = trials.Snapshot(model)
 
         def run(on: bool, measure: bool = True) -> Any:
@@ -197,7 +196,7 @@ def verify(
                 snapshot.restore()
     finally:
         if ours:
-            models.remove(model)
+            applying.remove(model)
         models.put_back_compiled(before)
     return Verification(
         model.name,
@@ -231,11 +230,11 @@ def _verify_keras2(
     ours = not models.is_applied(model) and not _is_decorated(model)
     try:
         if ours:
-            models.apply(model)
+            applying.apply(model)
         trial = trials.run(model, x, y, loss, sample_weight, steps)
     finally:
         if ours:
-            models.remove(model)
+            applying.remove(model)
     allowed = _tolerance(trials.precision_of(model)) if tolerance is None else tolerance
     return Verification(
         model.name,

@@ -14,12 +14,11 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import tensorflow as tf
 
 from perftricks.recompute import blocks, switch
-from perftricks.recompute.graph import Graph
 from perftricks.recompute.keras2 import call as engine
 from perftricks.recompute.keras2 import layers as keras2
 from perftricks.recompute.keras2.private import is_symbol
-from perftricks.recompute.segments import Part
 from perftricks.recompute.stacks import keep_autograph_out
+from perftricks.recompute.stages import Stage
 
 Hook = Tuple[Any, str, Any]
 Piece = Tuple[List[Any], List[Any], List[Any]]  # calls, the symbols they take, and those they give
@@ -66,12 +65,11 @@ class InParts:
         return keras2.pack_outputs(functional, [values[id(x)] for x in functional.outputs])
 
 
-def graph_hook(graph: Graph, parts: Sequence[Part], recomputed: Sequence[bool]) -> Hook:
+def graph_hook(functional: Any, stages: Sequence[Stage]) -> Hook:
     """Return what stands in where: an object, the name of an attribute, its new value."""
-    functional = graph.functional
-    cuts = [(graph.nodes[part.start : part.stop], part.takes, part.gives) for part in parts]
-    pieces = _pieces(functional, cuts)
-    if graph.is_static:
+    pieces = _pieces(functional, [(stage.nodes, stage.takes, stage.gives) for stage in stages])
+    recomputed = [stage.recomputed for stage in stages]
+    if keras2.is_static(functional):
         return _static_hook(functional, [piece[1:] for piece in pieces], recomputed)
     plain = type(functional)._run_internal_graph.__get__(functional)
     in_parts = InParts(pieces, recomputed)
@@ -147,30 +145,17 @@ def _pieces(functional: Any, cuts: Sequence[Cut]) -> List[Piece]:
 
 
 def layer_hooks(model: Any, layers: Sequence[Any]) -> List[Hook]:
-    """Return what stands in where, to recompute some layers each on its own.
-
-    Raises:
-        ValueError: If the graph of the model exists already and says nothing of one of them.
-    """
+    """Return what stands in where, to recompute some layers each on its own."""
     if not keras2.is_static(model):
         return [(layer, "call", _call_hook(layer)) for layer in layers]
     graph = keras2.graph_of(model)
-    nodes = [] if graph is None else keras2.nodes_of(graph)
-    for layer in layers:
-        if not any(node.operation is layer for node in nodes):
-            raise ValueError(
-                "the calls of %s are hidden in a layer or a nested model of %s: in a graph with "
-                "sessions only the layers in model.layers can be chosen; choose the one around it, "
-                "or put @recompute_grad above its call" % (layer.name, model.name)
-            )
+    nodes = keras2.nodes_of(graph)
     outputs = {id(x) for x in graph.outputs}
     chosen = [
         any(node.operation is layer for layer in layers)
         and not all(id(x) in outputs for x in node.outputs)
         for node in nodes
     ]
-    if not any(chosen):
-        return []
     return [_static_hook(graph, [(n.input_tensors, n.outputs) for n in nodes], chosen)]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from perftricks import recompute
+from perftricks.recompute.models import is_applied
 from tests.recompute.keras2.binding import GRAPH, NAME, keras, layers, sgd, tf
 from tests.recompute.keras2.test_executions import Executions
 from tests.recompute.keras2.training import (
@@ -199,9 +200,9 @@ def test_it_is_recomputed_until_removed():
             assert counted(model, executions) == 3
             recompute.apply(model, every=3)
             assert counted(model, executions) == (3 if how == OFF else 6)
-            assert recompute.model.is_applied(model)
+            assert is_applied(model)
             recompute.remove(model)
-            assert not recompute.model.is_applied(model)
+            assert not is_applied(model)
             assert counted(model, executions) == 3
             runs.append(values(model.weights))
     for name, array in runs[0].items():
@@ -255,7 +256,7 @@ def test_everything_else_goes_on():
     assert [v.name for v in model.weights] == names
     assert str(model.get_config()) == str(config)
     other = keras.models.clone_model(model)
-    assert not recompute.model.is_applied(other)
+    assert not is_applied(other)
     other.set_weights(model.get_weights())
     np.testing.assert_array_equal(other.predict(x), outputs)
 
@@ -268,6 +269,37 @@ def test_the_plan():
     assert sorted(names) == sorted(layer.name for layer in model.layers[1:])
     assert plan.peak < plan.plain
     assert len(str(plan).splitlines()) == 2 + len(plan.segments)
+
+
+@pytest.mark.parametrize("options", [{}, {"every": 2}, {"layers": layers.Dense}])
+def test_a_plan_of_another_copy(options, tmp_path):
+    """It is made without touching the model, saved, and applied to one of the same structure."""
+    model = fresh_model(lambda: residual(9))
+    plan = recompute.plan(model, **options)
+    assert not is_applied(model)
+    plan.save(tmp_path / "plan.json")
+    loaded = recompute.Plan.load(tmp_path / "plan.json")
+    assert loaded == plan == recompute.apply(model, **options)
+
+    def planned():
+        residual(1)  # so that the layers have other names
+        copy = residual(9)
+        recompute.apply(copy, plan=loaded)
+        assert is_applied(copy)
+        return copy
+
+    assert_exact(planned, *data())
+    longer = loaded.segments[-1]._replace(steps=(0, 999), number=0)
+    for build, other in (
+        (lambda: residual(8), loaded),
+        (lambda: residual(9), loaded._replace(segments=(longer,))),
+    ):
+        with pytest.raises(ValueError, match=r"made for .*, whose layers or their connections"):
+            recompute.apply(fresh_model(build), plan=other)
+    with pytest.raises(ValueError, match="with a plan, every, layers and boundaries"):
+        recompute.apply(fresh_model(lambda: residual(9)), plan=loaded, every=1)
+    with pytest.raises(TypeError, match="plan must be what"):
+        recompute.apply(fresh_model(lambda: residual(9)), plan="plan.json")
 
 
 ERRORS = [

@@ -7,6 +7,7 @@ import pytest
 
 from perftricks import recompute
 from perftricks.recompute import recompute_grad
+from perftricks.recompute.models import is_applied
 from tests.recompute.keras2.binding import GRAPH, TF_EAGER, keras, layers, tf
 from tests.recompute.keras2.test_apply import WIDTH, data, mlp, residual, sequential
 from tests.recompute.keras2.training import ON, fresh_model, values, way
@@ -38,7 +39,7 @@ def test_same(build):
     assert (found.plain_peak is None) == TF_EAGER
     for name, array in values(model.weights).items():
         np.testing.assert_array_equal(array, before[name], err_msg=name)
-    assert recompute.model.is_applied(model)
+    assert is_applied(model)
 
 
 def test_a_plan_for_the_time_of_the_run():
@@ -47,7 +48,7 @@ def test_a_plan_for_the_time_of_the_run():
     model.compile("adam", "mse")
     model.fit(*data(), verbose=0)
     assert recompute.verify(model, *data()).ok
-    assert not recompute.model.is_applied(model)
+    assert not is_applied(model)
     model.fit(*data(), verbose=0)
 
 
@@ -105,7 +106,7 @@ def test_decorated_layers_in_a_graph():
         model = fresh_model(build)
         found = recompute.verify(model, *data(), loss="mse")
     assert found.bitwise, found
-    assert not recompute.model.is_applied(model)
+    assert not is_applied(model)
 
 
 def test_errors():

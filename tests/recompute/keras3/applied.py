@@ -10,7 +10,7 @@ import numpy as np
 
 from perftricks import recompute
 from perftricks.recompute.keras3 import layers as keras3
-from perftricks.recompute.model import is_applied
+from perftricks.recompute.models import is_applied
 from tests.recompute.keras3.training import array, fresh_model
 
 

@@ -15,7 +15,7 @@ from keras import layers, ops
 from perftricks import recompute
 from perftricks.recompute import recompute_scope, references
 from perftricks.recompute.demo import xla_flags
-from perftricks.recompute.model import is_applied
+from perftricks.recompute.models import is_applied
 from tests.recompute.keras3.applied import (
     applied,
     assert_removed_without_trace,
@@ -566,6 +566,41 @@ def test_the_plan():
     lines = str(plan).splitlines()
     assert lines[0].startswith(model.name + ": ")
     assert len(lines) == 2 + len(plan.segments)
+
+
+@pytest.mark.parametrize("options", [{}, {"every": 2}, {"layers": layers.Dense}])
+def test_a_plan_of_another_copy(options, tmp_path):
+    """It is made without touching the model, saved, and applied to one of the same structure."""
+    model = fresh_model(lambda: residual(9))
+    plan = recompute.plan(model, **options)
+    assert not is_applied(model)
+    plan.save(tmp_path / "plan.json")
+    loaded = recompute.Plan.load(tmp_path / "plan.json")
+    assert loaded == plan == recompute.apply(model, **options)
+
+    def copied():
+        residual(1)  # so that the layers have other names
+        return residual(9)
+
+    def planned():
+        copy = copied()
+        recompute.apply(copy, plan=loaded)
+        assert is_applied(copy)
+        return copy
+
+    x, y = data(32, WIDTH)
+    steps(copied, x, y, True).assert_same(steps(planned, x, y, True))
+    longer = loaded.segments[-1]._replace(steps=(0, 999), number=0)
+    for build, other in (
+        (lambda: residual(8), loaded),
+        (lambda: residual(9), loaded._replace(segments=(longer,))),
+    ):
+        with pytest.raises(ValueError, match=r"made for .*, whose layers or their connections"):
+            recompute.apply(fresh_model(build), plan=other)
+    with pytest.raises(ValueError, match="with a plan, every, layers and boundaries"):
+        recompute.apply(fresh_model(lambda: residual(9)), plan=loaded, every=1)
+    with pytest.raises(TypeError, match="plan must be what"):
+        recompute.apply(fresh_model(lambda: residual(9)), plan="plan.json")
 
 
 @pytest.mark.parametrize("kind", ["name", "layer", "tensor"])

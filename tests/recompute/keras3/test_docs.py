@@ -8,8 +8,9 @@ from tests.test_docs import NEED_KERAS, ROOT, SYBIL
 
 
 @pytest.mark.parametrize("name", sorted(NEED_KERAS))
-def test_code_blocks(name):
-    """The blocks of the page run one after another."""
+def test_code_blocks(name, tmp_path, monkeypatch):
+    """The blocks of the page run one after another, in a folder of their own."""
+    monkeypatch.chdir(tmp_path)
     examples = list(SYBIL.parse(ROOT / "docs" / name).examples())
     assert examples
     for example in examples:

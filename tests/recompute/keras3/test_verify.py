@@ -10,7 +10,7 @@ from keras import layers, ops
 from perftricks import recompute
 from perftricks.recompute import recompute_grad
 from perftricks.recompute.keras3 import layers as keras3
-from perftricks.recompute.model import is_applied
+from perftricks.recompute.models import is_applied
 from tests.recompute.keras3.training import XLA_ROUNDS, array, fresh_model
 
 WIDTH = 6

@@ -14,7 +14,7 @@ import pickle
 import keras
 import numpy as np
 
-from perftricks.recompute.model import is_applied
+from perftricks.recompute.models import is_applied
 from tests.recompute.comparison import Run
 from tests.recompute.keras3.programs import Block, data, fitted, network, sgd
 from tests.recompute.keras3.training import (

@@ -1,0 +1,174 @@
+"""``plan``: what a user chooses in names, layers and tensors becomes a plan; nothing changes."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+from perftricks.recompute.models import check
+from perftricks.recompute.outlining import Outlined
+from perftricks.recompute.planning.cutters import Boundaries, Cutter, Every
+from perftricks.recompute.planning.planner import plan_layers, plan_segments
+from perftricks.recompute.planning.plans import Plan
+from perftricks.recompute.stacks import family_of
+
+
+def plan(
+    model: Any,
+    *,
+    every: Optional[int] = None,
+    layers: Any = None,
+    boundaries: Any = None,
+) -> Plan:
+    """Choose what ``apply`` would recompute, and leave the model as it is.
+
+    The plan can be printed, compared, saved as JSON, and applied to this model or to another one of
+    the same structure: ``apply(model, plan=plan)``.
+
+    Args:
+        model: A built model of Keras 3 or Keras 2.
+        every: As for ``apply``.
+        layers: As for ``apply``.
+        boundaries: As for ``apply``.
+
+    Returns:
+        The plan; ``print`` it for a table.
+
+    Raises:
+        TypeError: If ``model`` is no Keras model, or an option has the wrong type.
+        ValueError: If the model is not built, a name is unknown, or there is nothing to segment.
+
+    Example:
+        >>> from perftricks import recompute
+        >>> plan = recompute.plan(model)  # doctest: +SKIP
+        >>> plan.save("plan.json")  # doctest: +SKIP
+        >>> recompute.apply(another, plan=recompute.Plan.load("plan.json"))  # doctest: +SKIP
+    """
+    check(model, "plan")
+    return choose(Outlined(model), model, every, layers, boundaries)
+
+
+def choose(
+    outlined: Outlined, model: Any, every: Optional[int], layers: Any, boundaries: Any
+) -> Plan:
+    """Return the plan for a model that has been outlined; see ``plan``."""
+    options = {"every": every, "layers": layers, "boundaries": boundaries}
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(
+            "give one of every, layers and boundaries, or none, got " + ", ".join(given)
+        )
+    if layers is not None:
+        return plan_layers(outlined.outline, _layers(outlined, model, layers))
+    return plan_segments(outlined.outline, _cutter(outlined, model, every, boundaries))
+
+
+def _cutter(outlined: Outlined, model: Any, every: Optional[int], boundaries: Any) -> Cutter:
+    if every is None and boundaries is None:
+        return Cutter()
+    if family_of(model).graph_of(model) is None:
+        raise ValueError(
+            "%s has a call of its own and no graph of layers to cut by every or boundaries: use "
+            "layers=[names or classes of layers], or no option" % model.name
+        )
+    if boundaries is not None:
+        return _boundaries(outlined, model, _several(boundaries))
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise ValueError("every must be a whole number of at least 1, got %r" % (every,))
+    return Every(every)
+
+
+def _several(choice: Any) -> List[Any]:
+    return list(choice) if isinstance(choice, (list, tuple, set, frozenset)) else [choice]
+
+
+def _boundaries(outlined: Outlined, model: Any, boundaries: Sequence[Any]) -> Boundaries:
+    known = [layer.name for layer in outlined.layers]
+    names = set()
+    tensors = set()
+    for boundary in boundaries:
+        if isinstance(boundary, str):
+            if boundary not in known:
+                raise ValueError(_unknown(model, boundary, known))
+            names.add(boundary)
+        elif hasattr(boundary, "_keras_history") or hasattr(boundary, "record_history"):
+            number = outlined.number_of(boundary)
+            if number is None:
+                raise ValueError(
+                    "the tensor %s in boundaries is not made in the graph of %s"
+                    % (boundary.name, model.name)
+                )
+            tensors.add(number)
+        elif getattr(boundary, "name", None) in known:
+            names.add(boundary.name)
+        else:
+            raise TypeError(
+                "boundaries takes names of layers, layers of the model and symbolic tensors, "
+                "got %r" % (boundary,)
+            )
+    return Boundaries(names, tensors)
+
+
+def _layers(outlined: Outlined, model: Any, choice: Any) -> Dict[int, str]:
+    """Choose layers by class, name or predicate, wherever they are in a model."""
+    family = family_of(model)
+    candidates = {
+        number: layer
+        for number, layer in enumerate(outlined.layers)
+        if layer is not model and not family.is_input_layer(layer)
+    }
+    tests = [_test(model, list(candidates.values()), wanted) for wanted in _several(choice)]
+    chosen: Dict[int, str] = {}
+    inside = {id(family.graph_of(model))}
+    for number, layer in candidates.items():  # a layer comes before those below it
+        if id(layer) not in inside and any(test(layer) for test in tests):
+            inside.update(id(below) for below in family.everything_in(layer))
+            chosen[number] = layer.name
+    if not chosen:
+        classes = sorted({type(layer).__name__ for layer in candidates.values()})
+        raise ValueError(
+            "no layer of %s is chosen by layers=%r; it has layers of the classes %s"
+            % (model.name, choice, ", ".join(classes))
+        )
+    return chosen
+
+
+def _test(model: Any, candidates: Sequence[Any], wanted: Any) -> Callable[[Any], bool]:
+    """Return a test of whether a layer is one of those that are wanted."""
+    if isinstance(wanted, str):
+        names = [layer.name for layer in candidates]
+        if wanted not in names:
+            raise ValueError(_unknown(model, wanted, names))
+        return functools.partial(_has_name, wanted)
+    if inspect.isclass(wanted):
+        return functools.partial(_is_instance, wanted)
+    if family_of(model).is_layer(wanted):
+        if not any(layer is wanted for layer in candidates):
+            raise ValueError("the layer %s is not in the model %s" % (wanted.name, model.name))
+        return functools.partial(_is, wanted)
+    if callable(wanted):
+        test: Callable[[Any], bool] = wanted
+        return test
+    raise TypeError(
+        "layers takes classes, names of layers and functions of a layer, got %r" % (wanted,)
+    )
+
+
+def _has_name(name: str, layer: Any) -> bool:
+    return bool(layer.name == name)
+
+
+def _is_instance(kind: type, layer: Any) -> bool:
+    return isinstance(layer, kind)
+
+
+def _is(wanted: Any, layer: Any) -> bool:
+    return layer is wanted
+
+
+def _unknown(model: Any, name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = "did you mean %s?" % " or ".join(near) if near else "model.summary() lists them"
+    return "the model %s has no layer %r; %s" % (model.name, name, hint)

@@ -1,0 +1,201 @@
+"""A plan: segments, and the bytes each keeps with and without recomputation; as table and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
+
+from perftricks.files import replacing
+
+_FORM = 1  # of the JSON
+
+
+class Segment(NamedTuple):
+    """A part of a model that is recomputed as a whole.
+
+    Attributes:
+        model: The name of the model or layer it is a part of.
+        layers: The names of its layers, in the order they run.
+        plain: Bytes per sample that it keeps for the backward pass without recomputation, by the
+            shapes of its tensors. None where shapes are not known before the model runs.
+        kept: Bytes per sample that are kept when it is recomputed: its inputs, where no earlier
+            segment and no caller keeps them anyway. None where shapes are not known.
+        recomputed: False for a part that runs plainly, as there is nothing to save in it.
+        number: The number of the graph it is a part of, or of the one layer that it is, among
+            everything in the model for which the plan was made, as its Keras lists that.
+        steps: The first call of the graph that belongs to it, and the one after the last. None for
+            a layer that is recomputed on its own, wherever it is called.
+    """
+
+    model: str
+    layers: Tuple[str, ...]
+    plain: Optional[int]
+    kept: Optional[int]
+    recomputed: bool = True
+    number: int = 0
+    steps: Optional[Tuple[int, int]] = None
+
+    @property
+    def name(self) -> str:
+        """The first and the last layer."""
+        ends = [self.layers[0]] if len(self.layers) == 1 else [self.layers[0], self.layers[-1]]
+        return " .. ".join(ends)
+
+    def name_in(self, model: str) -> str:
+        """The same, after the name of the model it is a part of, if that is another one."""
+        return self.name if self.model == model else "%s: %s" % (self.model, self.name)
+
+
+class Plan(NamedTuple):
+    """The segments of a model. ``str(plan)`` is a table.
+
+    Attributes:
+        model: The name of the model.
+        segments: Its segments, in the order they run.
+        plain: Bytes of activations per sample that a plain run keeps, or None if not known.
+        peak: Bytes of activations per sample that a recomputed run holds at most, or None if not
+            known. Both are estimates from shapes; ``verify`` measures.
+        digest: What a model has in common with those of the same structure, and with no other: the
+            plan can be applied to these.
+
+    Example:
+        >>> from perftricks.recompute import Plan, Segment
+        >>> block = Segment("net", ("up", "down"), plain=4096, kept=512, number=0, steps=(0, 2))
+        >>> plan = Plan("net", (block,), plain=4096, peak=4608, digest="0123456789abcdef")
+        >>> Plan.from_json(plan.to_json()) == plan
+        True
+    """
+
+    model: str
+    segments: Tuple[Segment, ...]
+    plain: Optional[int]
+    peak: Optional[int]
+    digest: str = ""
+
+    def to_json(self) -> str:
+        """Return the plan as JSON, which ``from_json`` reads."""
+        content: Dict[str, Any] = {"perftricks plan": _FORM, **self._asdict()}
+        content["segments"] = [segment._asdict() for segment in self.segments]
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Return the plan that ``to_json`` has written.
+
+        Raises:
+            ValueError: If the text is no such plan.
+        """
+        try:
+            content = json.loads(text)
+            form = content.pop("perftricks plan")
+            segments = tuple(_segment(**each) for each in content.pop("segments"))
+            plan = cls(segments=segments, **content)
+            _check(plan)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                "this is no plan that Plan.save has written: %s: %s" % (type(error).__name__, error)
+            ) from None
+        if form != _FORM:
+            raise ValueError(
+                "the plan is of form %r, and this version of perftricks reads form %d; make it "
+                "again with recompute.plan" % (form, _FORM)
+            )
+        return plan
+
+    def save(self, path: Union[str, os.PathLike[str]]) -> None:
+        """Write the plan as JSON; the file is there whole, or as it was.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        with replacing(path) as file:
+            file.write(self.to_json().encode("utf-8"))
+
+    @classmethod
+    def load(cls, path: Union[str, os.PathLike[str]]) -> Plan:
+        """Return the plan that ``save`` has written.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If it is no such plan.
+        """
+        with open(path, encoding="utf-8") as file:
+            try:
+                return cls.from_json(file.read())
+            except ValueError as error:
+                raise ValueError("%s: %s" % (path, error)) from None
+
+    def __str__(self) -> str:
+        rows = [("", "layers", "segment", "plain", "kept")]
+        for number, segment in enumerate(self.segments, 1):
+            rows.append(
+                (
+                    str(number),
+                    str(len(segment.layers)),
+                    segment.name_in(self.model) + ("" if segment.recomputed else " (runs plainly)"),
+                    readable_size(segment.plain),
+                    readable_size(segment.kept if segment.recomputed else segment.plain),
+                )
+            )
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = [_line(row, widths) for row in rows]
+        recomputed = sum(segment.recomputed for segment in self.segments)
+        head = "%s: %d segment%s recomputed" % (self.model, recomputed, "s" * (recomputed != 1))
+        if self.plain is not None and self.peak is not None:
+            head += "; activations per sample, estimated from shapes: %s plain, %s at most" % (
+                readable_size(self.plain),
+                readable_size(self.peak),
+            )
+        return "\n".join([head, *lines])
+
+
+def _segment(*, layers: List[str], steps: Optional[List[int]], **more: Any) -> Segment:
+    """Return a segment with the tuples that JSON knows as lists."""
+    return Segment(layers=tuple(layers), steps=_pair(steps), **more)
+
+
+def _pair(steps: Optional[List[int]]) -> Optional[Tuple[int, int]]:
+    if steps is None:
+        return None
+    start, stop = steps
+    return start, stop
+
+
+def _check(plan: Plan) -> None:
+    """Raise a TypeError or ValueError for what ``to_json`` does not write."""
+    sizes: List[Optional[int]] = [plan.plain, plan.peak]
+    numbers: List[int] = []
+    for segment in plan.segments:
+        sizes += [segment.plain, segment.kept]
+        numbers += [segment.number, *(segment.steps or ())]
+        if not all(isinstance(name, str) for name in (segment.model, *segment.layers)):
+            raise TypeError("names of layers must be text")
+        if not isinstance(segment.recomputed, bool) or not segment.layers:
+            raise TypeError("a segment has layers, and is recomputed or not")
+        if segment.steps is not None and not segment.steps[0] < segment.steps[1]:
+            raise ValueError("steps must be two growing numbers, not %r" % (segment.steps,))
+    if not isinstance(plan.model, str) or not isinstance(plan.digest, str):
+        raise TypeError("the names of the model and its digest must be text")
+    for number in [*numbers, *(size for size in sizes if size is not None)]:
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise TypeError("numbers must be whole and not negative, not %r" % (number,))
+
+
+def _line(row: Tuple[str, ...], widths: List[int]) -> str:
+    number, count, name, plain, kept = (
+        cell.ljust(width) if i == 2 else cell.rjust(width)
+        for i, (cell, width) in enumerate(zip(row, widths))
+    )
+    return "  ".join((number, count, name, plain, kept)).rstrip()
+
+
+def readable_size(count: Optional[int]) -> str:
+    """Return a number of bytes as people read it."""
+    if count is None:
+        return "-"
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if size >= 1024:
+            size, unit = size / 1024, larger
+    return "%d B" % size if unit == "B" else "%.1f %s" % (size, unit)
