@@ -8,9 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-import tempfile
 import warnings
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,7 +16,8 @@ import numpy as np
 
 from bench.recompute.models import build
 from bench.recompute.trainer import Case
-from perftricks.recompute.memory import peak_meter
+from perftricks.recompute.measure.counters import torch_allocations, xla_buffers
+from perftricks.recompute.measure.meters import peak_meter
 
 
 def main() -> None:
@@ -67,39 +66,13 @@ def _answer(**answer: Any) -> None:
 def _counted_bytes(case: Case, model: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     """Return the peak of a step as the framework itself counts it, where it does so on a CPU."""
     if case.backend == "jax" and not case.eager:
-        peak, how = _xla_buffers(model, x, y), "temporary buffers that XLA assigned"
+        peak, how = xla_buffers(model, x, y), "temporary buffers that XLA assigned"
     elif case.backend == "torch" and case.device == "cpu":
-        peak, how = _torch_allocations(model, x, y), "allocations that torch's profiler saw"
+        peak = torch_allocations(lambda: model.train_on_batch(x, y))
+        how = "allocations that torch's profiler saw"
     else:
         return {}
     return {"counted_peak_bytes": peak, "counted": how}
-
-
-def _xla_buffers(model: Any, x: np.ndarray, y: np.ndarray) -> int:
-    import jax
-
-    variables = (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
-    state = tuple([v.value for v in group] for group in variables)
-    step = jax.jit(model.train_step, donate_argnums=0).lower(state, (x, y)).compile()
-    return int(step.memory_analysis().temp_size_in_bytes)
-
-
-def _torch_allocations(model: Any, x: np.ndarray, y: np.ndarray) -> int:
-    """Return the most bytes in use at once, of those that a step allocates."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        model.train_on_batch(x, y)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-    return max(e["args"]["Total Allocated"] for e in events if e.get("name") == "[memory]")
 
 
 def _versions(backend: str) -> dict[str, str]:

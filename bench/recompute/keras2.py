@@ -30,7 +30,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.recompute.steps import StepProcess, TrainingError
-from perftricks.recompute.memory import allocated_peak
+from perftricks.recompute.measure.counters import allocated_peak
 
 CASES = {
     "plain": "everything is kept",

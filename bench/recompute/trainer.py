@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
 
 from bench.recompute.steps import StepProcess
-from perftricks.recompute.demo import xla_flags
+from perftricks.recompute.measure.process import environment
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
@@ -66,25 +65,17 @@ class Trainer(StepProcess):
 
     def __init__(self, case: Case) -> None:
         command = [sys.executable, "-m", "bench.recompute.child", json.dumps(asdict(case))]
-        super().__init__(command, _environment(case))
+        super().__init__(
+            command,
+            environment(
+                case.backend,
+                case.device,
+                RECOMPUTE="1",  # it matters to what is decorated only
+                TF_FORCE_GPU_ALLOW_GROWTH="true",
+                XLA_PYTHON_CLIENT_PREALLOCATE="false",
+            ),
+        )
         self.case = case
-
-
-def _environment(case: Case) -> dict[str, str]:
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": case.backend,
-        "RECOMPUTE": "1",  # it matters to what is decorated only
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-        "XLA_FLAGS": xla_flags(),
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    if case.device == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-        environment["JAX_PLATFORMS"] = "cpu"
-    return environment
 
 
 def missing(backend: str, device: str = "cpu") -> str | None:

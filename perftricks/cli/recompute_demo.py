@@ -98,9 +98,10 @@ def recompute_demo(
 ) -> None:
     """Parse, run, render."""
     from perftricks.cli.render import demo as render
-    from perftricks.recompute.demo import Config, DemoError, compare, largest_batch
+    from perftricks.recompute.demo import Config, compare, largest_batch
+    from perftricks.recompute.measure.process import RunError
 
-    with reported(COMMAND, usage=(ValueError,), data=(DemoError, OSError)):
+    with reported(COMMAND, usage=(ValueError,), data=(RunError, OSError)):
         config = Config(
             model=model.value,
             backend=_installed(backend),

@@ -17,11 +17,12 @@ from perftricks.recompute import demo
 from perftricks.recompute.demo import (
     Comparison,
     Config,
-    OutOfMemoryError,
     Run,
     check,
     compare,
 )
+from perftricks.recompute.measure import batches, process
+from perftricks.recompute.measure.process import OutOfMemoryError, RunError
 
 
 def comparison(**changes):
@@ -127,7 +128,7 @@ def test_a_smaller_batch_is_compared_if_memory_is_short(rounds, enough, monkeypa
 def test_flags_of_xla(installed, is_set, monkeypatch):
     """Older versions hide the saving unless they are told not to; newer ones must not be told."""
     monkeypatch.setattr(importlib.metadata, "version", lambda name: installed)
-    assert bool(demo.xla_flags()) is is_set
+    assert bool(process.xla_flags()) is is_set
 
 
 def test_no_flags_without_xla(monkeypatch):
@@ -137,7 +138,7 @@ def test_no_flags_without_xla(monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    assert demo.xla_flags() == ""
+    assert process.xla_flags() == ""
 
 
 @pytest.mark.parametrize("constant", [0, 50, 290])
@@ -185,7 +186,7 @@ def test_screen(capsys):
     shown = capsys.readouterr().out
     for words in ("2.00x less", "1.25x", "3.00x", "gradients identical: yes (max difference 0)"):
         assert words in shown
-    render.show(comparison(), (430, demo.LARGEST_TRIED), 2**30)
+    render.show(comparison(), (430, batches.LARGEST_TRIED), 2**30)
     assert "430 4096+ 9.53x" in " ".join(capsys.readouterr().out.split())
     render.show(comparison(gradient_difference=0.5), None, None)
     assert "gradients identical: no (max difference 0.5)" in capsys.readouterr().out
@@ -254,7 +255,7 @@ Exception ignored in: <function f>
 def test_reason_of_a_failure(monkeypatch, stderr, reason):
     """Of an error of many lines the first is shown, not the last."""
     failed = subprocess.CompletedProcess([], 1, "", stderr)
-    monkeypatch.setattr(demo.subprocess, "run", lambda *args, **kwargs: failed)
-    with pytest.raises(demo.DemoError) as error:
+    monkeypatch.setattr(process.subprocess, "run", lambda *args, **kwargs: failed)
+    with pytest.raises(RunError) as error:
         compare(Config())
     assert str(error.value) == reason

@@ -11,7 +11,7 @@ from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
 
-from perftricks.recompute.demo import LARGEST_TRIED
+from perftricks.recompute.measure.batches import LARGEST_TRIED
 
 if TYPE_CHECKING:
     from perftricks.recompute.demo import Comparison, Run

@@ -14,42 +14,23 @@ memory than a compiled step; where there is not enough, a smaller batch is compa
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import subprocess
-import sys
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
+from perftricks.recompute.measure import batches, process
+from perftricks.recompute.measure.batches import LARGEST_TRIED
+from perftricks.recompute.measure.process import OutOfMemoryError, RunError
+
 MODELS = ("transformer", "bert-base", "bert-large", "resnet50", "deep-mlp")
 BACKENDS = ("tensorflow", "jax", "torch")
-
-# Up to jaxlib 0.11.0, XLA orders a program for the CPU so that most of the saving is hidden, unless
-# it is told not to. From 0.11.1 on it keeps the saving, and what it was told costs memory.
-_SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
-_LAST_TO_HIDE = (0, 11, 0)
-
-# On GPUs, XLA adds in any order where gradients meet, as those of an embedding do, unless it is
-# told not to. Where two ways must agree to the last bit, it is.
-DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+_PROGRAM = "perftricks.recompute.demo.run"
 
 # How many times farther from a step that runs operation by operation the recomputed program may be
 # than the plain one is. XLA rounds both as it likes, so both are as far from it by chance; a wrong
 # dropout mask is thousands of times farther.
 _FARTHER = 4
-
-LARGEST_TRIED = 4096  # samples in a batch, where the search for the largest one ends
-_GUESSES = 5  # runs after which the search for it no longer guesses but halves
-
-
-class DemoError(Exception):
-    """A run of the demo failed; the message says how."""
-
-
-class OutOfMemoryError(DemoError):
-    """A run of the demo failed for want of memory."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +170,7 @@ def compare(config: Config, progress: Optional[Callable[[str], object]] = None) 
 
     Raises:
         ValueError: If something in ``config`` is out of range.
-        DemoError: If a run fails, for want of memory for example.
+        RunError: If a run fails, for want of memory for example.
     """
     check(config)
     tell = progress or (lambda line: None)
@@ -259,30 +240,16 @@ def largest_batch(
 
     Raises:
         ValueError: If something in ``config`` is out of range.
-        DemoError: If a run fails for another reason than want of memory.
+        RunError: If a run fails for another reason than want of memory.
     """
     check(config)
     tell = progress or (lambda line: None)
-    runs: Dict[int, Run] = {}
-    largest, failure = 0, limit + 1
-    trial = min(config.batch_size, limit)
-    room = budget
-    while failure - largest > _coarse(largest):
-        if known is not None and trial == config.batch_size:
-            run: Optional[Run] = known
-        else:
-            tell("batch %d %s recompute" % (trial, "with" if recompute else "without"))
-            run = _fitting(replace(config, batch_size=trial), recompute)
-        if run is not None:
-            runs[trial] = run
-            room = run.free_bytes if budget is None else budget
-        # A small step may not show in the memory of its process; it takes a byte at least.
-        if run is None or (budget is not None and max(run.peak_bytes, 1) > budget):
-            failure = trial
-        else:
-            largest = trial
-        trial = _next_trial(runs, largest, failure, room)
-    return largest, runs.get(largest)
+
+    def run(batch_size: int) -> Run:
+        tell("batch %d %s recompute" % (batch_size, "with" if recompute else "without"))
+        return train(replace(config, batch_size=batch_size), recompute)
+
+    return batches.largest_batch(run, config.batch_size, budget, limit, known)
 
 
 def train(config: Config, recompute: bool) -> Run:
@@ -294,51 +261,10 @@ def train(config: Config, recompute: bool) -> Run:
 
     Raises:
         ValueError: If something in ``config`` is out of range.
-        DemoError: If the run fails, for want of memory for example.
+        RunError: If the run fails, for want of memory for example.
     """
     check(config)
     return Run(recompute=recompute, **_start(config, recompute))
-
-
-def _fitting(config: Config, recompute: bool) -> Optional[Run]:
-    """Train; return None if memory does not suffice."""
-    try:
-        return train(config, recompute)
-    except OutOfMemoryError:
-        return None
-
-
-def _coarse(batch_size: int) -> int:
-    """Return how much larger a batch is that counts as the next."""
-    return max(1, batch_size // 16)
-
-
-def _next_trial(runs: Dict[int, Run], largest: int, failure: int, room: Optional[int]) -> int:
-    """Return the batch to try next.
-
-    A peak is nearly a line over the size of the batch: what does not grow, and what each sample
-    takes. Two peaks give the line, and one more trial on the other side of where it meets ``room``
-    ends the search. Where lines mislead, the interval is halved.
-
-    Args:
-        runs: The runs of the batches that were tried, those that memory did not suffice for left
-            out.
-        largest: The largest batch that fits; 0 if none is known to.
-        failure: The smallest batch that does not.
-        room: Bytes that there are; None if that is not known.
-    """
-    peaks = [(0, 0), *((size, runs[size].peak_bytes) for size in sorted(runs))]
-    (x, low), (y, high) = peaks[-2:] if runs else [(0, 0)] * 2
-    guess = 2 * largest
-    if room is not None and high > low:
-        guess = int(y + (room - high) * (y - x) / (high - low))
-    if guess <= largest:
-        guess = largest + _coarse(largest)
-    elif guess >= failure:
-        guess = -(-16 * failure // 17)  # the smallest that ends the search if it fits
-    if not largest < guess < failure or len(runs) > _GUESSES:
-        guess = (largest + failure) // 2
-    return guess
 
 
 def check(config: Config) -> None:
@@ -369,80 +295,19 @@ def _start(
     config: Config, recompute: bool, folder: Optional[str] = None, *options: str
 ) -> Dict[str, Any]:
     """Start a process of ``run.py``, which may leave arrays in a folder; return what it writes."""
-    program = [sys.executable, "-m", "perftricks.recompute.demo.run"]
+    arguments: List[str] = []
     if folder is not None:
         os.makedirs(folder)
-        program += [folder, *options]
-    done = subprocess.run(
-        program,
-        input=json.dumps(asdict(config)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
-        env=_environment(config, recompute, deterministic="--by-operation" in options),
-    )
-    if done.returncode:
-        raise _failure(done)
-    record: Dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return record
-
-
-def xla_flags() -> str:
-    """Return the flags that XLA needs to keep on the CPU what recomputing saves, if any."""
-    try:
-        from importlib.metadata import PackageNotFoundError, version
-    except ImportError:  # Python 3.7, for which there is no such XLA
-        return ""
-    try:
-        numbers = re.findall(r"\d+", version("jaxlib"))
-    except PackageNotFoundError:
-        return ""
-    return _SCHEDULER if tuple(map(int, numbers[:3])) <= _LAST_TO_HIDE else ""
-
-
-def _environment(config: Config, recompute: bool, deterministic: bool) -> Dict[str, str]:
-    flags = [os.environ.get("XLA_FLAGS", ""), xla_flags(), DETERMINISTIC if deterministic else ""]
-    environment = dict(
-        os.environ,
-        KERAS_BACKEND=config.backend,
+        arguments += [folder, *options]
+    environment = process.environment(
+        config.backend,
+        config.device,
+        process.DETERMINISTIC if "--by-operation" in options else "",
         RECOMPUTE="1" if recompute else "0",
-        TF_CPP_MIN_LOG_LEVEL="3",
-        TF_ENABLE_ONEDNN_OPTS=os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1"),
-        XLA_FLAGS=" ".join(filter(None, flags)),
         XLA_PYTHON_CLIENT_MEM_FRACTION=os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", ".95"),
-        PYTHONPATH=os.pathsep.join(path for path in sys.path if path),
     )
-    if config.device == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-        environment["JAX_PLATFORMS"] = "cpu"
-    return environment
-
-
-def _failure(done: "subprocess.CompletedProcess[str]") -> DemoError:
-    """Say in one line why a run failed."""
-    last = _reason(done.stderr)
-    text = done.stderr.lower()
-    out_of_memory = done.returncode == -9 or any(
-        words in text
-        for words in ("resourceexhausted", "resource_exhausted", "out of memory", "memoryerror")
-    )
-    if out_of_memory:
-        return OutOfMemoryError("not enough memory for a batch of this size: %s" % last)
-    if done.returncode < 0:
-        return DemoError("a run was killed by signal %d: %s" % (-done.returncode, last))
-    return DemoError(last)
-
-
-def _reason(stderr: str) -> str:
-    """Return the line that says what went wrong: an error's first, or else the last there is.
-
-    The message of an error may have many lines, and its last be the middle of an array.
-    """
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    tracebacks = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent")]
-    if tracebacks:
-        lines = [line for line in lines[tracebacks[-1] + 1 :] if not line.startswith(" ")][:1]
-    return lines[-1] if lines else "no message"
+    found: Dict[str, Any] = process.run(_PROGRAM, arguments, asdict(config), environment)
+    return found
 
 
 def _difference(one: str, two: str, kind: str) -> float:
@@ -454,7 +319,7 @@ def _difference(one: str, two: str, kind: str) -> float:
         a = np.load(os.path.join(one, name), mmap_mode="r")
         b = np.load(os.path.join(two, name), mmap_mode="r")
         if a.shape != b.shape:
-            raise DemoError(
+            raise RunError(
                 "the runs differ in the shape of a %s: %s, %s" % (kind, a.shape, b.shape)
             )
         largest = max(largest, _gap(a, b))
@@ -476,5 +341,5 @@ def _gap(a: Any, b: Any) -> float:
 def _arrays(folder: str, kind: str) -> Iterator[str]:
     names = sorted(name for name in os.listdir(folder) if name.startswith(kind))
     if not names:
-        raise DemoError("a run has left no %s to compare" % kind)
+        raise RunError("a run has left no %s to compare" % kind)
     return iter(names)

@@ -29,7 +29,7 @@ def main() -> None:
     import keras
 
     from perftricks.recompute.demo.models import build
-    from perftricks.recompute.memory import peak_meter
+    from perftricks.recompute.measure.meters import peak_meter
 
     if config.backend == "tensorflow":
         import tensorflow as tf

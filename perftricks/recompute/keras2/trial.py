@@ -16,7 +16,7 @@ import tensorflow as tf
 from perftricks.recompute import switch
 from perftricks.recompute.keras2 import interception, private
 from perftricks.recompute.keras2 import layers as keras2
-from perftricks.recompute.memory import allocated_peak
+from perftricks.recompute.measure.counters import allocated_peak
 from perftricks.recompute.python_state import Attributes
 from perftricks.recompute.tensorflow_graphs.operations import DRAWS
 

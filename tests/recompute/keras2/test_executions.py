@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from perftricks.recompute import recompute_grad
-from perftricks.recompute.memory import allocated_peak
+from perftricks.recompute.measure.counters import allocated_peak
 from tests.recompute.comparison import recomputed
 from tests.recompute.keras2.binding import (
     GRAPH,

@@ -14,7 +14,7 @@ from keras import layers, ops
 
 from perftricks import recompute
 from perftricks.recompute import recompute_scope, references
-from perftricks.recompute.demo import xla_flags
+from perftricks.recompute.measure.process import xla_flags
 from perftricks.recompute.models import is_applied
 from tests.recompute.keras3.applied import (
     applied,

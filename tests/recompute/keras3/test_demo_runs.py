@@ -5,8 +5,9 @@ from __future__ import annotations
 import keras
 import pytest
 
-from perftricks.recompute.demo import Config, DemoError, compare, largest_batch
-from perftricks.recompute.memory import peak_meter
+from perftricks.recompute.demo import Config, compare, largest_batch
+from perftricks.recompute.measure.meters import peak_meter
+from perftricks.recompute.measure.process import RunError
 from tests.recompute.keras3.training import XLA_ROUNDS
 
 SMALL = {"backend": keras.backend.backend(), "seq_len": 16, "width": 64}
@@ -38,7 +39,7 @@ def test_largest_batch():
 @pytest.mark.timeout(1800)
 def test_a_run_that_fails_says_why():
     """The reason of a failure in the other process is the message."""
-    with pytest.raises(DemoError, match="sees no GPU"):
+    with pytest.raises(RunError, match="sees no GPU"):
         compare(Config(model="deep-mlp", layers=1, device="gpu", batch_size=4, **SMALL))
 
 

@@ -147,19 +147,3 @@ def _status(key: str) -> int:
             if line.startswith(key + ":"):
                 return int(line.split()[1]) * 1024
     raise OSError("/proc/self/status has no %s" % key)
-
-
-def allocated_peak(step_stats: Any) -> int:
-    """Return the peak of the bytes that the allocation records of a traced run add up to."""
-    changes = sorted(
-        (record.alloc_micros, record.alloc_bytes)
-        for device in step_stats.dev_stats
-        for node in device.node_stats
-        for memory in node.memory
-        for record in memory.allocation_records
-    )
-    alive = highest = 0
-    for _, change in changes:
-        alive += change
-        highest = max(highest, alive)
-    return highest

@@ -1,0 +1,1 @@
+"""What a training step takes: memory, in a process of its own, and the largest batch that fits."""
