@@ -20,13 +20,26 @@ from __future__ import annotations
 
 import functools
 import weakref
-from types import ModuleType
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 from perftricks.recompute import references, stages, switch
 from perftricks.recompute.keras3 import layers as keras3
 from perftricks.recompute.stacks import family_of
 from perftricks.recompute.stages import Stage
+
+if TYPE_CHECKING:
+    from perftricks.recompute.contracts import Family
 
 _MARK = "perftricks_block"
 
@@ -67,9 +80,7 @@ def symbolic_call(call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     return outputs
 
 
-def marking(
-    call: Callable[..., Any], args: Any, kwargs: Any, family: ModuleType
-) -> Tuple[Any, bool]:
+def marking(call: Callable[..., Any], args: Any, kwargs: Any, family: Family) -> Tuple[Any, bool]:
     """Return ``call(*args, **kwargs)``, and whether it has called layers, which are now marked."""
 
     def below(x: Any) -> List[Any]:
@@ -88,7 +99,7 @@ def marking(
     return outputs, bool(nodes)
 
 
-def _behind(tensors: Sequence[Any], known: Set[int], family: ModuleType) -> Dict[int, Any]:
+def _behind(tensors: Sequence[Any], known: Set[int], family: Family) -> Dict[int, Any]:
     """Return what Keras keeps of the calls that tensors come from, by id, if not known."""
     found: Dict[int, Any] = {}
     waiting = list(tensors)

@@ -5,19 +5,19 @@
     a layer, a model ──family_of──▶ keras3.layers, keras2.layers: their private parts
     a call ──────────engine_for───▶ keras3.call, keras2.call: how it is recomputed
 
-An engine has one function, ``checkpointed_call(call, args, kwargs, layers=())``: it returns what
-``call(*args, **kwargs)`` returns, with the same effects, and arranges that the backward pass runs
-``call`` again instead of keeping what it computed. The modules of layers have the same functions,
-so that planning is written once.
+What these modules offer is ``contracts.Family`` and ``contracts.Engine``, so that all above them is
+written once.
 """
 
 from __future__ import annotations
 
 import sys
-from types import ModuleType
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Sequence, Tuple, TypeVar
 
 from perftricks.recompute import references
+
+if TYPE_CHECKING:
+    from perftricks.recompute.contracts import Engine, Family
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -117,7 +117,7 @@ def _uses_torch() -> bool:
 
 
 @keep_autograph_out
-def engine_for(call: Callable[..., Any], args: Tuple[Any, ...]) -> ModuleType:
+def engine_for(call: Callable[..., Any], args: Tuple[Any, ...]) -> Engine:
     """Return the engine for a call; nothing is imported to find out.
 
     The layer decides: each Keras has its own. A function that belongs to no layer goes by those it
@@ -147,7 +147,7 @@ def engine_for(call: Callable[..., Any], args: Tuple[Any, ...]) -> ModuleType:
     return keras2
 
 
-def family_of(layer: Any) -> ModuleType:
+def family_of(layer: Any) -> Family:
     """Return the module that knows the private parts of a layer or a model."""
     if generation_of(layer) == 2:
         from perftricks.recompute.keras2 import layers as keras2

@@ -13,8 +13,13 @@ import tensorflow as tf
 
 from perftricks.recompute.keras2 import private
 
-METHODS = ("call", "_run_internal_graph", "_perftricks_stand_ins")
-COMPILED = ("train_function", "test_function", "predict_function", "train_tf_function")
+METHODS: Tuple[str, ...] = ("call", "_run_internal_graph", "_perftricks_stand_ins")
+COMPILED: Tuple[str, ...] = (
+    "train_function",
+    "test_function",
+    "predict_function",
+    "train_tf_function",
+)
 _CACHES = ("_distributed_function_cache", "_distributed_model_cache")  # TensorFlow 2.0 and 2.1
 
 

@@ -9,38 +9,25 @@
                                                            │
                                                    PureCall.finish: done once, outside
 
-A framework module (``tensorflow``, ``jax``, ``torch``) has these functions:
-
-- ``is_tensor(x)``: whether to hand ``x`` to the framework as an input;
-- ``parts(x)``: the tensors that something else is made of (a ragged tensor), or None;
-- ``whole(x, parts)``: the same, made of other tensors;
-- ``check_output(x)``: refuse what a call must not return;
-- ``is_recording()``: whether gradients may be asked for at all;
-- ``is_empty(x)``: whether a tensor is known to have no elements, where that must not be recomputed;
-- ``is_vectorized()``: whether what runs now is taken apart and made anew without our gradient;
-- ``prepare(call)``: what to run in place of a function that belongs to no layer;
-- ``modules(reached)``: what keeps state that is neither a variable nor a layer's attribute, of what
-  a call can reach;
-- ``home()``: where the call begins, for reads that happen deeper, inside a loop that is traced;
-- ``read(value, home)``: the value of a variable as a tensor;
-- ``is_in_function(home)``: whether a function is traced that may run again later, elsewhere; there
-  variables are read as in a plain call;
-- ``may_assign(home)``: whether what is assigned now is there at the end of the call;
-- ``noticed(variable, value)``: tell whoever asks, inside of the call, which variables are used that
-  one is, and which tensor stands for it;
-- ``keep(value)``: the same, safe from an update in place;
-- ``takes_effect(variable)``: whether an assignment would change the variable now;
-- ``written(new, old)``: what a variable yields after an assignment during the call;
-- ``checkpoint(pure)``: run ``pure.run(pure.tensors)`` and forget all but its result.
+What it asks of TensorFlow, JAX and torch is ``contracts.Framework``: a module for each.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import warnings
-from types import ModuleType
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 import keras
 import numpy as np
@@ -53,6 +40,9 @@ from perftricks.recompute.python_state import Attributes, Change, ThreadState
 from perftricks.recompute.stacks import keep_autograph_out
 from perftricks.recompute.structures import Structures, check_returned
 from perftricks.recompute.tensorflow_graphs import private as graphs
+
+if TYPE_CHECKING:
+    from perftricks.recompute.contracts import Framework
 
 BACKENDS = ("tensorflow", "jax", "torch")
 _structures = Structures(tree.flatten, tree.pack_sequence_as)
@@ -127,7 +117,7 @@ class PureCall:
 
     def __init__(
         self,
-        framework: ModuleType,
+        framework: Framework,
         call: Callable[..., Any],
         args: Tuple[Any, ...],
         kwargs: Dict[str, Any],
@@ -331,7 +321,7 @@ class _Effects:
 
     def __init__(
         self,
-        framework: ModuleType,
+        framework: Framework,
         outputs: Any,
         hung_on_outputs: List[Dict[str, Any]],
         hung: List[Tuple[Any, Dict[str, Any]]],
@@ -395,7 +385,7 @@ class _Effects:
 class _Structure:
     """A nested structure and the tensors in it, each once."""
 
-    def __init__(self, framework: ModuleType, structure: Any) -> None:
+    def __init__(self, framework: Framework, structure: Any) -> None:
         self.structure = structure
         self._whole = framework.whole
         self._leaves = _structures.flatten(structure)
@@ -500,10 +490,20 @@ def is_inference() -> bool:
     return context is not None and not context.training
 
 
-def _framework() -> Optional[ModuleType]:
+def _framework() -> Optional[Framework]:
     name = private.keras_backend()
-    if name in BACKENDS:
-        return importlib.import_module("perftricks.recompute.keras3." + name)
+    if name == "tensorflow":
+        from perftricks.recompute.keras3 import tensorflow
+
+        return tensorflow
+    if name == "jax":
+        from perftricks.recompute.keras3 import jax
+
+        return jax
+    if name == "torch":
+        from perftricks.recompute.keras3 import torch
+
+        return torch
     _warn_once(
         "perftricks.recompute knows the backends %s of Keras, not %r: decorated functions run "
         "plainly" % (", ".join(BACKENDS), name),

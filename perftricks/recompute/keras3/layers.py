@@ -9,8 +9,8 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from perftricks.recompute.keras3 import private
 
-METHODS = ("call", "quantized_call", "_run_through_graph")
-COMPILED = ("train_function", "test_function", "predict_function")
+METHODS: Tuple[str, ...] = ("call", "quantized_call", "_run_through_graph")
+COMPILED: Tuple[str, ...] = ("train_function", "test_function", "predict_function")
 
 
 def is_static(model: Any) -> bool:
