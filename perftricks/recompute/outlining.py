@@ -102,11 +102,12 @@ class Outlined:
         nested = self._model(layer) if is_model else None
         takes = [self._tensor(symbol, shapes) for symbol in node.input_tensors]
         gives = tuple(self._tensor(symbol, shapes) for symbol in node.outputs)
+        kind = type(layer).__name__
         facts = Facts(
-            type(layer).__name__,
+            kind,
             tuple(tensor.bytes for tensor in takes),
             tuple(tensor.bytes for tensor in gives),
-            bool(getattr(layer, "rate", None)),
+            kind == "Dropout" and bool(layer.rate),
             getattr(getattr(layer, "activation", None), "__name__", "linear"),
             len(leaves_of(layer)) if self._family.is_layer(layer) else 1,
             self._attention(node, shapes),
@@ -115,14 +116,14 @@ class Outlined:
         step = Step(
             layer.name, tuple(dict.fromkeys(x.key for x in takes)), gives, kept_bytes(facts)
         )
-        return planning.Call(self._numbers.get(id(layer)), facts.kind, step, nested)
+        return planning.Call(self._numbers.get(id(layer)), kind, step, nested)
 
     def _attention(
         self, node: Any, shapes: Dict[int, Tuple[Any, ...]]
     ) -> Optional[Tuple[int, int, int, int]]:
         heads = getattr(node.operation, "num_heads", None)
         given = [shapes[id(tensor)] for tensor in node.input_tensors[:2]]
-        if not isinstance(heads, int) or not given or len(given[0]) != 3:
+        if not isinstance(heads, int) or not given or len(given[0]) != 3 or len(given[-1]) < 2:
             return None
         lengths = [UNKNOWN if shape[1] is None else shape[1] for shape in given]
         width = width_of(self._family.dtype_of(node.outputs[0]))

@@ -614,6 +614,25 @@ def test_boundaries(kind):
     assert recompute.apply(model, boundaries=boundary) == plan
 
 
+class Ramp(layers.Layer):
+    """A layer whose attributes are called as those of others, and are something else."""
+
+    num_heads = 2
+    rate = np.array([0.1, 0.2])
+    activation = None
+
+    def call(self, x, lengths):
+        return x * ops.reshape(ops.cast(lengths, x.dtype), (-1, 1, 1))
+
+
+def test_attributes_that_mean_something_else():
+    """A plan estimates; what it does not know does not stop it."""
+    x, lengths = keras.Input((5, WIDTH)), keras.Input(())
+    y = layers.Dense(WIDTH)(Ramp()(layers.Dense(WIDTH)(x), lengths))
+    model = keras.Model([x, lengths], layers.Dense(1)(y))
+    assert len(recompute.plan(model, every=1).segments) == 4
+
+
 def unbuilt():
     return keras.Sequential([layers.Dense(2)])
 
