@@ -1,4 +1,4 @@
-"""What an item costs: microseconds of overhead for tasks that do nothing, two workers."""
+"""What an item costs: microseconds for a task that does nothing, GB/s for arrays; two workers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import multiprocessing
 
 import joblib
 import mpire
+import numpy as np
 import pytest
 
 from bench.tasks import nothing
@@ -93,3 +94,52 @@ def bench_overhead(benchmark, run):
     assert sorted(result) == list(range(ITEMS))
     seconds = benchmark.stats.stats.median
     benchmark.extra_info["microseconds_per_item"] = round(seconds / ITEMS * 1e6, 2)
+
+
+ARRAYS, NUMBERS = 8, 12_500_000  # of 100 MB each
+
+
+def first(array):
+    """Read one number, so that no computing hides what it costs to hand the array over."""
+    return float(array[0])
+
+
+def filled(number):
+    """Return an array of 100 MB."""
+    return np.full(NUMBERS, float(number))
+
+
+def perftricks_arrays(function, items):
+    """One array at a time, as joblib below."""
+    return parallel_apply(
+        function, items, WORKERS, 2 * WORKERS, unordered=False, random_seeds=False, batch_size=1
+    )
+
+
+def joblib_arrays(function, items):
+    """Run joblib, which maps large arguments from files (in memory, where it may)."""
+    return joblib.Parallel(n_jobs=WORKERS, batch_size=1)(joblib.delayed(function)(x) for x in items)
+
+
+def executor_arrays(function, items):
+    """concurrent.futures: arrays are pickled through a pipe."""
+    with concurrent.futures.ProcessPoolExecutor(WORKERS) as pool:
+        return list(pool.map(function, items))
+
+
+@pytest.mark.parametrize("what", ["arguments", "results"])
+@pytest.mark.parametrize(
+    "run", [perftricks_arrays, joblib_arrays, executor_arrays], ids=lambda run: run.__name__
+)
+def bench_large_arrays(benchmark, run, what):
+    """Hand over 8 arrays of 100 MB; workers are started and ended, joblib's stay for the rounds."""
+    benchmark.group = f"8 arrays of 100 MB as {what}, 2 workers"
+    if what == "arguments":
+        items = [filled(number) for number in range(ARRAYS)]
+        result = benchmark.pedantic(lambda: run(first, items), rounds=5, warmup_rounds=1)
+        assert result == [float(number) for number in range(ARRAYS)]
+    else:
+        result = benchmark.pedantic(lambda: run(filled, range(ARRAYS)), rounds=5, warmup_rounds=1)
+        assert [float(array[-1]) for array in result] == [float(n) for n in range(ARRAYS)]
+    gigabytes = ARRAYS * NUMBERS * 8 / 1e9
+    benchmark.extra_info["gigabytes_per_second"] = gigabytes / benchmark.stats.stats.median

@@ -451,6 +451,9 @@ def wordcount(
             ),
         )
         job.check()
+        # What stands for a stream that is closed writes nowhere.
+        if sys.__stdout__ is None and not (output or report or plot):
+            raise OptionError("the standard output is closed: name a file with --output")
         if verbose:
             for path, reason in job.corpus.not_read:
                 complain(COMMAND, f"not read: {path}: {reason}")
@@ -461,7 +464,7 @@ def wordcount(
         if output == "/dev/stdout":
             output = STDOUT
         if output == STDOUT:
-            if sys.__stdout__ is None:  # what stands for it writes nowhere
+            if sys.__stdout__ is None:
                 raise OptionError("output '-': the standard output is closed; name a file")
         elif output is not None:
             check_output(output, job.corpus.sources, format=table_format)

@@ -197,6 +197,18 @@ def test_a_table_for_a_closed_stream(tmp_path):
     )
 
 
+@pytest.mark.parametrize("option", ["", "--json", "--compare"])
+def test_nobody_to_tell(tmp_path, option):
+    """Where nothing could be seen of the result, nothing is counted."""
+    (tmp_path / "a.txt").write_text("茶", encoding="utf-8")
+    command = f'"$0" -m perftricks wordcount a.txt {option} >&-'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    message = "the standard output is closed: name a file with --output"
+    assert (done.returncode, done.stderr) == (2, f"perftricks wordcount: {message}\n")
+
+
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])
 def test_closed_streams(tmp_path, closed):
     """Started with standard streams closed, as services are, the command does its work."""
