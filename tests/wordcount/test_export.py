@@ -143,6 +143,7 @@ def test_escape(token):
         ("a.tsv", "token\tcount\na\\", "line 2: not a row of a table: "),
         ("a.tsv", "token\tcount\na\t-1\n", "line 2: not a row of a table: '-1' is no count"),
         ("a.tsv", "token\tcount\na\t1\na\t2\n", ": not a table: 'a' is there twice"),
+        ("a.json", '{"b": 3, "a": 1, "a": 2}', ": not a table: 'a' is there twice"),
         ("a.json", "[" * 100_000, ": not a table: maximum recursion depth"),
         ("a.csv", "count,token\n", "line 1: not a table"),
         ("a.csv", 'token,count\n"a\nb",1\n"c', "line 4: not a row of a table: expected a token"),

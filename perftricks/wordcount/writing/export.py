@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Literal, NamedTuple
@@ -362,7 +363,7 @@ def _parse_json_rows(table: list[Any], name: str) -> Iterator[Row]:
 
 def _parse_json(content: str, name: str) -> Iterator[Row]:
     try:
-        table = json.loads(content)
+        table = json.loads(content, object_pairs_hook=_object)
         if isinstance(table, list):
             yield from _parse_json_rows(table, name)
             return
@@ -377,6 +378,15 @@ def _parse_json(content: str, name: str) -> Iterator[Row]:
         if any(type(number) is not int for number in numbers):
             raise CorpusError(name, f"not a table: the count of {token!r} is {value!r}")
         yield Row(token, *numbers)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; of a key that comes twice Python's reader forgets the first."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"{twice!r} is there twice")
+    return found
 
 
 def _check_header(
