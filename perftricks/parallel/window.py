@@ -280,11 +280,13 @@ class Window:
                 return self._give_up(batch, lost.error)
             self._submit_in_parts(batch, len(batch))
             return None
-        batch.crashes += 1
-        if len(batch) == 1 and batch.crashes > 1:
-            return self._blame(batch, lost.error)
-        # A worker may have been killed for reasons of its own, so nobody is blamed for the first
-        # death; after that, halving finds the item that kills in log2(n) deaths.
+        # Halving finds the item that kills in log2(n) deaths. A worker may have been killed for
+        # reasons of its own, so an item is blamed only for the second death that it alone is to
+        # blame for: in a batch it may have been another's doing.
+        if len(batch) == 1:
+            batch.crashes += 1
+            if batch.crashes > 1:
+                return self._blame(batch, lost.error)
         middle = len(batch) // 2
         for half in (batch.part(0, middle), batch.part(middle)):
             if len(half):

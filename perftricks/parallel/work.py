@@ -27,7 +27,7 @@ class Batch:
         start: Index of the first item.
         items: The items; kept until their results have arrived, for a replay.
         failures: How often the item has failed (only a batch of one is tried again).
-        crashes: How many workers have died on a batch that these items were part of.
+        crashes: How many workers have died on the item (only a batch of one counts them).
         broken: Offset -> why there is no such item in this process.
     """
 

@@ -116,6 +116,19 @@ def test_a_worker_killed_once_costs_nothing(processes, executions):
     assert got == list(range(20))
 
 
+def test_a_death_is_not_held_against_a_neighbour(processes, executions):
+    """An item whose worker dies once is not blamed since the one before it kills its own."""
+
+    def func(x):
+        if x == 2 or (x == 3 and executions.note(x) == 1):
+            die_by_sigkill()
+        return x
+
+    got = processes.apply(func, range(4), size=4, batch_size=4, on_error="return", unordered=False)
+    assert isinstance(got.pop(2), WorkerCrashedError)
+    assert got == [0, 1, 3]
+
+
 def test_crash_retries(processes, executions):
     """retries= applies to crashes as well."""
 
