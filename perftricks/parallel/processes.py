@@ -176,9 +176,10 @@ class ProcessBackend:
                 one.kill()
             raise
         finally:
-            self._launcher.close()
-            _open_backends.discard(self)
-            _empty(self.reports)  # of which a traceback may keep this object
+            with signals_held_back():  # until the server is waited for: else it stays a zombie
+                self._launcher.close()
+                _open_backends.discard(self)
+                _empty(self.reports)  # of which a traceback may keep this object
         failures = [one.failure for one in staff if one.failure is not None]
         if failures and not kill:
             raise unpack_failure(failures[0])

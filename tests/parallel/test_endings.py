@@ -92,6 +92,36 @@ def test_ctrl_c(tmp_path, start_method, task, to):
     assert_gone(workers)
 
 
+INTERRUPTED_END = """
+import os, signal, psutil
+from perftricks.parallel import launch, parallel_apply
+plain, waitpid = launch._Server.close, os.waitpid
+def interrupted(*arguments):
+    os.waitpid = waitpid
+    os.kill(os.getpid(), signal.SIGINT)
+    return waitpid(*arguments)
+def close(server):
+    launch._Server.close = plain
+    os.waitpid = interrupted
+    plain(server)
+if __name__ == "__main__":
+    launch._Server.close = close
+    try:
+        parallel_apply(str, range(3), 2, start_method="fork")
+    except KeyboardInterrupt:
+        print([child.status() for child in psutil.Process().children()])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+def test_ctrl_c_while_it_ends():
+    """The process that forks workers is waited for, and is no zombie; then comes the interrupt."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_END], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("executor", ["thread", "serial"])
 def test_ctrl_c_without_processes(tmp_path, executor):
     """Ctrl-C is not held up by a thread that sleeps."""
