@@ -89,9 +89,7 @@ def status(model: Any) -> Status:
     for plan in plans_of(model):
         on, why = switch.state(default=True)
         for segment in plan.segments:
-            name = (
-                segment.name if segment.model == model.name else segment.model + ": " + segment.name
-            )
+            name = segment.name_in(model.name)
             if segment.recomputed:
                 parts.append(Part(name, "plan", *_possible(model, on, why)))
             else:

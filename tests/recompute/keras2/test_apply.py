@@ -21,6 +21,7 @@ from tests.recompute.keras2.training import (
     values,
     way,
 )
+from tests.recompute.planned import assert_refused_where_it_does_not_fit, saved_plan
 
 WIDTH = 6
 
@@ -274,12 +275,7 @@ def test_the_plan():
 @pytest.mark.parametrize("options", [{}, {"every": 2}, {"layers": layers.Dense}])
 def test_a_plan_of_another_copy(options, tmp_path):
     """It is made without touching the model, saved, and applied to one of the same structure."""
-    model = fresh_model(lambda: residual(9))
-    plan = recompute.plan(model, **options)
-    assert not is_applied(model)
-    plan.save(tmp_path / "plan.json")
-    loaded = recompute.Plan.load(tmp_path / "plan.json")
-    assert loaded == plan == recompute.apply(model, **options)
+    loaded = saved_plan(fresh_model(lambda: residual(9)), tmp_path / "plan.json", options)
 
     def planned():
         residual(1)  # so that the layers have other names
@@ -289,17 +285,8 @@ def test_a_plan_of_another_copy(options, tmp_path):
         return copy
 
     assert_exact(planned, *data())
-    longer = loaded.segments[-1]._replace(steps=(0, 999), number=0)
-    for build, other in (
-        (lambda: residual(8), loaded),
-        (lambda: residual(9), loaded._replace(segments=(longer,))),
-    ):
-        with pytest.raises(ValueError, match=r"made for .*, whose layers or their connections"):
-            recompute.apply(fresh_model(build), plan=other)
-    with pytest.raises(ValueError, match="with a plan, every, layers and boundaries"):
-        recompute.apply(fresh_model(lambda: residual(9)), plan=loaded, every=1)
-    with pytest.raises(TypeError, match="plan must be what"):
-        recompute.apply(fresh_model(lambda: residual(9)), plan="plan.json")
+    fits, other = fresh_model(lambda: residual(9)), fresh_model(lambda: residual(8))
+    assert_refused_where_it_does_not_fit(loaded, fits, other)
 
 
 ERRORS = [
