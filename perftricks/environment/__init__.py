@@ -19,7 +19,7 @@ from perftricks.environment.packages import keras_backend, versions
 from perftricks.environment.switch import Switch, read_switch
 from perftricks.parallel.cores import available_cores
 from perftricks.wordcount.storage.cachefiles import CacheReport, inspect_cache
-from perftricks.wordcount.table.memory import available_memory
+from perftricks.wordcount.table.limits import available_memory
 
 
 @dataclass(frozen=True)

@@ -383,9 +383,4 @@ def run(
         bad=tuple(feed.bad),
         encodings=+feed.meter.encodings,
     )
-    return WordCounts(
-        counted.counts,
-        documents=counted.documents,
-        document_frequency=counted.frequency,
-        run=info,
-    )
+    return WordCounts.of(counted.table, documents=counted.documents, run=info)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.reading.sources import PathLike, read_small_file
 from perftricks.wordcount.table.counts import WordCounts
-from perftricks.wordcount.table.memory import default_limit, parse_limit
+from perftricks.wordcount.table.limits import default_limit, parse_limit
 from perftricks.wordcount.tokenizers import TokenizerSpec
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import pytest
 from perftricks.wordcount import count_files, read_table
 from perftricks.wordcount.methods.batched import Batched
 from perftricks.wordcount.methods.method import Counted
+from perftricks.wordcount.table.in_memory import MemoryTable
 from tests.cli.conftest import LINES, command, environment
 
 
@@ -413,7 +414,7 @@ def test_compare(run, corpus):
 
 def test_compare_finds_a_difference(run, corpus, monkeypatch):
     """Unequal tables are shown, complained of, and status 1."""
-    wrong = Counted("batched", 1, {"喝茶": 1}, None, 1)
+    wrong = Counted("batched", 1, MemoryTable({"喝茶": 1}, None), 1)
     monkeypatch.setattr(Batched, "count", lambda self, work: wrong)
     result = run(corpus, "--compare", "--doc-freq")
     assert result.status == 1
@@ -454,7 +455,7 @@ def test_memory_limit_and_a_full_disk(run, corpus, monkeypatch):
     def full(*given, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("perftricks.wordcount.table.runs._encoded", full)
+    monkeypatch.setattr("perftricks.wordcount.table.runs.encoded_block", full)
     output = corpus.parent / "counts.tsv"
     result = run(corpus, "--memory-limit", "1kB", "--method", "naive", "-o", output)
     assert (result.status, result.out, result.err.count("\n")) == (1, "", 1)

@@ -6,6 +6,7 @@ from perftricks.wordcount.methods.batched import Batched
 from perftricks.wordcount.methods.compare import compare_methods
 from perftricks.wordcount.reading.feeds import TextFeed
 from perftricks.wordcount.settings import Settings
+from perftricks.wordcount.table.in_memory import MemoryTable
 from perftricks.wordcount.tokenizers import TokenizerSpec
 
 SETTINGS = Settings(TokenizerSpec(), workers=2, document_frequency=True)
@@ -44,7 +45,8 @@ def test_difference_is_found(texts, monkeypatch):
 
     def miscounting(self, work):
         counted = right(self, work)
-        return counted._replace(counts={**counted.counts, "，": counted.counts["，"] + 1})
+        found = counted.table.counts()
+        return counted._replace(table=MemoryTable({**found, "，": found["，"] + 1}, None))
 
     monkeypatch.setattr(Batched, "count", miscounting)
     comparison = compare_methods(TextFeed(texts), SETTINGS)

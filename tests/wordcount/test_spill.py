@@ -35,7 +35,7 @@ from perftricks.wordcount import (
 from perftricks.wordcount.reading import pieces
 from perftricks.wordcount.storage.cachefolder import cache_folder
 from perftricks.wordcount.table import runs, spill
-from perftricks.wordcount.table.memory import _available, default_limit, parse_limit
+from perftricks.wordcount.table.limits import _available, default_limit, parse_limit
 from perftricks.wordcount.table.runs import (
     blocks_of,
     check_run,
@@ -300,7 +300,7 @@ def full(monkeypatch):
     def fail(*given, **options):
         raise OSError(28, "No space left on device")
 
-    return lambda: monkeypatch.setattr(runs, "_encoded", fail)
+    return lambda: monkeypatch.setattr(runs, "encoded_block", fail)
 
 
 FULL = (

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from perftricks.wordcount.methods.keys import TokenKeys
 from perftricks.wordcount.methods.method import (
@@ -14,7 +13,10 @@ from perftricks.wordcount.methods.method import (
     Work,
 )
 from perftricks.wordcount.settings import MethodName, Settings
-from perftricks.wordcount.table.spill import SpilledTable, SpillingCounter, separated
+from perftricks.wordcount.table.in_memory import MemoryTable
+from perftricks.wordcount.table.spill import SpillingCounter, separated
+from perftricks.wordcount.table.spilled import SpilledTable
+from perftricks.wordcount.table.table import Table
 from perftricks.wordcount.tokenizers import is_jieba_ready
 
 # A batch of long documents is closed early, which bounds memory and keeps progress moving.
@@ -53,18 +55,19 @@ def make_keys(work: Work, workers: int = 1) -> TokenKeys:
 
 
 def finished(
-    method: MethodName, work: Work, workers: int, table: SpillingCounter, documents: int
+    method: MethodName, work: Work, workers: int, counter: SpillingCounter, documents: int
 ) -> Counted:
     """Return what was counted; from the disk, if the table outgrew the memory limit."""
     spill, document_frequency = work.spill, work.settings.document_frequency
-    counts: Mapping[Any, int] = table
-    frequency = None
+    table: Table
     if spill.runs:
-        spill.add_table(table)
-        counts = SpilledTable(spill, document_frequency=document_frequency)
+        spill.add_counter(counter)
+        table = SpilledTable(spill, document_frequency=document_frequency)
     elif document_frequency:
-        counts, frequency = separated(table)
-    return Counted(method, workers, counts, frequency, documents)
+        table = MemoryTable(*separated(counter))
+    else:
+        table = MemoryTable(counter, None)
+    return Counted(method, workers, table, documents)
 
 
 def batches(tracker: Tracker, documents: Iterable[str], batch_size: int) -> Iterator[list[str]]:

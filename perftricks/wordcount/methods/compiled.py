@@ -37,8 +37,12 @@ from perftricks.wordcount.reading.sources import Source
 from perftricks.wordcount.reading.streams import AUTO, not_the_encoding, seeming
 from perftricks.wordcount.settings import Settings
 from perftricks.wordcount.storage.cachefolder import open_cache
-from perftricks.wordcount.table.counts import LazyTable
-from perftricks.wordcount.table.spill import Spill, SpilledTable, separated, table_bytes
+from perftricks.wordcount.table.in_memory import MemoryTable
+from perftricks.wordcount.table.lazy import LazyTable
+from perftricks.wordcount.table.spill import Spill, separated
+from perftricks.wordcount.table.spilled import SpilledTable
+from perftricks.wordcount.table.sums import added
+from perftricks.wordcount.table.table import Table, table_bytes
 from perftricks.wordcount.tokenizers import (
     TokenizerSpec,
     default_tokenizer,
@@ -132,7 +136,7 @@ class Compiled:
         # snapshot.
         with held_back() if work.checkpoint is not None else contextlib.nullcontext():
             counting.count()
-        counts, frequency = counting.tables()
+        table = counting.table()
         verified = 0
         if sampler is not None:
             verified = verify(
@@ -142,7 +146,7 @@ class Compiled:
                 {"mode": spec.mode, "hmm": spec.hmm, "ngram": settings.ngrams},
                 functools.partial(check_cache, spec, engine),
             )
-        return Counted("compiled", work.workers, counts, frequency, counting.documents, verified)
+        return Counted("compiled", work.workers, table, counting.documents, verified)
 
 
 def why_not(spec: TokenizerSpec) -> str | None:
@@ -381,14 +385,11 @@ class KernelRun:
         return self._counters[newline]
 
     def _spill_odd(self) -> None:
-        self._spill.add_table(self._odd)
+        self._spill.add_counter(self._odd)
         self._odd.clear()
 
-    def tables(self) -> tuple[LazyTable | SpilledTable, LazyTable | None]:
-        """Return the counts, and in how many documents each token occurs if that was counted.
-
-        They are one table on the disk if they outgrew the memory limit, or would now.
-        """
+    def table(self) -> Table:
+        """Return the table; it is on the disk if it outgrew the memory limit, or would now."""
         if not self._counters:
             self._counter("byte")
         doc_freq = self._options["doc_freq"]
@@ -399,27 +400,34 @@ class KernelRun:
                 table.merge(other)
             rows = table.n_ngrams if self._options["ngram"] > 1 else len(table)
             if table_bytes(rows, document_frequency=doc_freq) <= self._spill.limit:
-                return self._in_memory(table)
+                found = _ngram_table(table) if self._options["ngram"] > 1 else _token_table(table)
+                if not self._odd:
+                    return found
+                counts, documents = separated(self._odd)
+                odd = MemoryTable(counts, documents if doc_freq else None)
+                return added([found, odd], self._spill.limit)
             tables = [table]
         self._spill.forget()
         for table in tables:
             _spill_table(self._spill, table, rest=True)
         self._spill_odd()
-        return SpilledTable(self._spill, document_frequency=doc_freq), None
+        return SpilledTable(self._spill, document_frequency=doc_freq)
 
-    def _in_memory(self, table: TokenTable) -> tuple[LazyTable, LazyTable | None]:
-        odd, odd_documents = separated(self._odd)
-        if self._options["ngram"] > 1:
-            counts, frequency = _ngram_tables(table)
-        else:
-            size = len(table)
-            counts = LazyTable(table.to_dict, size, table.most_common, table.total)
-            frequency = LazyTable(table.doc_freq_dict, size)
-        if odd:
-            counts = counts.plus(odd)
-        if not self._options["doc_freq"]:
-            return counts, None
-        return counts, frequency.plus(odd_documents) if odd else frequency
+
+def _token_table(table: TokenTable) -> LazyTable:
+    frequency = table.doc_freq_dict if table.has_doc_freq else None
+    return LazyTable(len(table), table.total, table.to_dict, frequency, table.most_common)
+
+
+def _ngram_table(table: TokenTable) -> LazyTable:
+    def counts() -> dict[Any, int]:
+        return {gram: count for gram, count, _ in table.ngram_items()}
+
+    def frequency() -> dict[Any, int]:
+        return {gram: documents for gram, _, documents in table.ngram_items()}
+
+    total = int(table.ngrams.count.sum())
+    return LazyTable(table.n_ngrams, total, counts, frequency if table.has_doc_freq else None)
 
 
 def _spill_table(spill: Spill, table: TokenTable, *, rest: bool = False) -> None:
@@ -429,17 +437,6 @@ def _spill_table(spill: Spill, table: TokenTable, *, rest: bool = False) -> None
 def _as_key(value: Any) -> Any:
     """Return a key that JSON made a list of."""
     return tuple(map(_as_key, value)) if isinstance(value, list) else value
-
-
-def _ngram_tables(table: TokenTable) -> tuple[LazyTable, LazyTable]:
-    def counts() -> dict[Any, int]:
-        return {gram: count for gram, count, _ in table.ngram_items()}
-
-    def documents() -> dict[Any, int]:
-        return {gram: documents for gram, _, documents in table.ngram_items()}
-
-    total = int(table.ngrams.count.sum())
-    return LazyTable(counts, table.n_ngrams, total=total), LazyTable(documents, table.n_ngrams)
 
 
 def _buffers(documents: Iterator[bytes]) -> Iterator[bytes]:

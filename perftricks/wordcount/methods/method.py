@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from perftricks.wordcount.reading.feeds import Feed
 from perftricks.wordcount.settings import MethodName, Settings
 from perftricks.wordcount.table.spill import Spill
+from perftricks.wordcount.table.table import Table
 
 if TYPE_CHECKING:
     from perftricks.wordcount.checkpoint import Checkpoint, State
@@ -49,16 +50,14 @@ class Counted(NamedTuple):
     Attributes:
         method: Its name.
         workers: How many processes or threads worked; 1 for the calling one.
-        counts: The table.
-        frequency: Token -> documents; None if that was not asked for, or is in the table.
+        table: The table, with document frequencies if they were asked for.
         documents: How many documents were counted.
         verified: How many were counted once more by jieba.
     """
 
     method: MethodName
     workers: int
-    counts: Mapping[Any, int]
-    frequency: Mapping[Any, int] | None
+    table: Table
     documents: int
     verified: int = 0
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
-from perftricks.wordcount.reading.sources import NotRead
-from perftricks.wordcount.table.spill import SpilledTable
+from perftricks.wordcount.reading.sources import NotRead, PathLike
+from perftricks.wordcount.table.in_memory import MemoryTable
+from perftricks.wordcount.table.limits import default_limit
+from perftricks.wordcount.table.saved import Facts, load, save
+from perftricks.wordcount.table.sums import added
+from perftricks.wordcount.table.table import Table
 
 
 @dataclass(frozen=True)
@@ -67,57 +68,6 @@ class RunInfo:
         return self.text_bytes / 1e6 / self.seconds if self.seconds > 0 else 0.0
 
 
-class LazyTable(Mapping[Any, int]):
-    """A table that becomes a dict when it must: the most frequent tokens can be had before.
-
-    Args:
-        make: Makes the dict.
-        size: How many tokens there are.
-        top: Gives the most frequent tokens of a number, as ``WordCounts.most_common`` does.
-        total: The sum of the counts.
-    """
-
-    __slots__ = ("_make", "_size", "_table", "top", "total")
-
-    def __init__(
-        self,
-        make: Callable[[], dict[Any, int]],
-        size: int,
-        top: Callable[[int], list[tuple[Any, int]]] | None = None,
-        total: int | None = None,
-    ) -> None:
-        self.top = top
-        self.total = total
-        self._make = make
-        self._size = size
-        self._table: dict[Any, int] | None = None
-
-    def table(self) -> dict[Any, int]:
-        """Return the dict, which must not be changed."""
-        if self._table is None:
-            self._table = self._make()
-        return self._table
-
-    def plus(self, other: Mapping[Any, int]) -> LazyTable:
-        """Return a table with the counts of another one added."""
-        total = Counter(self.table())
-        total.update(other)
-        table = dict(total)
-        return LazyTable(lambda: table, len(table))
-
-    def __getitem__(self, token: Any) -> int:
-        return self.table()[token]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.table())
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (self.table(),)
-
-
 class WordCounts(Mapping[Any, int]):
     """A read-only mapping of tokens to counts.
 
@@ -131,7 +81,7 @@ class WordCounts(Mapping[Any, int]):
     TableTooLargeError is raised.
 
     Args:
-        counts: Token -> count. The mapping is not copied and must not change any more.
+        counts: Token -> count. A dict is not copied and must not change any more.
         documents: How many documents were counted.
         tokens: How many tokens were counted, the ones that were filtered out included. By default
             the sum of the counts.
@@ -147,7 +97,7 @@ class WordCounts(Mapping[Any, int]):
     True
     """
 
-    __slots__ = ("_counts", "_document_frequency", "_documents", "_order", "_run", "_tokens")
+    __slots__ = ("_documents", "_run", "_smallest", "_table", "_tokens")
 
     def __init__(
         self,
@@ -158,14 +108,44 @@ class WordCounts(Mapping[Any, int]):
         document_frequency: Mapping[Any, int] | None = None,
         run: RunInfo | None = None,
     ) -> None:
-        self._counts = counts
+        self._hold(MemoryTable(counts, document_frequency), documents, tokens, run)
+
+    @classmethod
+    def of(
+        cls,
+        table: Table,
+        *,
+        documents: int,
+        tokens: int | None = None,
+        run: RunInfo | None = None,
+        smallest: int = 1,
+    ) -> WordCounts:
+        """Return the counts that a table holds, wherever it is kept.
+
+        Args:
+            table: The table.
+            documents: See :class:`WordCounts`, as for what follows.
+            tokens: See there.
+            run: See there.
+            smallest: Rows with a smaller count have been left out.
+        """
+        counts = cls.__new__(cls)
+        counts._hold(table, documents, tokens, run, smallest)
+        return counts
+
+    def _hold(
+        self,
+        table: Table,
+        documents: int,
+        tokens: int | None,
+        run: RunInfo | None,
+        smallest: int = 1,
+    ) -> None:
+        self._table = table
         self._documents = documents
-        if tokens is None and isinstance(counts, (LazyTable, SpilledTable)):
-            tokens = counts.total
-        self._tokens = sum(counts.values()) if tokens is None else tokens
-        self._document_frequency = document_frequency
+        self._tokens = table.total if tokens is None else tokens
         self._run = run
-        self._order: list[tuple[Any, int]] | None = None
+        self._smallest = smallest
 
     @property
     def documents(self) -> int:
@@ -180,18 +160,14 @@ class WordCounts(Mapping[Any, int]):
     @property
     def document_frequency(self) -> Mapping[Any, int] | None:
         """Token -> the number of documents it occurs in; None if that was not asked for."""
-        if isinstance(self._counts, SpilledTable) and self._counts.counts_documents:
-            return MappingProxyType(self._counts.frequency())
-        if self._document_frequency is None:
+        if not self._table.counts_documents:
             return None
-        return MappingProxyType(self._document_frequency)
+        return MappingProxyType(self._table.frequency())
 
     @property
     def has_document_frequency(self) -> bool:
         """Whether documents were counted; does not load them from the disk."""
-        if isinstance(self._counts, SpilledTable):
-            return self._counts.counts_documents
-        return self._document_frequency is not None
+        return self._table.counts_documents
 
     @property
     def run(self) -> RunInfo | None:
@@ -207,15 +183,7 @@ class WordCounts(Mapping[Any, int]):
         Returns:
             Pairs sorted by count, descending, then by the token's code points.
         """
-        if isinstance(self._counts, SpilledTable):
-            return [(token, count) for token, count, _ in self.rows(n)]
-        if n is None:
-            return list(self._sorted())
-        if self._order is not None:
-            return self._order[: max(n, 0)]
-        if isinstance(self._counts, LazyTable) and self._counts.top is not None:
-            return self._counts.top(max(n, 0))
-        return heapq.nsmallest(n, self._counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        return [(token, count) for token, count, _ in self._table.rows(n)]
 
     def rows(self, n: int | None = None) -> Iterator[tuple[Any, int, int | None]]:
         """Yield the table in its order, from the disk if that is where it is.
@@ -233,20 +201,13 @@ class WordCounts(Mapping[Any, int]):
         >>> list(WordCounts({"茶": 2, "水": 1}, documents=1).rows())
         [('茶', 2, None), ('水', 1, None)]
         """
-        if isinstance(self._counts, SpilledTable):
-            documents = self._counts.counts_documents
-            for token, count, frequency in itertools.islice(
-                self._counts.rows(), None if n is None else max(n, 0)
-            ):
-                yield token, count, frequency if documents else None
-            return
-        of_token = self._document_frequency
-        for token, count in self.most_common(n) if n is not None else self._sorted():
-            yield token, count, None if of_token is None else of_token[token]
+        known = self._table.counts_documents
+        for token, count, documents in self._table.rows(n):
+            yield token, count, documents if known else None
 
     def to_counter(self) -> Counter[Any]:
         """Return the counts as a new ``collections.Counter``."""
-        return Counter(_as_dict(self._counts))
+        return Counter(self._table.counts())
 
     def filtered(
         self, *, min_count: int = 1, min_length: int = 0, stop_words: Collection[str] = ()
@@ -269,53 +230,113 @@ class WordCounts(Mapping[Any, int]):
             tokens = key if isinstance(key, tuple) else (key,)
             return all(len(token) >= min_length and token not in dropped for token in tokens)
 
-        if isinstance(self._counts, SpilledTable):
-            return WordCounts(
-                self._counts.filtered(lambda key, count: count >= min_count and stays(key)),
-                documents=self._documents,
-                tokens=self._tokens,
-                run=self._run,
-            )
-        kept = {
-            key: count for key, count in self._counts.items() if count >= min_count and stays(key)
-        }
-        frequency = self._document_frequency
-        return WordCounts(
-            kept,
+        return WordCounts.of(
+            self._table.filtered(lambda key, count: count >= min_count and stays(key)),
             documents=self._documents,
             tokens=self._tokens,
-            document_frequency=None
-            if frequency is None
-            else {token: frequency[token] for token in kept},
             run=self._run,
+            smallest=max(min_count, self._smallest),
         )
 
-    def _sorted(self) -> list[tuple[Any, int]]:
-        if self._order is None:
-            # Two stable passes with C keys are several times faster than one with a tuple key.
-            by_token = sorted(self._counts.items(), key=itemgetter(0))
-            self._order = sorted(by_token, key=itemgetter(1), reverse=True)
-        return self._order
+    def save(self, path: PathLike) -> None:
+        """Save the table so that :meth:`load` gives it back, in this process or another.
+
+        All of it is kept but :attr:`run`. ``write_table`` writes tables for other programs.
+
+        Args:
+            path: The file; what is there stays until the new one is complete.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        facts = Facts(
+            self._documents,
+            self._tokens,
+            self._smallest,
+            self._table.counts_documents,
+            len(self._table),
+        )
+        save(path, self._table, facts)
+
+    @classmethod
+    def load(cls, path: PathLike) -> WordCounts:
+        """Return the table that :meth:`save` wrote.
+
+        Args:
+            path: The file, which is not needed any more afterwards. A table that is too large for
+                half of the memory there is becomes one on the disk.
+
+        Raises:
+            OSError: If the file cannot be read, or is not what was written.
+        """
+        table, facts = load(path, default_limit())
+        return cls.of(
+            table, documents=facts.documents, tokens=facts.tokens, smallest=facts.smallest
+        )
 
     def __getitem__(self, token: Any) -> int:
-        return self._counts[token]
+        return self._table.counts()[token]
 
     def __contains__(self, token: object) -> bool:
-        return token in self._counts
+        return token in self._table.counts()
 
     def __iter__(self) -> Iterator[Any]:
-        if isinstance(self._counts, SpilledTable):
-            return iter(self._counts)
-        return (token for token, _ in self._sorted())
+        return (token for token, _, _ in self._table.rows())
 
     def __len__(self) -> int:
-        return len(self._counts)
+        return len(self._table)
+
+    def __add__(self, other: WordCounts) -> WordCounts:
+        """Return the table of both corpora together; ``sum`` adds any number of tables.
+
+        It equals the table of one run over all of it. One that is too large for half of the memory
+        there is moves to the disk.
+
+        Raises:
+            ValueError: If the sum would not be exact: rows have been left out by ``min_count``, one
+                table says in how many documents tokens occur and the other does not, or they count
+                n-grams of different lengths.
+
+        >>> WordCounts({"茶": 2}, documents=1) + WordCounts({"茶": 1, "水": 1}, documents=3)
+        WordCounts({'茶': 3, '水': 1}, 2 distinct of 4 tokens in 4 documents)
+        """
+        if not isinstance(other, WordCounts):
+            return NotImplemented
+        both = [counts for counts in (self, other) if counts.documents or len(counts)]
+        for counts in both:
+            if counts._smallest > 1:
+                raise ValueError(
+                    f"a table without what occurs fewer than {counts._smallest} times cannot be "
+                    "added: what is missing may add up to more; add first, then leave rows out"
+                )
+        if len({counts.has_document_frequency for counts in both}) > 1:
+            raise ValueError(
+                "one table has document frequencies and the other has none; count both with "
+                "document_frequency, or neither"
+            )
+        if len({_form(key) for counts in both for key, _, _ in counts._table.rows(1)}) > 1:
+            raise ValueError("the tables count n-grams of different lengths, which do not add up")
+        tables = [counts._table for counts in both or [self]]
+        return WordCounts.of(
+            tables[0] if len(tables) == 1 else added(tables, default_limit()),
+            documents=self._documents + other._documents,
+            tokens=self._tokens + other._tokens,
+        )
+
+    def __radd__(self, other: object) -> WordCounts:
+        """Return this table for ``0 + table``, with which ``sum`` begins."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        frequency = self._table.frequency() if self._table.counts_documents else None
+        table = MemoryTable(self._table.counts(), frequency)
+        return _restored, (table, self._documents, self._tokens, self._run, self._smallest)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, WordCounts):
-            return _as_dict(self._counts) == _as_dict(other._counts)
+            return self._table.counts() == other._table.counts()
         if isinstance(other, Mapping):
-            return _as_dict(self._counts) == _as_dict(other)
+            return self._table.counts() == dict(other)
         return NotImplemented
 
     __hash__ = None  # type: ignore[assignment]  # equal to dicts, which have none
@@ -330,8 +351,13 @@ class WordCounts(Mapping[Any, int]):
         )
 
 
-def _as_dict(table: Mapping[Any, int]) -> dict[Any, int]:
-    """Return a table as a dict, which may be the table itself."""
-    if isinstance(table, (LazyTable, SpilledTable)):
-        return table.table()
-    return table if isinstance(table, dict) else dict(table)
+def _form(key: Any) -> int:
+    """Return how many tokens make up a key; 0 for a token."""
+    return len(key) if isinstance(key, tuple) else 0
+
+
+def _restored(
+    table: Table, documents: int, tokens: int, run: RunInfo | None, smallest: int
+) -> WordCounts:
+    """Return what was pickled."""
+    return WordCounts.of(table, documents=documents, tokens=tokens, run=run, smallest=smallest)

@@ -1,15 +1,8 @@
 """Sorted rows in files, and their merge: what a table is when memory does not hold it.
 
-::
-
-    "perftricks run 2 little"   what it is, and the version of its form: 32 bytes
-    size, digest, rows          a block: 8 and 32 bytes, and the size
-    size, digest, rows          ...
-
-A run is a file of rows in ascending order, in blocks that are read one at a time. The digest of a
-block is that of its rows and of the digest before it, which begins with the file's name: what has
-changed, is missing or comes from another file is noticed before a row of it is used, and the last
-digest stands for the whole file.
+A run is a file of rows in ascending order, in blocks that are read one at a time. Each is a frame,
+see ``frames.py``; the file's name belongs to all digests. What has changed, is missing or comes
+from another file is noticed before a row of it is used, and the last digest stands for the file.
 
 Merging goes by blocks as well: of the blocks at the front of the runs, all rows up to the smallest
 of their last ones can be put in order, because nothing that is still on the disk comes before.
@@ -18,7 +11,6 @@ Python sorts what is sorted in parts already in little more than one pass.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import struct
@@ -29,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from perftricks.files import open_plainly
+from perftricks.wordcount.table.frames import FrameWriter, damaged, read_frames
 
 # (key, count, documents that hold the key or 0), where runs are sorted by key, and
 # (-count, key, documents) where they are in the order of a table. All rows of a run have keys of
@@ -38,8 +30,6 @@ Row = tuple[Any, Any, int]
 Block = list[Row]
 
 _FORMAT = f"perftricks run 2 {sys.byteorder}".ljust(31).encode("ascii") + b"\n"
-_SIZE = struct.Struct("<Q")
-_DIGEST_BYTES = 32
 _FORM = struct.Struct("<IHH")  # rows, strings in a key (0: it is one), whether counts come first
 
 
@@ -69,16 +59,11 @@ def write_run(path: Path, blocks: Iterable[Block], *, sync: bool = False) -> Run
         OSError: If that fails; the file is removed.
     """
     rows = 0
-    digest = _first_digest(path)
     try:
         with open(path, "xb") as file:
-            file.write(_FORMAT)
+            frames = FrameWriter(file, _FORMAT, _salt(path))
             for block in blocks:
-                data = _encoded(block)
-                digest = _next_digest(digest, data)
-                file.write(_SIZE.pack(len(data)))
-                file.write(digest)
-                file.write(data)
+                frames.write(encoded_block(block))
                 rows += len(block)
             if sync:
                 file.flush()
@@ -88,7 +73,7 @@ def write_run(path: Path, blocks: Iterable[Block], *, sync: bool = False) -> Run
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return Run(path, rows, digest.hex())
+    return Run(path, rows, frames.digest)
 
 
 def read_run(run: Run) -> Iterator[Block]:
@@ -98,12 +83,12 @@ def read_run(run: Run) -> Iterator[Block]:
         OSError: If the file cannot be read, or is not what was written.
     """
     rows = 0
-    for data in _verified(run):
-        block = _decoded(data)
+    for data in _frames(run):
+        block = decoded_block(data)
         rows += len(block)
         yield block
     if rows != run.rows:
-        raise _damaged(run)
+        raise damaged(run.path)
 
 
 def check_run(run: Run) -> None:
@@ -113,50 +98,22 @@ def check_run(run: Run) -> None:
         OSError: If it is not, or cannot be read.
     """
     rows = 0
-    for data in _verified(run):
+    for data in _frames(run):
         rows += _FORM.unpack_from(data)[0]
     if rows != run.rows:
-        raise _damaged(run)
+        raise damaged(run.path)
 
 
-def _verified(run: Run) -> Iterator[bytes]:
-    """Yield the blocks as they are in the file, each compared with its digest."""
-    digest = _first_digest(run.path)
-    with open_plainly(run.path) as raw, open(raw.fileno(), "rb", closefd=False) as file:
-        left = os.fstat(file.fileno()).st_size - len(_FORMAT)
-        if file.read(len(_FORMAT)) != _FORMAT:
-            raise _damaged(run)
-        while left:
-            head = file.read(_SIZE.size + _DIGEST_BYTES)
-            left -= len(head)
-            size = _SIZE.unpack_from(head)[0] if len(head) == _SIZE.size + _DIGEST_BYTES else -1
-            if not _FORM.size <= size <= left:
-                raise _damaged(run)
-            data = file.read(size)
-            left -= size
-            digest = _next_digest(digest, data)
-            if digest != head[_SIZE.size :]:
-                raise _damaged(run)
-            yield data
-    if digest.hex() != run.digest:
-        raise _damaged(run)
+def _frames(run: Run) -> Iterator[bytes]:
+    """Yield the blocks as they are in the file."""
+    return read_frames(run.path, _FORMAT, _salt(run.path), last=run.digest, smallest=_FORM.size)
 
 
-def _damaged(run: Run) -> OSError:
-    return OSError(f"{str(run.path)!r} is damaged: it is not what was written")
+def _salt(path: Path) -> bytes:
+    return os.fsencode(path.name)
 
 
-def _first_digest(path: Path) -> bytes:
-    return hashlib.sha256(_FORMAT + os.fsencode(path.name)).digest()
-
-
-def _next_digest(digest: bytes, data: bytes) -> bytes:
-    found = hashlib.sha256(digest)
-    found.update(data)
-    return found.digest()
-
-
-def _encoded(block: Block) -> bytes:
+def encoded_block(block: Block) -> bytes:
     """Return rows as bytes: numbers in columns, then the text of all keys."""
     by_count = bool(block) and isinstance(block[0][0], int)
     first, second, documents = zip(*block, strict=True) if block else ((), (), ())
@@ -174,7 +131,8 @@ def _encoded(block: Block) -> bytes:
     )
 
 
-def _decoded(data: bytes) -> Block:
+def decoded_block(data: bytes) -> Block:
+    """Return the rows that :func:`encoded_block` made bytes of."""
     rows, parts, by_count = _FORM.unpack_from(data)
     position = _FORM.size
     columns = []

@@ -28,7 +28,8 @@ from types import TracebackType
 from typing import IO, Any
 
 from perftricks.files import try_lock
-from perftricks.wordcount.errors import SpillError, TableTooLargeError
+from perftricks.wordcount.errors import SpillError
+from perftricks.wordcount.table.in_memory import MemoryTable
 from perftricks.wordcount.table.runs import (
     Block,
     Row,
@@ -39,6 +40,7 @@ from perftricks.wordcount.table.runs import (
     summed,
     write_run,
 )
+from perftricks.wordcount.table.table import ROW_BYTES, Table
 
 PREFIX = "perftricks-spill-"
 
@@ -46,16 +48,6 @@ _LOCK = "lock"
 _FAN_IN = 32  # runs that are merged at once, where so many files may be open
 _OTHER_FILES = 8  # that may have to be opened meanwhile
 _LARGEST_BLOCK = 8192  # rows
-
-# Bytes that a row takes as Python objects, about: its key, its count, and its place in a dict or
-# a list; and the same with the number of documents.
-_ROW_BYTES = 300
-_DOCUMENT_BYTES = 150
-
-
-def table_bytes(rows: int, *, document_frequency: bool = False) -> int:
-    """Return about how many bytes a table of so many rows takes as Python objects."""
-    return rows * (_ROW_BYTES + (_DOCUMENT_BYTES if document_frequency else 0))
 
 
 def separated(table: Mapping[Any, int]) -> tuple[dict[Any, int], dict[Any, int]]:
@@ -107,7 +99,7 @@ class Spill:
     @property
     def rows_in_memory(self) -> int:
         """How many rows may be in memory at once while parts are merged or sorted."""
-        return max(2 * _FAN_IN, self.limit // 4 // _ROW_BYTES)
+        return max(2 * _FAN_IN, self.limit // 4 // ROW_BYTES)
 
     @property
     def block_rows(self) -> int:
@@ -139,11 +131,13 @@ class Spill:
             self.runs.append(run)
             self.total += total
 
-    def add_table(self, table: Mapping[Any, int]) -> None:
+    def add_table(self, table: Table) -> None:
+        """Write a part that is a table."""
+        self.add(table.blocks(self.block_rows))
+
+    def add_counter(self, counter: Mapping[Any, int]) -> None:
         """Write a part that is a mapping; the counts of documents stand in it as 1-tuples."""
-        counts, frequency = separated(table)
-        rows = ((key, counts[key], frequency.get(key, 0)) for key in sorted(counts))
-        self.add(blocks_of(rows, self.block_rows))
+        self.add_table(MemoryTable(*separated(counter)))
 
     def summed(self) -> Iterator[Block]:
         """Yield the rows of all parts by key, each key once, in blocks.
@@ -151,7 +145,7 @@ class Spill:
         Raises:
             SpillError: If parts cannot be read, or merging them needs room that is not there.
         """
-        self.reduce(self.runs, lambda blocks: _flattened(summed(blocks)))
+        self.reduce(self.runs, lambda blocks: flattened(summed(blocks)))
         with self.explained():
             yield from summed(merged(map(read_run, self.runs)))
 
@@ -279,7 +273,8 @@ class _Explained:
         ) from error
 
 
-def _flattened(blocks: Iterable[Block]) -> Iterator[Row]:
+def flattened(blocks: Iterable[Block]) -> Iterator[Row]:
+    """Yield the rows of blocks one by one."""
     return itertools.chain.from_iterable(blocks)
 
 
@@ -327,134 +322,5 @@ class SpillingCounter(Counter[Any]):
     def relieve(self) -> None:
         """Move to the disk if that is due."""
         if len(self) > self._most:
-            self._spill.add_table(self)
+            self._spill.add_counter(self)
             self.clear()
-
-
-class SpilledTable(Mapping[Any, int]):
-    """A table whose parts are on the disk.
-
-    Its rows can be read in order, again and again, within the memory limit. To look up a token
-    all of them are loaded; where the limit does not allow that, TableTooLargeError says so.
-
-    Args:
-        spill: The parts.
-        keep: Says by key and count which rows are left in.
-        document_frequency: Whether documents were counted.
-    """
-
-    def __init__(
-        self,
-        spill: Spill,
-        *,
-        document_frequency: bool,
-        keep: Callable[[Any, int], bool] | None = None,
-    ) -> None:
-        self._spill = spill
-        self._keep = keep
-        self.counts_documents = document_frequency
-        self._ordered: list[Run] | None = None
-        self._size = 0
-        self._loaded: tuple[dict[Any, int], dict[Any, int]] | None = None
-
-    @property
-    def total(self) -> int:
-        """The sum of the counts, of the rows that are left out too."""
-        return self._spill.total
-
-    def rows(self) -> Iterator[Row]:
-        """Yield (key, count, documents), the largest count first, equal counts by key.
-
-        Raises:
-            SpillError: If the disk is full or fails.
-        """
-        runs = self._order()
-        with self._spill.explained():
-            for block in merged(map(read_run, runs)):
-                for negated, key, documents in block:
-                    yield key, -negated, documents
-
-    def filtered(self, keep: Callable[[Any, int], bool]) -> SpilledTable:
-        """Return the table without the rows that are not to be kept."""
-        before = self._keep
-
-        def stays(key: Any, count: int) -> bool:
-            return (before is None or before(key, count)) and keep(key, count)
-
-        return SpilledTable(self._spill, document_frequency=self.counts_documents, keep=stays)
-
-    def _order(self) -> list[Run]:
-        """Return the rows as runs in the order of the table."""
-        if self._ordered is not None:
-            return self._ordered
-        runs = []
-        waiting: Block = []
-        size = 0
-        for block in self._spill.summed():
-            for key, count, documents in block:
-                if self._keep is None or self._keep(key, count):
-                    waiting.append((-count, key, documents))
-            if len(waiting) >= self._spill.rows_in_memory:
-                runs.append(self._sorted(waiting))
-                size += len(waiting)
-                waiting = []
-        if waiting:
-            runs.append(self._sorted(waiting))
-            size += len(waiting)
-        self._size = size
-        self._spill.reduce(runs, _flattened)
-        self._ordered = runs
-        return self._ordered
-
-    def _sorted(self, rows: Block) -> Run:
-        rows.sort()
-        size = self._spill.block_rows
-        return self._spill.write(rows[start : start + size] for start in range(0, len(rows), size))
-
-    def table(self) -> dict[Any, int]:
-        """Return all rows as a dict.
-
-        Raises:
-            TableTooLargeError: If the memory limit does not allow that.
-        """
-        return self._load()[0]
-
-    def frequency(self) -> dict[Any, int]:
-        """Return in how many documents each key occurs, as a dict.
-
-        Raises:
-            TableTooLargeError: If the memory limit does not allow that.
-        """
-        return self._load()[1]
-
-    def _load(self) -> tuple[dict[Any, int], dict[Any, int]]:
-        if self._loaded is None:
-            need = table_bytes(len(self), document_frequency=self.counts_documents)
-            if need > self._spill.limit:
-                raise TableTooLargeError(
-                    f"the table has {len(self):,} rows, about {need:,} bytes, and the memory limit "
-                    f"is {self._spill.limit:,} bytes: raise memory_limit, leave rows out "
-                    "(min_count), or use what reads it in order: rows(), most_common(n), "
-                    "write_table"
-                )
-            counts: dict[Any, int] = {}
-            frequency: dict[Any, int] = {}
-            for key, count, documents in self.rows():
-                counts[key] = count
-                if self.counts_documents:
-                    frequency[key] = documents
-            self._loaded = counts, frequency
-        return self._loaded
-
-    def __getitem__(self, key: Any) -> int:
-        return self.table()[key]
-
-    def __iter__(self) -> Iterator[Any]:
-        return (key for key, _, _ in self.rows())
-
-    def __len__(self) -> int:
-        self._order()
-        return self._size
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (self.table(),)

@@ -1,0 +1,79 @@
+"""A table that is in memory, as mappings."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping
+from operator import itemgetter
+from typing import Any
+
+from perftricks.wordcount.table.runs import Block, Row, blocks_of
+from perftricks.wordcount.table.table import Keep
+
+
+class MemoryTable:
+    """A :class:`~perftricks.wordcount.table.table.Table` of mappings.
+
+    Args:
+        counts: Key -> count. A dict is not copied and must not change any more; of what may
+            answer otherwise where a key is missing, such as a Counter, a dict is made.
+        frequency: Key -> documents, for the same keys; None if they were not counted.
+    """
+
+    def __init__(self, counts: Mapping[Any, int], frequency: Mapping[Any, int] | None) -> None:
+        self._counts = _as_dict(counts)
+        self._frequency = None if frequency is None else _as_dict(frequency)
+        self._order: list[tuple[Any, int]] | None = None
+
+    @property
+    def counts_documents(self) -> bool:
+        """Whether documents were counted."""
+        return self._frequency is not None
+
+    @property
+    def total(self) -> int:
+        """The sum of the counts."""
+        return sum(self._counts.values())
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def rows(self, n: int | None = None) -> Iterator[Row]:
+        """Yield the rows in the order of tables."""
+        of_key = self._frequency or {}
+        return ((key, count, of_key.get(key, 0)) for key, count in self._first(n))
+
+    def _first(self, n: int | None) -> list[tuple[Any, int]]:
+        if n is not None and self._order is None:
+            return heapq.nsmallest(n, self._counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        if self._order is None:
+            # Two stable passes with C keys are several times faster than one with a tuple key.
+            by_key = sorted(self._counts.items(), key=itemgetter(0))
+            self._order = sorted(by_key, key=itemgetter(1), reverse=True)
+        return self._order if n is None else self._order[: max(n, 0)]
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """Yield the rows sorted by key, in blocks of a size."""
+        of_key = self._frequency or {}
+        rows = ((key, self._counts[key], of_key.get(key, 0)) for key in sorted(self._counts))
+        return blocks_of(rows, size)
+
+    def counts(self) -> dict[Any, int]:
+        """Return key -> count."""
+        return self._counts
+
+    def frequency(self) -> dict[Any, int]:
+        """Return key -> documents; empty if they were not counted."""
+        return {} if self._frequency is None else self._frequency
+
+    def filtered(self, keep: Keep) -> MemoryTable:
+        """Return the table without the rows that are not to be kept."""
+        kept = {key: count for key, count in self._counts.items() if keep(key, count)}
+        frequency = self._frequency
+        return MemoryTable(
+            kept, None if frequency is None else {key: frequency[key] for key in kept}
+        )
+
+
+def _as_dict(mapping: Mapping[Any, int]) -> dict[Any, int]:
+    return mapping if type(mapping) is dict else dict(mapping)

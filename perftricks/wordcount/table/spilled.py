@@ -1,0 +1,146 @@
+"""A table whose parts are on the disk."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from perftricks.wordcount.errors import TableTooLargeError
+from perftricks.wordcount.table.in_memory import MemoryTable
+from perftricks.wordcount.table.runs import Block, Row, Run, merged, read_run
+from perftricks.wordcount.table.spill import Spill, flattened
+from perftricks.wordcount.table.table import Keep, table_bytes
+
+
+class SpilledTable:
+    """A :class:`~perftricks.wordcount.table.table.Table` whose parts are on the disk.
+
+    Its rows can be read in order, again and again, within the memory limit. To look up a key
+    all of them are loaded; where the limit does not allow that, TableTooLargeError says so.
+
+    Args:
+        spill: The parts.
+        document_frequency: Whether documents were counted.
+        keep: Says by key and count which rows are left in; None for all.
+    """
+
+    def __init__(self, spill: Spill, *, document_frequency: bool, keep: Keep | None = None) -> None:
+        self._spill = spill
+        self._keep = keep
+        self.counts_documents = document_frequency
+        self._ordered: list[Run] | None = None
+        self._size = 0
+        self._total = 0
+        self._loaded: MemoryTable | None = None
+
+    @property
+    def total(self) -> int:
+        """The sum of the counts."""
+        if self._keep is None:
+            return self._spill.total
+        self._order()
+        return self._total
+
+    def rows(self, n: int | None = None) -> Iterator[Row]:
+        """Yield the rows in the order of tables, from the disk.
+
+        Raises:
+            SpillError: If the disk is full or fails.
+        """
+        return itertools.islice(self._read(), None if n is None else max(n, 0))
+
+    def _read(self) -> Iterator[Row]:
+        runs = self._order()
+        with self._spill.explained():
+            for block in merged(map(read_run, runs)):
+                for negated, key, documents in block:
+                    yield key, -negated, documents
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """Yield the rows sorted by key, in the blocks that they have.
+
+        Raises:
+            SpillError: If the disk is full or fails.
+        """
+        for block in self._spill.summed():
+            kept = block
+            if self._keep is not None:
+                kept = [row for row in block if self._keep(row[0], row[1])]
+            if kept:
+                yield kept
+
+    def filtered(self, keep: Keep) -> SpilledTable:
+        """Return the table without the rows that are not to be kept."""
+        before = self._keep
+
+        def stays(key: Any, count: int) -> bool:
+            return (before is None or before(key, count)) and keep(key, count)
+
+        return SpilledTable(self._spill, document_frequency=self.counts_documents, keep=stays)
+
+    def _order(self) -> list[Run]:
+        """Return the rows as runs in the order of the table."""
+        if self._ordered is not None:
+            return self._ordered
+        runs = []
+        waiting: Block = []
+        size = total = 0
+        for block in self.blocks(self._spill.block_rows):
+            waiting += ((-count, key, documents) for key, count, documents in block)
+            total += sum(count for _, count, _ in block)
+            if len(waiting) >= self._spill.rows_in_memory:
+                runs.append(self._sorted(waiting))
+                size += len(waiting)
+                waiting = []
+        if waiting:
+            runs.append(self._sorted(waiting))
+            size += len(waiting)
+        self._size, self._total = size, total
+        self._spill.reduce(runs, flattened)
+        self._ordered = runs
+        return self._ordered
+
+    def _sorted(self, rows: Block) -> Run:
+        rows.sort()
+        size = self._spill.block_rows
+        return self._spill.write(rows[start : start + size] for start in range(0, len(rows), size))
+
+    def counts(self) -> dict[Any, int]:
+        """Return key -> count.
+
+        Raises:
+            TableTooLargeError: If the memory limit does not allow that.
+        """
+        return self._load().counts()
+
+    def frequency(self) -> dict[Any, int]:
+        """Return key -> documents; empty if they were not counted.
+
+        Raises:
+            TableTooLargeError: If the memory limit does not allow that.
+        """
+        return self._load().frequency()
+
+    def _load(self) -> MemoryTable:
+        if self._loaded is None:
+            need = table_bytes(len(self), document_frequency=self.counts_documents)
+            if need > self._spill.limit:
+                raise TableTooLargeError(
+                    f"the table has {len(self):,} rows, about {need:,} bytes, and the memory limit "
+                    f"is {self._spill.limit:,} bytes: raise memory_limit, leave rows out "
+                    "(min_count), or use what reads it in order: rows(), most_common(n), "
+                    "write_table"
+                )
+            counts: dict[Any, int] = {}
+            frequency: dict[Any, int] = {}
+            for key, count, documents in self.rows():
+                counts[key] = count
+                if self.counts_documents:
+                    frequency[key] = documents
+            self._loaded = MemoryTable(counts, frequency if self.counts_documents else None)
+        return self._loaded
+
+    def __len__(self) -> int:
+        self._order()
+        return self._size

@@ -1,0 +1,72 @@
+"""What a table of counts is, wherever it is kept: a Protocol, and one file for each place.
+
+====================== ===============================================================
+:mod:`.in_memory`      dicts
+:mod:`.lazy`           arrays of the kernel, which become dicts when they must
+:mod:`.spilled`        parts on the disk, which are read in order
+====================== ===============================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from perftricks.wordcount.table.runs import Block, Row
+
+Keep = Callable[[Any, int], bool]
+
+# Bytes that a row takes as Python objects, about: its key, its count, and its place in a dict or
+# a list; and the same with the number of documents.
+ROW_BYTES = 300
+_DOCUMENT_BYTES = 150
+
+
+def table_bytes(rows: int, *, document_frequency: bool = False) -> int:
+    """Return about how many bytes a table of so many rows takes as Python objects."""
+    return rows * (ROW_BYTES + (_DOCUMENT_BYTES if document_frequency else 0))
+
+
+class Table(Protocol):
+    """Keys, their counts, and in how many documents each occurs if that was counted.
+
+    A key is a token, or a tuple of tokens where n-grams were counted.
+    """
+
+    @property
+    def counts_documents(self) -> bool:
+        """Whether documents were counted."""
+
+    @property
+    def total(self) -> int:
+        """The sum of the counts."""
+
+    def __len__(self) -> int:
+        """Return how many keys there are."""
+
+    def rows(self, n: int | None = None) -> Iterator[Row]:
+        """Yield (key, count, documents or 0), the largest count first, equal counts by key.
+
+        Args:
+            n: How many; None for all.
+        """
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """Yield the rows sorted by key, in blocks of about a size."""
+
+    def counts(self) -> dict[Any, int]:
+        """Return key -> count, which must not be changed.
+
+        Raises:
+            TableTooLargeError: If the memory limit does not allow that.
+        """
+
+    def frequency(self) -> dict[Any, int]:
+        """Return key -> documents, which must not be changed; empty if they were not counted.
+
+        Raises:
+            TableTooLargeError: If the memory limit does not allow that.
+        """
+
+    def filtered(self, keep: Keep) -> Table:
+        """Return the table without the rows that are not to be kept, by key and count."""
