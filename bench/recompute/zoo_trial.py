@@ -13,12 +13,14 @@ import functools
 import importlib
 import json
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 if os.environ["KERAS_BACKEND"] == "jax":
+    os.environ["JAX_ENABLE_X64"] = str("--float64" in sys.argv)
     # So that an operation gives the same bits in any group that XLA makes: see the tests.
     flags = "--xla_cpu_max_isa=AVX --xla_backend_optimization_level=0"
     os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
@@ -113,7 +115,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model", choices=list(CASES), metavar="MODEL")
     parser.add_argument("--way", action="append", choices=[*WAYS, *TOOLS], help="default: ours")
+    parser.add_argument("--float64", action="store_true", help="in double precision")
     options = parser.parse_args()
+    if options.float64:
+        keras.config.set_floatx("float64")
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

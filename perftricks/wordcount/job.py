@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from perftricks.wordcount.methods.compiled import Compiled
 from perftricks.wordcount.methods.method import Method, Progress, Work
 from perftricks.wordcount.reading.documents import Document, ReadOptions
 from perftricks.wordcount.reading.feeds import Feed, FileFeed, TextFeed
+from perftricks.wordcount.reading.partitions import PARTITION_BYTES, divided
 from perftricks.wordcount.reading.sources import Corpus, Format, PathLike, find_sources
 from perftricks.wordcount.settings import MethodName, Settings, TableFilter
 from perftricks.wordcount.table.counts import RunInfo, WordCounts
@@ -288,6 +289,29 @@ class FileJob:
     def feed(self) -> FileFeed:
         """Return the documents."""
         return FileFeed(self.corpus, replace(self.options, limit=self.settings.limit))
+
+    def divided(self, size: int = PARTITION_BYTES) -> Iterator[FileJob]:
+        """Yield jobs for partitions of the corpus, which may run in any process and any order.
+
+        Their tables add up to the table of this job before words are left out. A job, and a table,
+        survives a pickle.
+
+        Args:
+            size: Bytes of a partition, about.
+
+        Raises:
+            OptionError: If the corpus cannot be divided.
+
+        >>> job = FileJob(
+        ...     find_sources("docs/samples"), ReadOptions(), Settings(make_spec()), TableFilter()
+        ... )
+        >>> parts = [part.run() for part in job.divided(2000)]
+        >>> len(parts), sum(parts) == job.run()
+        (4, True)
+        """
+        for source in divided(self.corpus, self.options, size):
+            corpus = Corpus((source,), 0, skip_bad=self.corpus.skip_bad)
+            yield replace(self, corpus=corpus, table_filter=TableFilter(), checkpoint=None)
 
     def run(self, progress: Progress | None = None) -> WordCounts:
         """Count and return the table; see :func:`count_files`."""

@@ -11,7 +11,14 @@ from typing import Any, NamedTuple, Protocol
 from perftricks.wordcount.errors import CorpusError
 from perftricks.wordcount.reading.documents import ReadOptions, read_documents
 from perftricks.wordcount.reading.sources import STDIN, Corpus, NotRead, Source
-from perftricks.wordcount.reading.streams import AUTO, Meter, find_encoding, read_bytes, take_head
+from perftricks.wordcount.reading.streams import (
+    AUTO,
+    Meter,
+    find_encoding,
+    read_bytes,
+    take_head,
+    with_whole_lines,
+)
 
 # As much of a text of unknown length is read ahead to see whether it is a short one.
 _PEEK_BYTES = 1_000_000
@@ -126,7 +133,7 @@ class FileFeed:
         self._options = options
 
     def __iter__(self) -> Iterator[str]:
-        for source in self._sources:
+        for source in map(with_whole_lines, self._sources):
             if not self._is_bad(source):
                 yield from read_documents(source, self._options, self.meter)
 
@@ -169,6 +176,7 @@ class FileFeed:
             bad = self._is_bad(source)
             if index < done:
                 continue
+            source = with_whole_lines(source)
             if bad:
                 yield Portion(source.name)
             elif source.format == "text" and options.errors == "strict" and self._is_utf8(source):

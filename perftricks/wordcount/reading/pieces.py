@@ -59,7 +59,7 @@ def read_pieces(
         meter: Counts the bytes.
         find_cut: Gives the first position from one on where any text may be cut, the length if
             there is none; None if documents must stay whole.
-        offset: Leave out so many bytes at the start, which end where a piece did.
+        offset: A position in the text where a piece ended; leave out what is before it.
         size: Bytes in a piece; None for PIECE_BYTES.
         limit: Bytes of memory that a document may need which cannot be divided; None for any.
 
@@ -67,6 +67,7 @@ def read_pieces(
         CorpusError: If the file cannot be read or decompressed, or a document needs more memory.
             What comes before is yielded first.
     """
+    offset = max(offset, source.start)
     cutter = _Cutter(source, document, find_cut, size or PIECE_BYTES, offset, limit)
     chunks = read_bytes(source, meter, offset)
     while True:

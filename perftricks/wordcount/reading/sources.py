@@ -42,6 +42,8 @@ class Source:
         compression: How it is compressed, "" if it is not.
         size: Bytes as stored; None where that is not known beforehand (standard input, pipes).
         head: The first bytes, if they were taken from the stream before.
+        start: Where reading starts, in bytes.
+        stop: Where it stops; None for the end of the file.
     """
 
     path: str
@@ -49,6 +51,8 @@ class Source:
     compression: Compression
     size: int | None
     head: bytes = field(default=b"", repr=False)
+    start: int = 0
+    stop: int | None = None
 
     @property
     def name(self) -> str:

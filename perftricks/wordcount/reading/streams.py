@@ -11,6 +11,7 @@ import contextlib
 import gzip
 import logging
 import lzma
+import math
 import os
 import stat
 import sys
@@ -25,6 +26,7 @@ from perftricks.wordcount.errors import CorpusError, OptionError
 from perftricks.wordcount.reading.sources import STDIN, Compression, Source
 
 CHUNK_BYTES = 1 << 20
+_LOOK_BYTES = 1 << 16  # are read at once where a line end is looked for
 
 # Python shows warnings on stderr unless the program has set up logging.
 _log = logging.getLogger("perftricks.wordcount")
@@ -113,10 +115,16 @@ class _MeteredFile:
 
     def __init__(self, raw: _Readable, name: str, meter: Meter) -> None:
         self.position = 0
+        self._raw = raw
         # A pipe gives what it has, instead of waiting until it can fill the chunk.
         self._read = getattr(raw, "read1", raw.read)
         self._name = name
         self._meter = meter
+
+    def seek(self, position: int) -> None:
+        """Go to a position of a file that is stored as it is."""
+        cast(IO[bytes], self._raw).seek(position)
+        self.position = position
 
     def read(self, size: int = CHUNK_BYTES) -> bytes:
         """Return up to ``size`` bytes, none at the end."""
@@ -149,9 +157,9 @@ def read_text(source: Source, encoding: str, errors: str, meter: Meter) -> Itera
     """
     auto = _AutoDecoder(errors) if encoding == AUTO else None
     decoder = auto or codecs.getincrementaldecoder(encoding)(errors)
-    end = 0  # position, in the decompressed bytes, of the end of the current chunk
+    end = source.start  # position, in the decompressed bytes, of the end of the current chunk
     told = False
-    begun = auto is None and codecs.lookup(encoding).name in _WITHOUT_BOM
+    begun = source.start > 0 or (auto is None and codecs.lookup(encoding).name in _WITHOUT_BOM)
     for chunk in _and_empty_last(read_bytes(source, meter)):
         end += len(chunk)
         try:
@@ -300,10 +308,10 @@ def read_bytes(source: Source, meter: Meter, offset: int = 0) -> Iterator[bytes]
     Args:
         source: What to read.
         meter: Counts the bytes, the ones that are left out included.
-        offset: Leave out so many at the start.
+        offset: A position in the file; leave out what is before it.
     """
-    if offset:
-        yield from _read_from(source, meter, offset)
+    if offset or source.start or source.stop is not None:
+        yield from _read_from(source, meter, max(offset, source.start))
         return
     with contextlib.ExitStack() as opened:
         stored = _MeteredFile(_open(source, opened), source.name, meter)
@@ -334,13 +342,12 @@ def _read_from(source: Source, meter: Meter, offset: int) -> Iterator[bytes]:
     """Yield the bytes of a source from a position on."""
     if not source.compression:
         with contextlib.ExitStack() as opened:
-            raw = _open(source, opened)
-            cast(IO[bytes], raw).seek(offset)
-            meter.text += offset
-            meter.stored += offset
-            stored = _MeteredFile(raw, source.name, meter)
-            stored.position = offset
-            while chunk := stored.read():
+            stored = _MeteredFile(_open(source, opened), source.name, meter)
+            stored.seek(offset)
+            meter.text += offset - source.start
+            meter.stored += offset - source.start
+            stop = math.inf if source.stop is None else source.stop
+            while chunk := stored.read(int(min(CHUNK_BYTES, max(stop - stored.position, 0)))):
                 meter.text += len(chunk)
                 yield chunk
         return
@@ -349,6 +356,40 @@ def _read_from(source: Source, meter: Meter, offset: int) -> Iterator[bytes]:
         offset -= skipped
         if skipped < len(chunk):
             yield chunk[skipped:]
+
+
+def with_whole_lines(source: Source) -> Source:
+    r"""Return a source whose range holds the lines that begin within it, and nothing else.
+
+    So ranges that follow each other hold each line once. A line ends at ``\n``. No more is read
+    than the line that begins before the range, up to the end of the range, and the last one.
+
+    Raises:
+        CorpusError: If the file cannot be opened or read.
+    """
+    if not source.start and source.stop is None:
+        return source
+    with contextlib.ExitStack() as opened:
+        file = _MeteredFile(_open(source, opened), source.name, Meter())
+        start, stop = source.start, source.stop
+        if start:
+            start = _next_line(file, start, stop)
+        if stop is not None:
+            stop = max(start, stop) if start >= stop else _next_line(file, stop, None)
+    return replace(source, start=start, stop=stop)
+
+
+def _next_line(file: _MeteredFile, position: int, stop: int | None) -> int:
+    """Return where the first line begins that does at a position or behind it."""
+    file.seek(position - 1)
+    while chunk := file.read(_LOOK_BYTES):
+        end = chunk.find(b"\n")
+        if end >= 0:
+            return position + end
+        position += len(chunk)
+        if stop is not None and position >= stop:
+            break
+    return position
 
 
 def _open(source: Source, opened: contextlib.ExitStack) -> _Readable:
