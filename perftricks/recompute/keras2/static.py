@@ -99,7 +99,8 @@ def block(graph: Any, found: Slice, operations: Sequence[Any]) -> None:
     The symbols stay what they are, for Keras knows them. Gradients are led another way as soon as
     a model is built; what is made of its outputs later differentiates them directly.
     """
-    blocks: List[Any] = vars(graph).setdefault(_BLOCKS, [])
+    blocks: List[Any] = getattr(graph, _BLOCKS, [])
+    setattr(graph, _BLOCKS, blocks)  # a graph of TensorFlow 2.21 has attributes, and no __dict__
     earlier = {key: x for _, _, stand_ins in blocks for key, x in stand_ins.items()}
     starts = [earlier.get(id(x), x) for x in found.starts]
     blocks.append((found, set(operations), attach(graph, found, starts, SWITCHED_GRADIENT)))
