@@ -116,6 +116,8 @@ def needs_resources(layer):
         pytest.skip(
             "the plain run cannot: variables of this Keras are no resources, or in no scope"
         )
+    if GRAPH and layer is OwnRecompute:
+        pytest.skip("the plain run hangs: Keras runs a session while TensorFlow holds the graph")
     if layer is OwnRecompute and TF < (2, 15):
         pytest.skip("recompute_grad of older versions takes variables of its own scopes only")
 
