@@ -170,14 +170,18 @@ def _candidates(call: Callable[..., Any], args: Tuple[Any, ...]) -> Iterator[Any
 
 @keep_autograph_out
 def generation_of(layer: Any) -> int:
-    """Return 3 for a layer of Keras 3, 2 for one of keras 2.3.1, tf.keras or tf_keras, else 0."""
+    """Return 3 for a layer of Keras 3, 2 for one of keras 2.3.1, tf.keras or tf_keras, else 0.
+
+    A symbol is of the Keras whose layer has made it: in a graph with sessions it is a tf.Tensor.
+    """
     for kind in type(layer).__mro__:
         root, _, rest = kind.__module__.partition(".")
         if root == "tf_keras" or (root.startswith("tensorflow") and "python.keras." in rest + "."):
             return 2
         if root == "keras":
             return 3 if _version("keras") >= (3,) else 2
-    return 0
+    history = getattr(layer, "_keras_history", None)
+    return generation_of(history[0]) if isinstance(history, tuple) and history else 0
 
 
 @keep_autograph_out
