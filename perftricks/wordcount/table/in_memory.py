@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -24,6 +24,17 @@ class MemoryTable:
         self._counts = _as_dict(counts)
         self._frequency = None if frequency is None else _as_dict(frequency)
         self._order: list[tuple[Any, int]] | None = None
+
+    @classmethod
+    def of_rows(cls, rows: Iterable[Row], *, document_frequency: bool) -> MemoryTable:
+        """Return the table of rows, each key of which occurs once."""
+        counts: dict[Any, int] = {}
+        frequency: dict[Any, int] = {}
+        for key, count, documents in rows:
+            counts[key] = count
+            if document_frequency:
+                frequency[key] = documents
+        return cls(counts, frequency if document_frequency else None)
 
     @property
     def counts_documents(self) -> bool:

@@ -11,14 +11,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from perftricks.files import replacing
 from perftricks.wordcount.reading.sources import PathLike
 from perftricks.wordcount.table.frames import FrameWriter, damaged, read_frames
 from perftricks.wordcount.table.in_memory import MemoryTable
 from perftricks.wordcount.table.runs import Block, decoded_block, encoded_block
-from perftricks.wordcount.table.spill import Spill
+from perftricks.wordcount.table.spill import Spill, flattened
 from perftricks.wordcount.table.spilled import SpilledTable
 from perftricks.wordcount.table.table import Table, table_bytes
 
@@ -82,14 +81,8 @@ def load(path: PathLike, limit: int) -> tuple[Table, Facts]:
         spill = Spill(limit)
         spill.add(blocks)
         return SpilledTable(spill, document_frequency=facts.document_frequency), facts
-    counts: dict[Any, int] = {}
-    frequency: dict[Any, int] = {}
-    for block in blocks:
-        for key, count, documents in block:
-            counts[key] = count
-            if facts.document_frequency:
-                frequency[key] = documents
-    return MemoryTable(counts, frequency if facts.document_frequency else None), facts
+    rows = flattened(blocks)
+    return MemoryTable.of_rows(rows, document_frequency=facts.document_frequency), facts
 
 
 def _blocks(path: Path, frames: Iterator[bytes], rows: int) -> Iterator[Block]:

@@ -132,13 +132,9 @@ class SpilledTable:
                     "(min_count), or use what reads it in order: rows(), most_common(n), "
                     "write_table"
                 )
-            counts: dict[Any, int] = {}
-            frequency: dict[Any, int] = {}
-            for key, count, documents in self.rows():
-                counts[key] = count
-                if self.counts_documents:
-                    frequency[key] = documents
-            self._loaded = MemoryTable(counts, frequency if self.counts_documents else None)
+            self._loaded = MemoryTable.of_rows(
+                self.rows(), document_frequency=self.counts_documents
+            )
         return self._loaded
 
     def __len__(self) -> int:
