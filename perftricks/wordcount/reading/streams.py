@@ -375,7 +375,7 @@ def with_whole_lines(source: Source) -> Source:
         if start:
             start = _next_line(file, start, stop)
         if stop is not None:
-            stop = max(start, stop) if start >= stop else _next_line(file, stop, None)
+            stop = start if start >= stop else _next_line(file, stop, None)
     return replace(source, start=start, stop=stop)
 
 
