@@ -107,7 +107,7 @@ def is_only_inference(graph: Any) -> bool:
     if may_record() or not graph.building_function or not eager_outside_functions():
         return False
     return any(
-        context.in_call and getattr(context, "training", None) is False
+        getattr(context, "in_call", False) and getattr(context, "training", None) is False
         for context in _call_contexts()
     )
 
@@ -122,7 +122,7 @@ def is_of_no_layer(leaves: Sequence[Any]) -> bool:
     # The symbols of keras 2.3.1 are in such a graph, too, but it is the one that a session runs.
     named = [x for x in leaves if hasattr(getattr(x, "_keras_history", None), "layer")]
     return any(map(is_in_graph_of_symbols, named)) and not any(
-        context.in_call for context in _call_contexts()
+        getattr(context, "in_call", False) for context in _call_contexts()
     )
 
 
@@ -152,7 +152,13 @@ def _call_contexts() -> List[Any]:
     modules: List[Any] = [
         sys.modules.get(prefix + "engine.base_layer_utils") for prefix in _ENGINES
     ]
-    return [base.call_context() for base in modules if hasattr(base, "call_context")]
+    found: List[Any] = []
+    for base in modules:
+        if hasattr(base, "is_in_call_context"):  # TensorFlow 1.14, where attributes come with a call
+            found.append(base._call_context)
+        elif hasattr(base, "call_context"):
+            found.append(base.call_context())
+    return found
 
 
 def differentiate_through(op: Any, stand_ins: Dict[int, Any]) -> None:
@@ -761,10 +767,8 @@ _ENGINES = (
 
 def _namespaces() -> List[Dict[str, Any]]:
     found: List[Dict[str, Any]] = []
+    found.extend(context.__dict__ for context in _call_contexts())
     for prefix in _ENGINES:
-        base: Any = sys.modules.get(prefix + "engine.base_layer_utils")
-        if hasattr(base, "call_context"):
-            found.append(base.call_context().__dict__)
         for name in ("mixed_precision", "mixed_precision.experimental"):
             precision = sys.modules.get(prefix + name + ".autocast_variable")
             dtype = getattr(precision, "_autocast_dtype", None)
