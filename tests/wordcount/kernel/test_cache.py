@@ -373,6 +373,8 @@ def test_every_change_of_the_dictionary_is_noticed(tmp_path, kernel):
         lambda: tokenizer.add_word("甲乙丙丁戊", 9),
         lambda: tokenizer.FREQ.__setitem__("中国", 1),
         lambda: tokenizer.FREQ.__setitem__("中国", 2),
+        lambda: tokenizer.FREQ.__setitem__("中国", 1.0),
+        lambda: tokenizer.FREQ.__setitem__("中国", True),
     ):
         change()
         keys.append(cache.content_key(tokenizer))
