@@ -154,7 +154,7 @@ def _call_contexts() -> List[Any]:
     ]
     found: List[Any] = []
     for base in modules:
-        if hasattr(base, "is_in_call_context"):  # TensorFlow 1.14, where attributes come with a call
+        if hasattr(base, "is_in_call_context"):  # TensorFlow 1.14
             found.append(base._call_context)
         elif hasattr(base, "call_context"):
             found.append(base.call_context())
