@@ -24,6 +24,8 @@ from perftricks.parallel import (
 )
 from tests.conftest import PATIENCE
 
+from .functions import Unloadable, draw, draw_from_item_seed, draw_without_numpy, square
+
 
 class Source:
     """An iterable that counts how many items were read from it."""
@@ -39,10 +41,6 @@ class Source:
         item = next(self.items)
         self.read += 1
         return item
-
-
-def square(x):
-    return x * x
 
 
 def test_results_of_all_items(runner):
@@ -303,17 +301,6 @@ def test_arguments_that_cannot_be_pickled(runner):
         assert got[2] == "lock"
 
 
-class Unloadable:
-    """Pickles, and fails to load."""
-
-    def __reduce__(self):
-        return _fail_to_load, ()
-
-
-def _fail_to_load():
-    raise RuntimeError("will not load")
-
-
 @pytest.mark.parametrize("where", ["argument", "result"])
 def test_objects_that_pickle_but_do_not_load(runner, where):
     """An object that cannot be rebuilt on the other side is its item's failure alone."""
@@ -449,27 +436,13 @@ def test_progress_function(runner):
     assert seen == list(range(1, 11))
 
 
-def _draw(x):
-    import numpy
-
-    return random.random(), float(numpy.random.rand()), item_seed()
-
-
-def _draw_without_numpy(x):
-    return random.random(), item_seed()
-
-
-def _draw_from_item_seed(x):
-    return random.Random(item_seed()).random()
-
-
 def test_seeds_belong_to_items(runner):
     """Results that depend on chance are the same for 1, 2 and 8 workers."""
     shares_generators = runner.name in ("thread", "thread-pool")
-    draw = _draw_from_item_seed if shares_generators else _draw
-    draw = _draw_without_numpy if runner.in_interpreters else draw
+    drawn = draw_from_item_seed if shares_generators else draw
+    drawn = draw_without_numpy if runner.in_interpreters else drawn
     runs = [
-        runner.apply(draw, range(24), workers=n, unordered=False, root_seed=5) for n in (1, 2, 8)
+        runner.apply(drawn, range(24), workers=n, unordered=False, root_seed=5) for n in (1, 2, 8)
     ]
     assert runs[0] == runs[1] == runs[2]
     assert len(set(runs[0])) == 24
@@ -505,8 +478,7 @@ def test_callers_generators_are_left_alone(runner):
     if runner.name in ("thread", "thread-pool"):
         runner.apply(square, range(5), root_seed=1)
     else:
-        draw = _draw_without_numpy if runner.in_interpreters else _draw
-        runner.apply(draw, range(5), root_seed=1)
+        runner.apply(draw_without_numpy if runner.in_interpreters else draw, range(5), root_seed=1)
     assert (random.random(), numpy.random.rand()) == expected
 
 

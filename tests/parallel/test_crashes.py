@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import threading
@@ -15,22 +14,7 @@ from perftricks.parallel import ItemTimeoutError, UnpicklableError, WorkerCrashe
 from tests.conftest import PATIENCE
 
 from .conftest import workers_of
-
-
-def die_by_sigkill():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def die_by_exit():
-    os._exit(3)
-
-
-def die_by_segfault():
-    import faulthandler
-
-    faulthandler.disable()  # pytest's report of a segmentation fault is noise here
-    ctypes.string_at(0)
-
+from .functions import die_by_exit, die_by_segfault, die_by_sigkill
 
 WAYS_TO_DIE = [
     pytest.param(die_by_sigkill, "killed by SIGKILL", id="SIGKILL"),

@@ -17,9 +17,7 @@ import pytest
 
 from perftricks.parallel.source import is_bound
 
-
-def plus_one(x):
-    return x + 1
+from .functions import plus_one
 
 
 @pytest.mark.parametrize("batch_size", ["auto", 3])
