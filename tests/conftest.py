@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import shutil
 import signal
@@ -33,6 +34,27 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
             shutil.rmtree(own, ignore_errors=True)
 
     atexit.register(remove, os.getpid())
+
+
+def made_once(tmp_path_factory, name, make):
+    """Make a folder that all workers of pytest-xdist share, and return its path.
+
+    Args:
+        tmp_path_factory: pytest's.
+        name: The folder's name.
+        make: Called with the empty folder, in the worker that is there first.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    path = folder / name
+    with open(folder / f"{name}.made", "ab+") as made:
+        fcntl.flock(made, fcntl.LOCK_EX)
+        if not os.fstat(made.fileno()).st_size:
+            path.mkdir(mode=0o700)
+            make(path)
+            made.write(b"yes")
+    return path
 
 
 @pytest.fixture

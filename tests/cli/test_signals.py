@@ -93,7 +93,7 @@ def test_workers(tmp_path, temporary, number):
     """Worker processes end with the command."""
     options = ["--tokenizer", "chars", "--method", "parallel", "--workers", 2, "--batch-size", 1]
     with started(temporary, "-", *options) as process:
-        process.stdin.write("喝茶\n".encode() * 100_000)
+        process.stdin.write("喝茶\n".encode() * 8_000)  # what a pipe holds
         process.stdin.flush()
         wait_for(lambda: len(descendants(process)) >= 3, process)  # workers, and who forks them
         workers = descendants(process)
