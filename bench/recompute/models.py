@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.recompute.trainer import Case
 from perftricks import recompute
-from perftricks.recompute.demo.models import EncoderBlock
+from perftricks.recompute.measure.encoder import EncoderBlock
 
 CLASSES, VOCABULARY = 10, 8192
 Function = Callable[[Any], Any]

@@ -162,16 +162,21 @@ def count_files(
     Args:
         paths: Files, folders (searched to the bottom), ``-`` for the standard input; one path or
             several. See :func:`perftricks.wordcount.reading.sources.find_sources`.
-        tokenizer: As for :func:`count_words`, and so are the options that are not explained here.
-        workers: See there.
-        mode: See there.
-        hmm: See there.
-        user_dict: See there.
-        dictionary: See there.
-        stop_words: See there.
-        min_count: See there.
-        min_length: See there.
-        document_frequency: See there.
+        tokenizer: "jieba", "chars" (every character is a token), "whitespace" (``str.split``),
+            "module:function", or a function from a str to an iterable of str.
+        workers: Worker processes, or threads of method "compiled"; None for the number of cores
+            this process may use.
+        mode: jieba's mode: "default", "all" or "search".
+        hmm: Whether jieba looks for words that are not in its dictionary.
+        user_dict: A dictionary that jieba uses beside its own, for this count only: the path of a
+            file, an open file, or lines. What in it is surely not meant is a ``UserWarning``.
+        dictionary: The path of a dictionary that jieba uses in place of its own, for this count
+            only.
+        stop_words: Tokens to leave out of the table: the path of a file with a word on each line,
+            or the words.
+        min_count: Leave out tokens that occur less often.
+        min_length: Leave out tokens of fewer characters.
+        document_frequency: Also count in how many documents each token occurs.
         encoding: The encoding of the files; "auto" finds it out for each: by its byte order mark,
             else UTF-8 if it is that, else GB18030. ``run.encodings`` of the result says what.
         errors: What to do with bytes that are not that encoding: "strict" raises, "replace" puts
@@ -182,14 +187,18 @@ def count_files(
             between, the name of a column or its number from 1.
         format: Read every file as "text", "jsonl", "json" (an array, or values one after the
             other), "csv", "tsv" or "tsv-raw" (no quoting); None goes by the extension.
-        method: See there.
-        batch_size: See there.
-        start_method: See there.
+        method: "naive", "batched", "parallel" or "compiled"; None chooses the fastest that can be
+            used, and ``run.note`` of the result says why it is not "compiled".
+        batch_size: Documents in a batch, of methods "batched" and "parallel".
+        start_method: How worker processes start: "fork", "forkserver" or "spawn"; None for what
+            :func:`perftricks.parallel.parallel_count` chooses.
         progress: Called now and then with the bytes done, as they are stored, and the bytes there
             are; the latter is None for the standard input and pipes.
-        ngrams: See there.
-        verify: See there.
-        verify_seed: See there.
+        ngrams: Count sequences of so many tokens of a document; the keys are tuples then. With 1
+            the tokens are counted.
+        verify: Count so many documents, chosen at random, once more with jieba, and fail if
+            method "compiled" counts one differently.
+        verify_seed: Makes the choice of these documents repeatable.
         checkpoint: A folder for snapshots, with method "compiled": a run that was killed goes on
             where it was when it is started again with the same files and options.
         checkpoint_seconds: Take a snapshot this often.
@@ -197,7 +206,9 @@ def count_files(
             another way. Nothing of them is counted: each file is read once before. ``run.bad`` of
             the result names them. The standard input and pipes cannot be read twice; what is bad
             in them is an error even so.
-        memory_limit: See there; with a checkpoint the parts of the table are in its folder.
+        memory_limit: What tables may take, in bytes or as a size such as "500MB"; None for half of
+            what there is. A table that outgrows it moves to the disk, in the temporary folder, or
+            in that of a checkpoint; see :class:`WordCounts`.
 
     Returns:
         The table. ``documents`` and ``tokens`` say what was counted, before words were left out.

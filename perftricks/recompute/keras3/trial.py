@@ -16,6 +16,7 @@ from perftricks.recompute.generators import Generators
 from perftricks.recompute.keras3 import layers as keras3
 from perftricks.recompute.keras3 import private
 from perftricks.recompute.keras3.call import below
+from perftricks.recompute.measure.counters import xla_temporaries
 from perftricks.recompute.python_state import Attributes
 from perftricks.recompute.verification import same_bits
 
@@ -229,14 +230,13 @@ def _jax(model: Any, compute_loss: Any, x: Any, state: Any, steps: int, measure:
     states = [v.value for v in state]
     # The whole program as XLA would run it tells the memory. It is not what is compared: XLA fuses
     # operations in other groups when some are there twice, which rounds differently.
-    compiled = jax.jit(both).lower(values, states).compile() if measure else None
-    memory = None if compiled is None else compiled.memory_analysis()
+    peak = xla_temporaries(jax.jit(both).lower(values, states)) if measure else None
     passes = []
     for _ in range(steps):
         with jax.disable_jit():
             (loss, states), gradients = both(values, states)
         passes.append((loss, gradients, states))
-    if memory is None:
+    if peak is None:
         return _Measured(passes, None, "not measured: this XLA has no memory_analysis()")
     how = "XLA's buffer assignment (memory_analysis), weights not included"
-    return _Measured(passes, int(memory.temp_size_in_bytes), how)
+    return _Measured(passes, peak, how)
