@@ -61,7 +61,8 @@ def run_tests(session: nox.Session, python: str) -> None:
     """Run all tests but those of rows."""
     install(session, "test")
     with rows.recorded(session, f"pythons-{python}") as counted:
-        pytest(session, counted)
+        # Many tests wait, for a time-out or for another process.
+        pytest(session, counted, "-n", str(3 * (os.cpu_count() or 2) // 2))
 
 
 @nox.session(python=FREE_THREADED.python, default=False)

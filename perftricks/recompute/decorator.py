@@ -11,7 +11,7 @@ from typing import Any, Callable, Optional, TypeVar, cast, overload
 
 from perftricks.recompute import stacks, switch
 from perftricks.recompute.references import spread
-from perftricks.recompute.stacks import keep_autograph_out
+from perftricks.recompute.tracers import keep_autograph_out
 
 F = TypeVar("F", bound=Callable[..., Any])
 

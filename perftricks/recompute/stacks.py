@@ -15,6 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Sequence, Tuple, TypeVar
 
 from perftricks.recompute import references
+from perftricks.recompute.tracers import keep_autograph_out, known_to_dynamo
 
 if TYPE_CHECKING:
     from perftricks.recompute.contracts import Engine, Family
@@ -23,25 +24,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Before, Keras adds a list of losses once for each loss in it, where a call is made a function.
 _OLDEST_KERAS_3 = 3, 10
-
-
-def keep_autograph_out(function: F) -> F:
-    """Tell TensorFlow's AutoGraph to run a function as it is written.
-
-    AutoGraph rewrites whatever a traced function calls. It shall rewrite what is decorated, where
-    it would have done so without the decorator, and nothing of ours.
-    """
-    function.autograph_info__ = {}  # type: ignore[attr-defined]
-    return function
-
-
-def known_to_dynamo(function: F) -> F:
-    """Tell torch.compile to take what a function returns, while it traces, for a constant.
-
-    It neither looks inside nor asks again when what it has traced runs.
-    """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
 
 
 @known_to_dynamo

@@ -8,7 +8,7 @@ import os
 import threading
 from typing import Iterator, List, Optional, Tuple
 
-from perftricks.recompute.stacks import keep_autograph_out, known_to_dynamo
+from perftricks.recompute.tracers import keep_autograph_out, known_to_dynamo
 
 VARIABLE = "RECOMPUTE"
 _ON = ("1", "true", "t", "yes", "y", "on")

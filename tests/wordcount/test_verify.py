@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from perftricks.cli import main
 from perftricks.wordcount import OptionError, VerificationError, count_files, count_words, kernel
 from perftricks.wordcount.kernel import TextCounter, cache
-from perftricks.wordcount.storage.cachefolder import ENVIRONMENT, open_cache
+from perftricks.wordcount.storage.cachefolder import ENVIRONMENT, cache_folder, open_cache
 from perftricks.wordcount.tokenizers import default_tokenizer
 from perftricks.wordcount.verify import Sampler
 
@@ -106,7 +107,12 @@ def test_wrong_cache_is_told_from_a_wrong_kernel(tmp_path, texts, monkeypatch, w
     with pytest.raises(VerificationError, match="its tables are those of jieba's dictionary: plea"):
         count_words(["他喝茶"], method="compiled", verify=3)
     monkeypatch.undo()
-    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "cache"))
+    kernel.load()
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o700)
+    for path in cache_folder().glob("kernel-*.o"):  # it takes long to compile
+        shutil.copy(path, folder)
+    monkeypatch.setenv(ENVIRONMENT, str(folder))
     engine = kernel.load()
     tokenizer = default_tokenizer()
     monkeypatch.setattr(cache, "_is_untouched_default", lambda tokenizer: True)

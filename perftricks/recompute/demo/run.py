@@ -103,8 +103,8 @@ def _by_operation(
     import keras
 
     from perftricks.recompute import recompute_scope
+    from perftricks.recompute.comparing import compare
     from perftricks.recompute.keras3 import trial as trials
-    from perftricks.recompute.verification import compare
 
     x, y = keras.ops.convert_to_tensor(inputs), keras.ops.convert_to_tensor(classes)
     snapshot = trials.Snapshot(model)

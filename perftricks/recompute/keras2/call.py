@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from perftricks.recompute.keras2 import private
 from perftricks.recompute.keras2.tensors import structures
-from perftricks.recompute.stacks import keep_autograph_out
+from perftricks.recompute.tracers import keep_autograph_out
 
 
 @keep_autograph_out

@@ -5,7 +5,7 @@
     part 1 ──▶ t ──▶ part 2 ──▶ loss              what a session runs, as it was
                └──▶ IdentityN ──▶ (part 2)        what tf.gradients walks back through
 
-Each part gets the operation of ``keras2_graph`` behind it, whose gradient is a copy of the part.
+Each part gets the operation of ``attachment`` behind it, whose gradient is a copy of the part.
 What follows is told that its inputs come from there, but only in Python, where gradients are built:
 a session may have run the graph, with pretrained weights in its variables, and goes on.
 
@@ -20,7 +20,7 @@ import functools
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Set
 
 from perftricks.recompute.keras2 import private
-from perftricks.recompute.keras2.graph import SWITCHED_GRADIENT, attach, is_differentiable
+from perftricks.recompute.keras2.attachment import SWITCHED_GRADIENT, attach, is_differentiable
 from perftricks.recompute.keras2.slice import Slice
 
 

@@ -17,8 +17,8 @@ from perftricks.recompute import blocks, switch
 from perftricks.recompute.keras2 import call as engine
 from perftricks.recompute.keras2 import layers as keras2
 from perftricks.recompute.keras2.private import is_symbol
-from perftricks.recompute.stacks import keep_autograph_out
 from perftricks.recompute.stages import Stage
+from perftricks.recompute.tracers import keep_autograph_out
 
 Hook = Tuple[Any, str, Any]
 Piece = Tuple[List[Any], List[Any], List[Any]]  # calls, the symbols they take, and those they give

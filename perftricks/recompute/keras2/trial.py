@@ -140,7 +140,7 @@ def _step(model: Any, x: Any, y: Any, loss: Callable[..., Any], sample_weight: A
 def _in_a_session(
     model: Any, x: Any, y: Any, loss: Callable[..., Any], sample_weight: Any, steps: int
 ) -> Trial:
-    from perftricks.recompute.keras2.graph import plain_gradients
+    from perftricks.recompute.keras2.attachment import plain_gradients
 
     backend = keras2.keras_of(model).backend
     phase = backend.learning_phase()

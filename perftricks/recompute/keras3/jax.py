@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, List, Sequence
+from typing import Any, List, Sequence
 
 import jax
 
@@ -19,9 +19,7 @@ from perftricks.recompute.keras3.dense import parts as parts
 from perftricks.recompute.keras3.dense import prepare as prepare
 from perftricks.recompute.keras3.dense import read as read
 from perftricks.recompute.keras3.dense import whole as whole
-
-if TYPE_CHECKING:
-    from perftricks.recompute.keras3.call import PureCall
+from perftricks.recompute.keras3.pure import PureCall
 
 
 def is_tensor(x: Any) -> bool:

@@ -12,18 +12,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence, Set
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set
 
 import numpy as np
 import tensorflow as tf
 
+from perftricks.recompute.keras3.pure import PureCall
 from perftricks.recompute.tensorflow_graphs import private as graphs
 from perftricks.recompute.tensorflow_graphs.operations import DRAWS, WRITES
 from perftricks.recompute.tensorflow_graphs.ordering import in_order
 from perftricks.recompute.tensorflow_graphs.reuse import count, operations_since, reuse
-
-if TYPE_CHECKING:
-    from perftricks.recompute.keras3.call import PureCall
 
 
 def is_tensor(x: Any) -> bool:

@@ -7,7 +7,7 @@ import gc
 import sys
 import traceback
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence
+from typing import Any, Iterator, List, Optional, Sequence
 
 import keras
 import torch
@@ -25,9 +25,7 @@ from perftricks.recompute.keras3.dense import parts as parts
 from perftricks.recompute.keras3.dense import prepare as prepare
 from perftricks.recompute.keras3.dense import read as read
 from perftricks.recompute.keras3.dense import whole as whole
-
-if TYPE_CHECKING:
-    from perftricks.recompute.keras3.call import PureCall
+from perftricks.recompute.keras3.pure import NotBuilt, PureCall
 
 
 def is_tensor(x: Any) -> bool:
@@ -229,8 +227,6 @@ def checkpoint(pure: PureCall) -> List[Any]:
     _check(pure.tensors)
     weights = [x for module in pure.modules for x in module._parameters.values()]
     if any(x is not None and torch.nn.parameter.is_lazy(x) for x in weights):
-        from perftricks.recompute.keras3.call import NotBuilt
-
         raise NotBuilt
     buffers = Buffers(pure.modules)
     surroundings = Surroundings()

@@ -12,13 +12,13 @@ import keras
 import numpy as np
 
 from perftricks.recompute import references
+from perftricks.recompute.comparing import same_bits
 from perftricks.recompute.generators import Generators
 from perftricks.recompute.keras3 import layers as keras3
 from perftricks.recompute.keras3 import private
 from perftricks.recompute.keras3.call import below
 from perftricks.recompute.measure.counters import xla_temporaries
 from perftricks.recompute.python_state import Attributes
-from perftricks.recompute.verification import same_bits
 
 Arrays = Dict[Tuple[str, str], Any]  # by kind (loss, gradient, state) and name
 
