@@ -19,6 +19,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, List
 
 from perftricks.recompute.decorator import recompute_grad
+from perftricks.recompute.policies import keep
 from perftricks.recompute.switch import recompute_scope
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "Status",
     "Verification",
     "apply",
+    "keep",
     "plan",
     "recompute_grad",
     "recompute_scope",

@@ -24,6 +24,7 @@ from perftricks.recompute.keras3 import layers as keras3
 from perftricks.recompute.models import MARK, check
 from perftricks.recompute.outlining import Graph, Outlined
 from perftricks.recompute.planning.plans import Plan, Segment
+from perftricks.recompute.policies import Given, Policy, policy_of
 from perftricks.recompute.stacks import family_of, generation_of
 from perftricks.recompute.stages import Stage
 
@@ -38,6 +39,7 @@ def apply(
     every: Optional[int] = None,
     layers: Any = None,
     boundaries: Any = None,
+    policy: Optional[Given] = None,
 ) -> Plan:
     """Recompute the activations of a built model in the backward pass, segment by segment.
 
@@ -65,6 +67,8 @@ def apply(
             in the model they are: a class, the name of a layer, a function of a layer that returns
             a bool, or several of them. A layer inside one that is chosen is not chosen again.
         boundaries: Cut a graph after these: names of layers, layers, symbolic tensors, or one.
+        policy: What is kept beside the inputs of segments, as for ``recompute_grad``; None for
+            "full", which keeps nothing.
 
     Returns:
         The plan; ``print`` it for a table.
@@ -84,9 +88,10 @@ def apply(
     check(model, "apply")
     outlined = Outlined(model)
     if plan is None:
-        plan = choose(outlined, model, every, layers, boundaries)
+        chosen = "full" if policy is None else policy
+        plan = choose(outlined, model, every, layers, boundaries, chosen)
     else:
-        _check_plan(plan, outlined, model, (every, layers, boundaries))
+        _check_plan(plan, outlined, model, (every, layers, boundaries, policy))
     hooks = _hooks(model, outlined, plan)
     with _lock:
         _detach(model)
@@ -139,7 +144,9 @@ def _check_plan(plan: Any, outlined: Outlined, model: Any, options: Sequence[Any
     if not isinstance(plan, Plan):
         raise TypeError("plan must be what recompute.plan or Plan.load returns, got %r" % (plan,))
     if any(option is not None for option in options):
-        raise ValueError("with a plan, every, layers and boundaries are not given: it has chosen")
+        raise ValueError(
+            "with a plan, every, layers, boundaries and policy are not given: it has chosen"
+        )
     fits = plan.digest == outlined.outline.digest() and all(
         segment.number < len(outlined.layers)
         if segment.steps is None
@@ -162,7 +169,7 @@ def _hooks(model: Any, outlined: Outlined, plan: Plan) -> List[Hook]:
         if segment.steps is not None:
             by_graph.setdefault(segment.number, []).append(segment)
         elif segment.recomputed:
-            layers.append(outlined.layers[segment.number])
+            layers.append((outlined.layers[segment.number], policy_of(segment.policy)))
     hooks = _layer_hooks(model, layers) if layers else []
     for number, segments in by_graph.items():
         if any(segment.recomputed for segment in segments):
@@ -170,20 +177,20 @@ def _hooks(model: Any, outlined: Outlined, plan: Plan) -> List[Hook]:
     return hooks
 
 
-def _layer_hooks(model: Any, layers: Sequence[Any]) -> List[Hook]:
+def _layer_hooks(model: Any, layers: Sequence[Tuple[Any, Policy]]) -> List[Hook]:
     """Return what stands in where, to recompute some layers each on its own."""
     if generation_of(model) == 2:
         from perftricks.recompute.keras2 import symbols
 
         return symbols.layer_hooks(model, layers)
     return [
-        (layer, method, _call_hook(layer, method))
-        for layer in layers
+        (layer, method, _call_hook(layer, method, policy))
+        for layer, policy in layers
         for method in ("call", "quantized_call")  # Keras calls the other one of what is quantized
     ]
 
 
-def _call_hook(layer: Any, method: str) -> Callable[..., Any]:
+def _call_hook(layer: Any, method: str, policy: Policy) -> Callable[..., Any]:
     """Return what stands in for a method of a layer that Keras calls it by."""
     plain = getattr(layer, method)
     if hasattr(plain, MARK):  # the plan that is about to be replaced
@@ -193,7 +200,7 @@ def _call_hook(layer: Any, method: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         if not switch.enabled(default=True):
             return plain(*args, **kwargs)
-        return stacks.recompute(plain, args, kwargs, (layer,))
+        return stacks.recompute(plain, args, kwargs, (layer,), policy=policy)
 
     call.autograph_info__ = {}  # type: ignore[attr-defined]
     return call
@@ -224,7 +231,9 @@ def _graph_hook(outlined: Outlined, graph: Graph, segments: Sequence[Segment]) -
 def _stages(outlined: Outlined, graph: Graph, segments: Sequence[Segment]) -> List[Stage]:
     """Return all calls of a graph in stages: its segments, and what is between them."""
     chain = graph.chain
-    recomputed = {s.steps[0]: s.recomputed for s in segments if s.steps is not None}
+    policies = {
+        s.steps[0]: policy_of(s.policy) for s in segments if s.steps is not None and s.recomputed
+    }
     ends = {place for s in segments if s.steps is not None for place in s.steps}
     parts = chain.parts([place - 1 for place in ends if 0 < place < len(graph.nodes)])
     return [
@@ -232,7 +241,7 @@ def _stages(outlined: Outlined, graph: Graph, segments: Sequence[Segment]) -> Li
             graph.nodes[part.start : part.stop],
             tuple(id(outlined.symbols[key]) for key in part.takes),
             tuple(id(outlined.symbols[key]) for key in part.gives),
-            recomputed.get(part.start, False),
+            policies.get(part.start),
         )
         for part in parts
     ]

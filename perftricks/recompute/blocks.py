@@ -35,6 +35,7 @@ from typing import (
 
 from perftricks.recompute import references, stages, switch
 from perftricks.recompute.keras3 import layers as keras3
+from perftricks.recompute.policies import Policy
 from perftricks.recompute.stacks import family_of
 from perftricks.recompute.stages import Stage
 
@@ -49,10 +50,12 @@ class Block:
 
     Args:
         name: The name of the function.
+        policy: What is kept of it.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, policy: Policy) -> None:
         self.name = name
+        self.policy = policy
 
 
 class Marked(NamedTuple):
@@ -72,15 +75,17 @@ class Marked(NamedTuple):
         return list(dict.fromkeys([self.layers[0], self.layers[-1]]))
 
 
-def symbolic_call(call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def symbolic_call(call: Callable[..., Any], args: Any, kwargs: Any, policy: Policy) -> Any:
     """Return ``call(*args, **kwargs)``, and mark the calls of layers of Keras 3 that it made."""
-    outputs, found = marking(call, args, kwargs, keras3)
+    outputs, found = marking(call, args, kwargs, policy, keras3)
     if found:
         _install()
     return outputs
 
 
-def marking(call: Callable[..., Any], args: Any, kwargs: Any, family: Family) -> Tuple[Any, bool]:
+def marking(
+    call: Callable[..., Any], args: Any, kwargs: Any, policy: Policy, family: Family
+) -> Tuple[Any, bool]:
     """Return ``call(*args, **kwargs)``, and whether it has called layers, which are now marked."""
 
     def below(x: Any) -> List[Any]:
@@ -93,7 +98,7 @@ def marking(call: Callable[..., Any], args: Any, kwargs: Any, family: Family) ->
     before = _behind([x for x in given if family.is_symbol(x)], set(), family)
     results = [x for x in references.spread([outputs]) if family.is_symbol(x)]
     nodes = _behind(results, set(before), family)
-    block = Block(getattr(call, "__qualname__", repr(call)))
+    block = Block(getattr(call, "__qualname__", repr(call)), policy)
     for own in nodes.values():
         setattr(own, _MARK, block)
     return outputs, bool(nodes)
@@ -168,11 +173,12 @@ def _unit(functional: Any, unit: Sequence[Any], nodes: Sequence[Any]) -> Stage:
     needed = {id(x) for x in functional.outputs}
     needed.update(id(x) for node in nodes if id(node) not in inside for x in node.input_tensors)
     takes = dict.fromkeys(id(x) for node in unit for x in node.input_tensors)
+    block = _block_of(functional, unit[0])
     return Stage(
         unit,
         tuple(key for key in takes if key not in made),
         tuple(key for key in made if key in needed),
-        _block_of(functional, unit[0]) is not None,
+        None if block is None else block.policy,
     )
 
 

@@ -12,6 +12,7 @@ from perftricks.recompute.outlining import Outlined
 from perftricks.recompute.planning.cutters import Boundaries, Cutter, Every
 from perftricks.recompute.planning.planner import plan_layers, plan_segments
 from perftricks.recompute.planning.plans import Plan
+from perftricks.recompute.policies import Given, policy_of
 from perftricks.recompute.stacks import family_of
 
 
@@ -21,6 +22,7 @@ def plan(
     every: Optional[int] = None,
     layers: Any = None,
     boundaries: Any = None,
+    policy: Given = "full",
 ) -> Plan:
     """Choose what ``apply`` would recompute, and leave the model as it is.
 
@@ -32,6 +34,7 @@ def plan(
         every: As for ``apply``.
         layers: As for ``apply``.
         boundaries: As for ``apply``.
+        policy: As for ``apply``.
 
     Returns:
         The plan; ``print`` it for a table.
@@ -47,13 +50,31 @@ def plan(
         >>> recompute.apply(another, plan=recompute.Plan.load("plan.json"))  # doctest: +SKIP
     """
     check(model, "plan")
-    return choose(Outlined(model), model, every, layers, boundaries)
+    return choose(Outlined(model), model, every, layers, boundaries, policy)
 
 
 def choose(
-    outlined: Outlined, model: Any, every: Optional[int], layers: Any, boundaries: Any
+    outlined: Outlined,
+    model: Any,
+    every: Optional[int],
+    layers: Any,
+    boundaries: Any,
+    policy: Given,
 ) -> Plan:
     """Return the plan for a model that has been outlined; see ``plan``."""
+    given = policy_of(policy).given
+    plan = _chosen(outlined, model, every, layers, boundaries)
+    return plan._replace(
+        segments=tuple(
+            segment._replace(policy=given) if segment.recomputed else segment
+            for segment in plan.segments
+        )
+    )
+
+
+def _chosen(
+    outlined: Outlined, model: Any, every: Optional[int], layers: Any, boundaries: Any
+) -> Plan:
     options = {"every": every, "layers": layers, "boundaries": boundaries}
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
 
+from perftricks.recompute.policies import FULL, Policy
+
 if TYPE_CHECKING:  # Python 3.7 has no Protocol
     from typing import Protocol
 
@@ -20,11 +22,13 @@ if TYPE_CHECKING:  # Python 3.7 has no Protocol
             args: Tuple[Any, ...],
             kwargs: Dict[str, Any],
             layers: Sequence[Any] = (),
+            policy: Policy = FULL,
         ) -> Any:
             """Return what ``call(*args, **kwargs)`` returns, with the same effects.
 
-            The backward pass runs ``call`` again instead of keeping what it computed. ``layers``
-            are those whose state the call may change, if they cannot be found from it.
+            The backward pass runs ``call`` again instead of keeping what it computed, but for what
+            the policy keeps. ``layers`` are those whose state the call may change, if they cannot
+            be found from it.
             """
 
     class Family(Protocol):
@@ -145,5 +149,11 @@ if TYPE_CHECKING:  # Python 3.7 has no Protocol
         def written(self, new: Any, old: Any) -> Any:
             """Return what a variable yields after an assignment during the call."""
 
+        def mark(self, x: Any, name: str) -> Any:
+            """Return a tensor of a call that is to be kept under a name."""
+
         def checkpoint(self, pure: Any) -> List[Any]:
-            """Run ``pure.run(*pure.tensors)`` and forget all but its result."""
+            """Run ``pure.run(*pure.tensors)`` and forget all but its result.
+
+            And what ``pure.policy`` has it keep, as far as it can.
+            """

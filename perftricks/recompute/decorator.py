@@ -10,6 +10,7 @@ import warnings
 from typing import Any, Callable, Optional, TypeVar, cast, overload
 
 from perftricks.recompute import stacks, switch
+from perftricks.recompute.policies import Given, policy_of
 from perftricks.recompute.references import spread
 from perftricks.recompute.tracers import keep_autograph_out
 
@@ -17,14 +18,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @overload
-def recompute_grad(call: F) -> F: ...
+def recompute_grad(call: F, *, policy: Given = ...) -> F: ...
 
 
 @overload
-def recompute_grad(call: None = ...) -> Callable[[F], F]: ...
+def recompute_grad(call: None = ..., *, policy: Given = ...) -> Callable[[F], F]: ...
 
 
-def recompute_grad(call: Optional[F] = None) -> Any:
+def recompute_grad(call: Optional[F] = None, *, policy: Given = "full") -> Any:
     """Recompute what ``call`` computes in the backward pass instead of keeping it in memory.
 
     Decorate the ``call`` of a layer, or a function that takes and returns tensors. It is on where
@@ -39,6 +40,13 @@ def recompute_grad(call: Optional[F] = None) -> Any:
             draw random numbers from ``keras.random``, update variables and call ``add_loss``. It
             must do the same when it is run again: numpy's own random numbers, for example, cannot
             be drawn again.
+        policy: What is kept beside the tensors that ``call`` is given: "full" for nothing;
+            "save_matmuls" for what matrix products and convolutions give, "save_attention" for what
+            a fused attention operation gives; a list of names, for the tensors that ``keep`` has
+            given these; or a function of the kind of an operation ("matmul", "convolution",
+            "attention", "named") and its name (None for what has none), which returns True to keep
+            what it gives. What a backend cannot keep, it computes again: TensorFlow keeps things in
+            graphs only, and attention is one operation on torch only. ``status`` says so.
 
     Returns:
         A function with the same signature; the original is its ``__wrapped__``. Without ``call``,
@@ -46,6 +54,7 @@ def recompute_grad(call: Optional[F] = None) -> Any:
 
     Raises:
         TypeError: If ``call`` is something else: a class, a layer, a generator function, a string.
+        ValueError: If there is no policy of this name.
 
     Example:
         >>> from perftricks.recompute import recompute_grad
@@ -57,8 +66,9 @@ def recompute_grad(call: Optional[F] = None) -> Any:
 
     Source: Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174.
     """
+    chosen = policy_of(policy)
     if call is None:
-        return recompute_grad
+        return functools.partial(recompute_grad, policy=chosen)
     _check(call)
 
     @functools.wraps(call)
@@ -66,9 +76,9 @@ def recompute_grad(call: Optional[F] = None) -> Any:
         is_traced = stacks.is_traced_by_dynamo()
         as_block = None if is_traced else _symbolic_call(args, kwargs)
         if as_block is not None:
-            return as_block(call, args, kwargs)
+            return as_block(call, args, kwargs, chosen)
         if switch.enabled(default=False):
-            result = stacks.recompute(call, args, kwargs)
+            result = stacks.recompute(call, args, kwargs, policy=chosen)
         else:
             result = call(*args, **kwargs)
         if not is_traced:
@@ -78,7 +88,7 @@ def recompute_grad(call: Optional[F] = None) -> Any:
     with contextlib.suppress(ValueError):  # some built-in functions have none
         # Keras asks for the arguments in a way that does not look behind a wrapper.
         vars(wrapper)["__signature__"] = inspect.signature(call)
-    vars(wrapper)["perftricks_decorated"] = True
+    vars(wrapper)["perftricks_decorated"] = chosen
     return cast(F, wrapper)
 
 

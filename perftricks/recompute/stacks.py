@@ -15,6 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Sequence, Tuple, TypeVar
 
 from perftricks.recompute import references
+from perftricks.recompute.policies import FULL, Policy
 from perftricks.recompute.tracers import keep_autograph_out, known_to_dynamo
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def recompute(
     kwargs: Dict[str, Any],
     layers: Sequence[Any] = (),
     of: Any = None,
+    policy: Policy = FULL,
 ) -> Any:
     """Return ``call(*args, **kwargs)`` and have it run again: ``checkpointed_call`` of an engine.
 
@@ -53,9 +55,10 @@ def recompute(
         kwargs: As the engine takes them.
         layers: As the engine takes them.
         of: A layer by which the engine is found, if ``call`` does not belong to one.
+        policy: As the engine takes it.
     """
     _keep_dynamo_out()
-    return _entrance[0](call, args, kwargs, layers, of)
+    return _entrance[0](call, args, kwargs, layers, of, policy)
 
 
 @keep_autograph_out
@@ -65,9 +68,10 @@ def _recompute(
     kwargs: Dict[str, Any],
     layers: Sequence[Any],
     of: Any,
+    policy: Policy,
 ) -> Any:
     engine = engine_for(call, (of, args, kwargs))
-    return engine.checkpointed_call(call, args, kwargs, layers=layers)
+    return engine.checkpointed_call(call, args, kwargs, layers=layers, policy=policy)
 
 
 _entrance: List[Callable[..., Any]] = [_recompute]

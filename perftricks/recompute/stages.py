@@ -10,10 +10,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from perftricks.recompute import stacks
 from perftricks.recompute.keras3 import layers as keras3
+from perftricks.recompute.policies import Policy
 
 
 class Stage(NamedTuple):
@@ -23,13 +24,18 @@ class Stage(NamedTuple):
         nodes: The calls.
         takes: The keys (ids of symbolic tensors) of what they take from outside.
         gives: The keys of what is used after them.
-        recomputed: Whether they are recomputed as a whole.
+        policy: What is kept of them, if they are recomputed as a whole; None if they are not.
     """
 
     nodes: Sequence[Any]
     takes: Tuple[int, ...]
     gives: Tuple[int, ...]
-    recomputed: bool
+    policy: Optional[Policy]
+
+    @property
+    def recomputed(self) -> bool:
+        """Whether they are recomputed as a whole."""
+        return self.policy is not None
 
 
 def passing_on(stages: Sequence[Stage], outputs: Sequence[int]) -> List[Stage]:
@@ -70,14 +76,16 @@ def run(
 
     values = dict(zip(map(id, functional.inputs), keras.tree.flatten(inputs)))
     for stage in stages:
-        if not stage.recomputed:
+        if stage.policy is None:
             keras3.run_nodes(functional, stage.nodes, values, operation)
             continue
         operations = {id(node.operation): node.operation for node in stage.nodes}
         layers = [x for x in operations.values() if keras3.is_layer(x)]
         tensors = [values[key] for key in stage.takes]
         segment = _segment(functional, stage, operation)
-        given = stacks.recompute(segment, (tensors,), {}, layers, of=functional)
+        given = stacks.recompute(
+            segment, (tensors,), {}, layers, of=functional, policy=stage.policy
+        )
         values.update(zip(stage.gives, given))
     outputs = [values[id(symbol)] for symbol in functional.outputs]
     return keras.tree.pack_sequence_as(keras3.outputs_struct(functional), outputs)

@@ -21,6 +21,7 @@ from perftricks.recompute import switch
 from perftricks.recompute.keras2 import private
 from perftricks.recompute.keras2.recipe import parse_recipe
 from perftricks.recompute.keras2.slice import Slice, replay
+from perftricks.recompute.tensorflow_graphs import private as graphs
 from perftricks.recompute.tensorflow_graphs.ordering import in_order
 
 _GRADIENT = "PerftricksRecompute"
@@ -53,10 +54,10 @@ def attach(
         start: Which operation of the graph is the first of the call, if what follows the call is
             computed from what stands for its outputs.
     """
-    attributes = {_RECIPE: private.bytes_attribute(found.recipe.SerializeToString())}
+    attributes = {_RECIPE: graphs.bytes_attribute(found.recipe.SerializeToString())}
     gated = private.is_in_loop(graph)
     if gated:
-        attributes[_GATED] = private.bytes_attribute(b"")
+        attributes[_GATED] = graphs.bytes_attribute(b"")
     sources = [*(found.starts if starts is None else starts), *found.kept]
     outputs = list(found.outputs)
     if start is not None and graph.building_function:
@@ -64,7 +65,7 @@ def attach(
             outputs = in_order(outputs, sources, graph.get_operations()[start:])
     inputs = [*outputs, *sources]
     override = private.gradient_of(graph, "IdentityN", gradient)
-    with private.stop_recording(), private.attributes(graph, attributes), override:
+    with private.stop_recording(), graphs.attributes(graph, attributes), override:
         attached = tf.identity_n(inputs, name="recompute")
     operation = attached[0].op
     given = attached[: len(found.outputs)]

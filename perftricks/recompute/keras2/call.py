@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from perftricks.recompute.keras2 import private
 from perftricks.recompute.keras2.tensors import structures
+from perftricks.recompute.policies import FULL, Policy
 from perftricks.recompute.tracers import keep_autograph_out
 
 
@@ -31,6 +32,7 @@ def checkpointed_call(
     args: Tuple[Any, ...],
     kwargs: Dict[str, Any],
     layers: Sequence[Any] = (),
+    policy: Policy = FULL,
 ) -> Any:
     """Return ``call(*args, **kwargs)``; the backward pass computes it again.
 
@@ -39,6 +41,7 @@ def checkpointed_call(
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         layers: The layers that ``call`` runs, if they are not found by themselves; see ``keras3``.
+        policy: What is kept, in a graph; eagerly nothing can be.
     """
     leaves = structures.flatten((args, kwargs))
     if _is_empty(leaves):
@@ -50,11 +53,11 @@ def checkpointed_call(
             return call(*args, **kwargs)
         from perftricks.recompute.keras2 import graph as in_graph
 
-        return in_graph.checkpointed(call, args, kwargs)
+        return in_graph.checkpointed(call, args, kwargs, policy)
     symbol = next((x for x in leaves if private.is_in_graph_of_symbols(x)), None)
     if symbol is not None:  # a function that builds a model of keras 2.3.1, between its layers
         with symbol.graph.as_default():
-            return checkpointed_call(call, args, kwargs, layers)
+            return checkpointed_call(call, args, kwargs, layers, policy)
     from perftricks.recompute.keras2 import eager
 
     return eager.checkpointed(call, args, kwargs, layers)

@@ -16,14 +16,19 @@ from perftricks.recompute.keras2 import private, static
 from perftricks.recompute.keras2.attachment import attach, is_differentiable
 from perftricks.recompute.keras2.slice import Slice
 from perftricks.recompute.keras2.tensors import Results, beneath, once_more, structures
+from perftricks.recompute.policies import Policy, active
 from perftricks.recompute.tensorflow_graphs import private as graphs
+from perftricks.recompute.tensorflow_graphs.kept import marked
 
 
-def checkpointed(call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+def checkpointed(
+    call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any], policy: Policy
+) -> Any:
     """Return ``call(*args, **kwargs)``, in the graph that is being built."""
     graph = tf.compat.v1.get_default_graph()
     start = len(graph.get_operations())
-    outputs = call(*args, **kwargs)
+    with active(policy, marked):
+        outputs = call(*args, **kwargs)
     if tf.compat.v1.get_default_graph() is not graph:
         return outputs
     results = Results(outputs, structures.flatten((args, kwargs)))
@@ -35,6 +40,7 @@ def checkpointed(call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[s
             list({id(end): end for _, end in ends}.values()),
             operations,
             may_add_outputs=not (private.may_record() or private.compiles_with_xla(graph)),
+            policy=policy,
         )
         if found is not None and _has_called_layers(call, args, operations, outputs):
             static.block(graph, found, operations)

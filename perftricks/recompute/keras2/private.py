@@ -238,11 +238,6 @@ def outside(graph: Any, tensors: Sequence[Any]) -> List[Any]:
     return [handles.get(id(x), x) for x in tensors]
 
 
-def attributes(graph: Any, values: Dict[str, Any]) -> Any:
-    """Give the operations that are created inside additional attributes."""
-    return graph._attr_scope(values)
-
-
 @contextlib.contextmanager
 def gradient_of(graph: Any, kind: str, name: str) -> Iterator[None]:
     """Give the operations of a type that are created inside another gradient.
@@ -262,7 +257,7 @@ def gradient_of(graph: Any, kind: str, name: str) -> Iterator[None]:
     before = graph._gradient_function_map
     graph._gradient_function_map = {kind: _registered_gradient(name)}
     try:
-        with attributes(graph, {MARK: bytes_attribute(name.encode())}):
+        with graphs.attributes(graph, {MARK: graphs.bytes_attribute(name.encode())}):
             yield
     finally:
         graph._gradient_function_map = before
@@ -285,11 +280,6 @@ def restore_gradients(operations: Sequence[Any]) -> None:
             mark = op.node_def.attr
             if MARK in mark:
                 op._gradient_function = _registered_gradient(mark[MARK].s.decode())
-
-
-def bytes_attribute(value: bytes) -> Any:
-    """Return an attribute of an operation that holds bytes."""
-    return v1.AttrValue(s=value)
 
 
 def compiles_with_xla(graph: Any) -> bool:

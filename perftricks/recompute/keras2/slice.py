@@ -26,6 +26,8 @@ import tensorflow as tf
 from perftricks.recompute.keras2 import private, purity
 from perftricks.recompute.keras2.branches import Branch, Division
 from perftricks.recompute.keras2.recipe import Recipe, import_recipe
+from perftricks.recompute.policies import FULL, Policy
+from perftricks.recompute.tensorflow_graphs.kept import wanted
 from perftricks.recompute.tensorflow_graphs.operations import RANDOM
 from perftricks.recompute.tensorflow_graphs.products import worth_keeping
 
@@ -57,7 +59,11 @@ class Slice(NamedTuple):
 
     @classmethod
     def leading_to(
-        cls, outputs: Sequence[Any], operations: Sequence[Any], may_add_outputs: bool
+        cls,
+        outputs: Sequence[Any],
+        operations: Sequence[Any],
+        may_add_outputs: bool,
+        policy: Policy = FULL,
     ) -> Optional[Slice]:
         """Find the slice of ``operations`` that leads to ``outputs``; None if there is nothing.
 
@@ -66,10 +72,12 @@ class Slice(NamedTuple):
             operations: All that a call has created, in that order.
             may_add_outputs: Whether a functional ``If`` may get further outputs: no session has run
                 it, and no tape has seen it.
+            policy: What the copy takes in the place of its own.
         """
         if not outputs or not operations:
             return None
-        return _Search(outputs[0].graph, operations, outputs, may_add_outputs).slice()
+        search = _Search(outputs[0].graph, operations, outputs, may_add_outputs, policy=policy)
+        return search.slice()
 
 
 class _Search:
@@ -82,6 +90,7 @@ class _Search:
         may_add_outputs: Whether a functional ``If`` may get further outputs.
         is_branch: Whether this is the graph of a branch. Nothing is at hand there but what the
             branch is called with and what it has drawn: constants of any size are copied.
+        policy: What the copy takes in the place of its own.
     """
 
     def __init__(
@@ -91,7 +100,9 @@ class _Search:
         outputs: Sequence[Any],
         may_add_outputs: bool,
         is_branch: bool = False,
+        policy: Policy = FULL,
     ) -> None:
+        self._policy = policy
         self._graph = graph
         self._may_add_outputs = may_add_outputs
         self._is_branch = is_branch
@@ -140,7 +151,13 @@ class _Search:
         at_home = {op: None for op in self._order if op in copied and not self._contexts[op]}
         taken = self._taken(copied).values()
         given = [t for t in taken if t.op not in self._contexts and not private.is_read(t)]
-        kept = worth_keeping(at_home, given, outputs)
+        chosen = wanted(self._policy, at_home, outputs)
+        kept = list(
+            {
+                each.tensor.name: each
+                for each in [*worth_keeping(at_home, given, outputs), *chosen]
+            }.values()
+        )
         measured = [t for each in kept for t in each.between]
         recipe.kept.extend(each.tensor.name for each in kept)
         recipe.measured.extend(t.name for t in measured)

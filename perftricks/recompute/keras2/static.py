@@ -17,11 +17,12 @@ what is needed next saves nothing anyway.
 from __future__ import annotations
 
 import functools
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Set
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
 
 from perftricks.recompute.keras2 import private
 from perftricks.recompute.keras2.attachment import SWITCHED_GRADIENT, attach, is_differentiable
 from perftricks.recompute.keras2.slice import Slice
+from perftricks.recompute.policies import Policy
 
 
 class Between(NamedTuple):
@@ -30,12 +31,12 @@ class Between(NamedTuple):
     Attributes:
         takes: The tensors it starts from.
         gives: The tensors that are used after it.
-        recomputed: False for one that stays as it is.
+        policy: What is kept of it; None for a part that stays as it is.
     """
 
     takes: List[Any]
     gives: List[Any]
-    recomputed: bool
+    policy: Optional[Policy]
 
 
 class StandIns:
@@ -79,11 +80,14 @@ class StandIns:
         for part in self._parts:
             inside = _operations_between(part, before, loops)
             before |= inside
-            if part.recomputed:
+            if part.policy is not None:
                 wanted = [x for x in part.gives if is_differentiable(x)]
                 operations = sorted(inside, key=order.__getitem__)
                 piece = Slice.leading_to(
-                    wanted, operations, may_add_outputs=graph.building_function
+                    wanted,
+                    operations,
+                    may_add_outputs=graph.building_function,
+                    policy=part.policy,
                 )
                 if piece is not None:
                     found.append((piece, inside))

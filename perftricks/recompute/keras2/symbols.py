@@ -17,6 +17,7 @@ from perftricks.recompute import blocks, switch
 from perftricks.recompute.keras2 import call as engine
 from perftricks.recompute.keras2 import layers as keras2
 from perftricks.recompute.keras2.private import is_symbol
+from perftricks.recompute.policies import Policy
 from perftricks.recompute.stages import Stage
 from perftricks.recompute.tracers import keep_autograph_out
 
@@ -35,16 +36,16 @@ class InParts:
 
     Args:
         pieces: Of each part, in order: its calls, the symbols it takes, the symbols it gives.
-        recomputed: Of each part, whether it is recomputed.
+        policies: Of each part, what is kept of it; None if it is not recomputed.
     """
 
-    def __init__(self, pieces: Sequence[Piece], recomputed: Sequence[bool]) -> None:
+    def __init__(self, pieces: Sequence[Piece], policies: Sequence[Optional[Policy]]) -> None:
         # Not the model, which is to go when nobody else keeps it.
         self._pieces = pieces
         self._layers = [
             list({id(n.operation): n.operation for n in nodes}.values()) for nodes, _, _ in pieces
         ]
-        self._recomputed = recomputed
+        self._policies = policies
 
     def run(self, functional: Any, inputs: Any, training: Any, mask: Any) -> Any:
         """Return what the model returns."""
@@ -53,14 +54,14 @@ class InParts:
         for x, own in zip(flat, masks):
             x._keras_mask = own
         values = {id(symbol): x for symbol, x in zip(functional.inputs, flat)}
-        for piece, layers, recomputed in zip(self._pieces, self._layers, self._recomputed):
+        for piece, layers, policy in zip(self._pieces, self._layers, self._policies):
             _, takes, gives = piece
             segment = _segment(keras2.PartOfGraph(functional, *piece), training)
             tensors = [values[id(symbol)] for symbol in takes]
-            if recomputed:
-                given = engine.checkpointed_call(segment, (tensors,), {}, layers=layers)
-            else:
+            if policy is None:
                 given = segment(tensors)
+            else:
+                given = engine.checkpointed_call(segment, (tensors,), {}, layers, policy)
             values.update(zip(map(id, gives), given))
         return keras2.pack_outputs(functional, [values[id(x)] for x in functional.outputs])
 
@@ -68,11 +69,11 @@ class InParts:
 def graph_hook(functional: Any, stages: Sequence[Stage]) -> Hook:
     """Return what stands in where: an object, the name of an attribute, its new value."""
     pieces = _pieces(functional, [(stage.nodes, stage.takes, stage.gives) for stage in stages])
-    recomputed = [stage.recomputed for stage in stages]
+    policies = [stage.policy for stage in stages]
     if keras2.is_static(functional):
-        return _static_hook(functional, [piece[1:] for piece in pieces], recomputed)
+        return _static_hook(functional, [piece[1:] for piece in pieces], policies)
     plain = type(functional)._run_internal_graph.__get__(functional)
-    in_parts = InParts(pieces, recomputed)
+    in_parts = InParts(pieces, policies)
 
     @functools.wraps(plain)
     @keep_autograph_out
@@ -84,9 +85,9 @@ def graph_hook(functional: Any, stages: Sequence[Stage]) -> Hook:
     return functional, "_run_internal_graph", run
 
 
-def symbolic_call(call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def symbolic_call(call: Callable[..., Any], args: Any, kwargs: Any, policy: Policy) -> Any:
     """Return ``call(*args, **kwargs)``; the calls of layers it made become a part of the model."""
-    outputs, found = blocks.marking(call, args, kwargs, keras2)
+    outputs, found = blocks.marking(call, args, kwargs, policy, keras2)
     if found:
         for kind in keras2.graph_classes():
             _run_blocks(kind)
@@ -119,7 +120,7 @@ def _blocks_of(functional: Any) -> Optional[InParts]:
     if stages is None:
         return None
     pieces = _pieces(functional, [(stage.nodes, stage.takes, stage.gives) for _, stage in stages])
-    return InParts(pieces, [stage.recomputed for _, stage in stages])
+    return InParts(pieces, [stage.policy for _, stage in stages])
 
 
 def _has_symbols(inputs: Any) -> bool:
@@ -144,31 +145,33 @@ def _pieces(functional: Any, cuts: Sequence[Cut]) -> List[Piece]:
     ]
 
 
-def layer_hooks(model: Any, layers: Sequence[Any]) -> List[Hook]:
+def layer_hooks(model: Any, layers: Sequence[Tuple[Any, Policy]]) -> List[Hook]:
     """Return what stands in where, to recompute some layers each on its own."""
     if not keras2.is_static(model):
-        return [(layer, "call", _call_hook(layer)) for layer in layers]
+        return [(layer, "call", _call_hook(layer, policy)) for layer, policy in layers]
     graph = keras2.graph_of(model)
     nodes = keras2.nodes_of(graph)
     outputs = {id(x) for x in graph.outputs}
+    policies = {id(layer): policy for layer, policy in layers}
     chosen = [
-        any(node.operation is layer for layer in layers)
-        and not all(id(x) in outputs for x in node.outputs)
+        None if all(id(x) in outputs for x in node.outputs) else policies.get(id(node.operation))
         for node in nodes
     ]
     return [_static_hook(graph, [(n.input_tensors, n.outputs) for n in nodes], chosen)]
 
 
 def _static_hook(
-    functional: Any, parts: Sequence[Tuple[List[Any], List[Any]]], recomputed: Sequence[bool]
+    functional: Any,
+    parts: Sequence[Tuple[List[Any], List[Any]]],
+    policies: Sequence[Optional[Policy]],
 ) -> Hook:
     from perftricks.recompute.keras2.static import Between, StandIns
 
-    stand_ins = StandIns([Between(*part, on) for part, on in zip(parts, recomputed)])
+    stand_ins = StandIns([Between(*part, policy) for part, policy in zip(parts, policies)])
     return functional, "_perftricks_stand_ins", stand_ins
 
 
-def _call_hook(layer: Any) -> Callable[..., Any]:
+def _call_hook(layer: Any, policy: Policy) -> Callable[..., Any]:
     """Return what stands in for the ``call`` of a layer; AutoGraph may convert it."""
     plain = type(layer).call.__get__(layer)
 
@@ -176,6 +179,6 @@ def _call_hook(layer: Any) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         if not _wanted():
             return plain(*args, **kwargs)
-        return engine.checkpointed_call(plain, args, kwargs, (layer,))
+        return engine.checkpointed_call(plain, args, kwargs, (layer,), policy)
 
     return call

@@ -21,6 +21,7 @@ from perftricks.recompute import references
 from perftricks.recompute.generators import Generators
 from perftricks.recompute.keras3 import private
 from perftricks.recompute.keras3.pure import NotBuilt, PureCall, structures
+from perftricks.recompute.policies import FULL, Policy
 from perftricks.recompute.tensorflow_graphs import private as graphs
 from perftricks.recompute.tracers import keep_autograph_out
 
@@ -37,6 +38,7 @@ def checkpointed_call(
     args: Tuple[Any, ...],
     kwargs: Dict[str, Any],
     layers: Sequence[Any] = (),
+    policy: Policy = FULL,
 ) -> Any:
     """Return ``call(*args, **kwargs)``; the backward pass runs it again.
 
@@ -47,6 +49,7 @@ def checkpointed_call(
         layers: The layers that ``call`` runs, if they are not found by themselves, as
             ``references.reached`` does. They are needed for what layers keep in Python attributes;
             variables are noticed when read.
+        policy: What is kept.
     """
     framework = _framework()
     leaves = structures.flatten((args, kwargs))
@@ -75,7 +78,7 @@ def checkpointed_call(
     call = prepared
     held = [x for module in modules for x in vars(module).values()]
     generators = Generators([*reached, *held])
-    pure = PureCall(framework, call, args, kwargs, owners, modules, generators)
+    pure = PureCall(framework, call, args, kwargs, owners, modules, generators, policy)
     try:
         return pure.finish(framework.checkpoint(pure))
     except NotBuilt:

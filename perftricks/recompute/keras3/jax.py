@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any, List, Sequence
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from perftricks.recompute.keras3 import private
 from perftricks.recompute.keras3.dense import check_output as check_output
@@ -20,6 +22,7 @@ from perftricks.recompute.keras3.dense import prepare as prepare
 from perftricks.recompute.keras3.dense import read as read
 from perftricks.recompute.keras3.dense import whole as whole
 from perftricks.recompute.keras3.pure import PureCall
+from perftricks.recompute.policies import CONVOLUTION, MATMUL, NAMED, Policy
 
 
 def is_tensor(x: Any) -> bool:
@@ -56,6 +59,11 @@ def written(new: Any, old: Any) -> Any:
     return new
 
 
+def mark(x: Any, name: str) -> Any:
+    """Return an array under a name that JAX's policies know."""
+    return checkpoint_name(x, name)
+
+
 def checkpoint(pure: PureCall) -> List[Any]:
     """Run a call; the backward pass runs it again."""
 
@@ -64,5 +72,17 @@ def checkpoint(pure: PureCall) -> List[Any]:
 
     # JAX names the function that it traces in its errors; what takes other arguments is behind it.
     vars(run).update(__wrapped__=pure.call, __signature__=inspect.signature(run))
-    outputs: List[Any] = jax.checkpoint(run)(*pure.tensors)
+    saveable = None if pure.policy.is_full else functools.partial(_is_kept, pure.policy)
+    outputs: List[Any] = jax.checkpoint(run, policy=saveable)(*pure.tensors)
     return outputs
+
+
+_KINDS = {"dot_general": MATMUL, "conv_general_dilated": CONVOLUTION}
+
+
+def _is_kept(policy: Policy, primitive: Any, *types: Any, **parameters: Any) -> bool:
+    """Tell JAX whether to keep what a primitive gives."""
+    if primitive.name == "name":
+        return policy.keeps(NAMED, parameters["name"])
+    kind = _KINDS.get(primitive.name)
+    return kind is not None and policy.keeps(kind)

@@ -33,6 +33,7 @@ from keras import tree
 
 from perftricks.recompute.generators import Generators
 from perftricks.recompute.keras3 import private
+from perftricks.recompute.policies import FULL, Policy, active
 from perftricks.recompute.python_state import Attributes, Change, ThreadState
 from perftricks.recompute.structures import Structures, check_returned
 
@@ -51,6 +52,7 @@ class PureCall:
         reads: The variables that were read by the first run, with their values before the call.
         modules: What ``framework.modules`` found.
         generators: Those that the call may draw random numbers from, as they were before it.
+        policy: What of the call is kept.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class PureCall:
         layers: Sequence[Any],
         modules: Sequence[Any] = (),
         generators: Optional[Generators] = None,
+        policy: Policy = FULL,
     ) -> None:
         self.modules = modules
+        self.policy = policy
         self.generators = generators or Generators()
         self.framework = framework
         self._call = call
@@ -173,7 +177,8 @@ class PureCall:
     def _run(self, tensors: Sequence[Any], scope: _Scope) -> _Effects:
         args, kwargs, hung = self._arguments.fill(tensors)
         inputs = structures.flatten((args, kwargs))
-        with scope, _attached(inputs, hung):
+        marking = active(self.policy, self.framework.mark)
+        with scope, _attached(inputs, hung), marking:
             outputs = self._call(*args, **kwargs)
             hung_after = self._hung_on(inputs)
             hung_on_outputs = self._hung_on(structures.flatten(outputs))

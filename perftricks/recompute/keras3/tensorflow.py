@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from perftricks.recompute.keras3.pure import PureCall
 from perftricks.recompute.tensorflow_graphs import private as graphs
+from perftricks.recompute.tensorflow_graphs.kept import marked
 from perftricks.recompute.tensorflow_graphs.operations import DRAWS, WRITES
 from perftricks.recompute.tensorflow_graphs.ordering import in_order
 from perftricks.recompute.tensorflow_graphs.reuse import count, operations_since, reuse
@@ -135,6 +136,11 @@ def written(new: Any, old: Any) -> Any:
     return results[0], lambda gradient: (None, gradient)
 
 
+def mark(x: Any, name: str) -> Any:
+    """Return a tensor of a graph with a name written on it; elsewhere nothing can be kept."""
+    return marked(x, name)
+
+
 def checkpoint(pure: PureCall) -> List[Any]:
     """Run a call; the gradient function runs it again."""
     watcher = _Watcher()
@@ -194,7 +200,7 @@ def checkpoint(pure: PureCall) -> List[Any]:
             ]
             second = _of_this_replica(operations_since(graph, start, middle))
             backward = _of_this_replica(operations_since(graph, middle))
-            reuse(operations.created, second, backward, gradients, given)
+            reuse(operations.created, second, backward, gradients, given, pure.policy)
         return gradients
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]

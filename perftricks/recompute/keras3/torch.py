@@ -26,6 +26,8 @@ from perftricks.recompute.keras3.dense import prepare as prepare
 from perftricks.recompute.keras3.dense import read as read
 from perftricks.recompute.keras3.dense import whole as whole
 from perftricks.recompute.keras3.pure import NotBuilt, PureCall
+from perftricks.recompute.keras3.torch_kept import Kept
+from perftricks.recompute.keras3.torch_kept import mark as mark
 
 
 def is_tensor(x: Any) -> bool:
@@ -237,12 +239,14 @@ def checkpoint(pure: PureCall) -> List[Any]:
         if x is not None
     ]
     given = [x.requires_grad for x in pure.tensors]
+    kept = None if pure.policy.is_full else Kept(pure.policy)
     failures: List[BaseException] = []
 
     def run(*tensors: Any) -> List[Any]:
         if not pure.has_run:
             try:
-                outputs = pure.run(*tensors)
+                with contextlib.nullcontext() if kept is None else kept.first():
+                    outputs = pure.run(*tensors)
                 for x in used:
                     x.check_unchanged_by_call()
             except BaseException as failure:
@@ -261,7 +265,8 @@ def checkpoint(pure: PureCall) -> List[Any]:
             for x, was in zip(tensors, given)
         )
         try:
-            with _trained(used), buffers.replayed(), surroundings.in_force():
+            keeping = contextlib.nullcontext() if kept is None else kept.again()
+            with _trained(used), buffers.replayed(), surroundings.in_force(), keeping:
                 return pure.run(*tensors)
         except private.torch_end_of_recomputation() as end:
             _forget_frames(end)

@@ -7,6 +7,7 @@ import os
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from perftricks.files import replacing
+from perftricks.recompute.policies import policy_of
 
 _FORM = 1  # of the JSON
 
@@ -26,6 +27,8 @@ class Segment(NamedTuple):
             everything in the model for which the plan was made, as its Keras lists that.
         steps: The first call of the graph that belongs to it, and the one after the last. None for
             a layer that is recomputed on its own, wherever it is called.
+        policy: What is kept beside its inputs, as for ``recompute_grad``: the name of a policy, a
+            tuple of names, or a function. What that takes is not counted in ``kept``.
     """
 
     model: str
@@ -35,6 +38,7 @@ class Segment(NamedTuple):
     recomputed: bool = True
     number: int = 0
     steps: Optional[Tuple[int, int]] = None
+    policy: Any = "full"
 
     @property
     def name(self) -> str:
@@ -74,7 +78,17 @@ class Plan(NamedTuple):
     digest: str = ""
 
     def to_json(self) -> str:
-        """Return the plan as JSON, which ``from_json`` reads."""
+        """Return the plan as JSON, which ``from_json`` reads.
+
+        Raises:
+            ValueError: If a policy in it is a function.
+        """
+        for segment in self.segments:
+            if callable(segment.policy):
+                raise ValueError(
+                    "a plan whose policy is a function cannot be written as JSON; give the name of "
+                    "a policy, or names that keep gives"
+                )
         content: Dict[str, Any] = {"perftricks plan": _FORM, **self._asdict()}
         content["segments"] = [segment._asdict() for segment in self.segments]
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -133,7 +147,7 @@ class Plan(NamedTuple):
                 (
                     str(number),
                     str(len(segment.layers)),
-                    segment.name_in(self.model) + ("" if segment.recomputed else " (runs plainly)"),
+                    segment.name_in(self.model) + _how(segment),
                     readable_size(segment.plain),
                     readable_size(segment.kept if segment.recomputed else segment.plain),
                 )
@@ -150,9 +164,18 @@ class Plan(NamedTuple):
         return "\n".join([head, *lines])
 
 
-def _segment(*, layers: List[str], steps: Optional[List[int]], **more: Any) -> Segment:
+def _segment(
+    *, layers: List[str], steps: Optional[List[int]], policy: Any = "full", **more: Any
+) -> Segment:
     """Return a segment with the tuples that JSON knows as lists."""
-    return Segment(layers=tuple(layers), steps=_pair(steps), **more)
+    given = policy_of(policy).given
+    return Segment(layers=tuple(layers), steps=_pair(steps), policy=given, **more)
+
+
+def _how(segment: Segment) -> str:
+    if not segment.recomputed:
+        return " (runs plainly)"
+    return "" if segment.policy == "full" else " (%s)" % policy_of(segment.policy)
 
 
 def _pair(steps: Optional[List[int]]) -> Optional[Tuple[int, int]]:

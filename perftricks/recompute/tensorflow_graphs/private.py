@@ -391,6 +391,18 @@ def replace(tensor: Any, other: Any) -> None:
                 consumer._update_input(index, other)
 
 
+def attributes(graph: Any, values: Dict[str, Any]) -> Any:
+    """Give the operations that are created inside additional attributes."""
+    return graph._attr_scope(values)
+
+
+def bytes_attribute(value: bytes) -> Any:
+    """Return an attribute of an operation that holds bytes."""
+    import tensorflow as tf
+
+    return tf.compat.v1.AttrValue(s=value)
+
+
 def devices_of_other_replicas() -> Set[str]:
     """Return the devices of the replicas that are built beside the one that is being built now."""
     import tensorflow as tf

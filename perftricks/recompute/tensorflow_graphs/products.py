@@ -35,6 +35,15 @@ from typing import (
 from perftricks.recompute.tensorflow_graphs.shapes import Sizes, size_of
 
 _SHORT = 64  # products of fewer numbers are not worth their memory
+# What counts as a product, or a convolution, for a policy.
+PRODUCTS = {"BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum", "MatMul"}
+CONVOLUTIONS = {
+    "Conv2D",
+    "Conv2DBackpropInput",
+    "Conv3D",
+    "Conv3DBackpropInputV2",
+    "DepthwiseConv2dNative",
+}
 _FILTERED = {"Conv2D", "Conv3D"}
 _MULTIPLIED = {
     "MatMul": ("transpose_a", "transpose_b"),
@@ -100,7 +109,7 @@ def worth_keeping(
     left = Counter(room)
     kept: Dict[str, Kept] = {}
     for _, product in sorted(_products(operations), key=lambda found: -found[0]):
-        found = _followed(product, operations, there)
+        found = followed(product, operations, there)
         size = None if found is None else sizes.of(found.tensor)
         if found is None or size is None or found.tensor.name in kept:
             continue
@@ -166,7 +175,7 @@ def _length(x: Any, dimension: int) -> Optional[int]:
     return None if x.shape.rank is None else x.shape.as_list()[dimension]
 
 
-def _followed(product: Any, operations: Collection[Any], there: Collection[str]) -> Optional[Kept]:
+def followed(product: Any, operations: Collection[Any], there: Collection[str]) -> Optional[Kept]:
     """Follow a product to what it is added to; None if keeping that would change what is fused."""
     end = product
     between: List[Any] = []

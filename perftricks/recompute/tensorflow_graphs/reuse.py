@@ -18,7 +18,9 @@ from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import tensorflow as tf
 
+from perftricks.recompute.policies import FULL, Policy
 from perftricks.recompute.tensorflow_graphs import private as graphs
+from perftricks.recompute.tensorflow_graphs.kept import wanted
 from perftricks.recompute.tensorflow_graphs.operations import STATELESS
 from perftricks.recompute.tensorflow_graphs.shapes import size_of
 
@@ -42,6 +44,7 @@ def reuse(
     backward: Sequence[Any],
     gradients: Sequence[Any],
     inputs: Sequence[Any],
+    policy: Policy = FULL,
 ) -> None:
     """Let the second run of a call, and its gradients, take masks and shapes from the first.
 
@@ -53,6 +56,7 @@ def reuse(
         backward: Those of the gradients.
         gradients: What they compute; None for a gradient that there is not.
         inputs: The tensors that the call was given.
+        policy: What else it takes.
     """
     first = [op for op in first if op.type not in _READS]
     later = [op for op in again if op.type not in _READS]
@@ -66,6 +70,10 @@ def reuse(
         true = tf.reduce_all(shape >= 0)
         twin = twins[mask.op.name].outputs[mask.value_index]
         graphs.replace(mask, tf.logical_and(twin, true))
+    if not policy.is_full:
+        for kept in wanted(policy, dict.fromkeys(later), ()):
+            twin = twins[kept.tensor.op.name].outputs[kept.tensor.value_index]
+            graphs.replace(kept.tensor, twin)
     inside = {op.name for op in [*again, *backward]}
     needed = _needed_for_numbers(gradients, inside)
     for op in [*later, *backward]:

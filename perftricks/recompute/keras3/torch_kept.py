@@ -1,0 +1,204 @@
+"""torch: what operations give in the first run of a call, kept for the later ones.
+
+Below autograd each operation passes a dispatch mode. In the first run it keeps what operations of
+some kinds give; in a later run the operation is not done again. Autograd takes what was kept for
+what the operation gave, and saves it, or not, as ever.
+
+Operations are counted by their kind: the third product of the second run is the third of the first.
+What has been changed in place since, by an activation after a convolution for example, is computed
+again. So is attention that draws a mask: the random numbers after it must be those that they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from perftricks.recompute.policies import ATTENTION, CONVOLUTION, MATMUL, Policy
+
+_NAMES = {
+    MATMUL: ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "_int_mm", "_scaled_mm"),
+    CONVOLUTION: ("convolution", "_convolution", "mkldnn_convolution", "cudnn_convolution"),
+    ATTENTION: (
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+    ),
+}
+# Variables are read by copies, casts and views, and not in each run by the same.
+_OF_READS = {"_to_copy", "alias", "clone", "detach", "view", "_unsafe_view", "t"}
+_local = threading.local()
+_Place = Tuple[Any, int]  # an operation, and how many of it there were before
+
+
+def _operations() -> Dict[Any, str]:
+    """Return the kinds of operations, by the operations that this torch has."""
+    return {
+        getattr(torch.ops.aten, name).default: kind
+        for kind, names in _NAMES.items()
+        for name in names
+        if hasattr(torch.ops.aten, name) and hasattr(getattr(torch.ops.aten, name), "default")
+    }
+
+
+_KINDS = _operations()
+
+
+class _Given(NamedTuple):
+    """What an operation gave: tensors with their versions, and anything else."""
+
+    results: Any
+    versions: List[int]
+
+    @classmethod
+    def of(cls, results: Any) -> _Given:
+        return cls(_aliases(results), [x._version for x in _tensors(results)])
+
+    @property
+    def is_unchanged(self) -> bool:
+        return [x._version for x in _tensors(self.results)] == self.versions
+
+
+def _tensors(results: Any) -> List[Any]:
+    several = results if isinstance(results, (tuple, list)) else [results]
+    return [x for x in several if isinstance(x, torch.Tensor)]
+
+
+def _aliases(results: Any) -> Any:
+    """Return the same numbers in other tensors, which autograd may make its own."""
+    if isinstance(results, torch.Tensor):
+        return results.detach()
+    if isinstance(results, (tuple, list)):
+        return type(results)(_aliases(x) for x in results)
+    return results
+
+
+class Kept:
+    """What the runs of one call keep and take.
+
+    Args:
+        policy: What is kept.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._kinds = frozenset(op for op, kind in _KINDS.items() if policy.keeps(kind))
+        self._has_names = not isinstance(policy.given, str)
+        self._given: Dict[_Place, _Given] = {}
+
+    @contextlib.contextmanager
+    def first(self) -> Iterator[None]:
+        """Keep things in the first run, which is inside."""
+        outer = getattr(_local, "mode", None)
+        with _First(self._kinds, self._given, self._has_names) as mode:
+            _local.mode = mode
+            try:
+                yield
+            finally:
+                _local.mode = outer
+
+    def again(self) -> Any:
+        """Return the mode of a later run."""
+        return _Again(self._given)
+
+
+def mark(x: Any, name: str) -> Any:
+    """Keep a tensor in the first run of a call; nothing happens in later ones."""
+    mode = getattr(_local, "mode", None)
+    if mode is not None and isinstance(x, torch.Tensor):
+        mode.mark(x)
+    return x
+
+
+class _Counting(TorchDispatchMode):  # type: ignore[misc]
+    """Counts operations of each kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: Dict[Any, int] = {}
+
+    def _place(self, operation: Any) -> _Place:
+        number = self._counts.get(operation, 0)
+        self._counts[operation] = number + 1
+        return operation, number
+
+
+class _First(_Counting):
+    """Keeps what the operations give that a policy names."""
+
+    def __init__(self, kinds: Any, given: Dict[_Place, _Given], has_names: bool) -> None:
+        super().__init__()
+        self._kinds = kinds
+        self._given = given
+        self._has_names = has_names
+        self._made: Dict[Any, _Place] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Optional[Dict[str, Any]] = None
+    ) -> Any:
+        results = func(*args, **(kwargs or {}))
+        if func in self._kinds:
+            place = self._place(func)
+            if not _draws(func, args, kwargs):
+                self._given[place] = _Given.of(results)
+        elif self._has_names and func not in _KINDS:
+            place = self._place(func)
+        else:
+            return results
+        if self._has_names:
+            self._note(func, place, results)
+        return results
+
+    def _note(self, func: Any, place: _Place, results: Any) -> None:
+        """Note which operation has made a tensor, for ``mark``."""
+        is_read = func._schema.name.partition("::")[2] in _OF_READS
+        is_maker = not (is_read or func._schema.is_mutable or _draws(func, (), None))
+        for x in _tensors(results):
+            if is_maker:
+                self._made[_identity(x)] = place
+            else:
+                self._made.pop(_identity(x), None)
+
+    def mark(self, x: Any) -> None:
+        """Keep a tensor, if one operation has just made it."""
+        place = self._made.get(_identity(x))
+        if place is not None:
+            self._given[place] = _Given.of(x)
+
+
+class _Again(_Counting):
+    """Gives what was kept in place of what operations would give."""
+
+    def __init__(self, given: Dict[_Place, _Given]) -> None:
+        super().__init__()
+        self._given = given
+        self._of = {operation for operation, _ in given}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Optional[Dict[str, Any]] = None
+    ) -> Any:
+        if func in self._of:
+            given = self._given.get(self._place(func))
+            if given is not None and given.is_unchanged:
+                return _aliases(given.results)
+        return func(*args, **(kwargs or {}))
+
+
+def _identity(x: Any) -> Tuple[Any, ...]:
+    """Return what tells a tensor from others that are alive."""
+    return x.data_ptr(), tuple(x.shape), x.dtype
+
+
+def _draws(func: Any, args: Any, kwargs: Optional[Dict[str, Any]]) -> bool:
+    """Tell whether an operation draws random numbers."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    if _KINDS.get(func) != ATTENTION:
+        return True
+    names = [argument.name for argument in func._schema.arguments]
+    rate = {**dict(zip(names, args)), **(kwargs or {})}.get("dropout_p", 0.0)
+    return bool(rate)
