@@ -64,10 +64,12 @@ class Marked(NamedTuple):
     Attributes:
         name: The name of the function.
         layers: The names of the layers it calls, in the order they run.
+        policy: What is kept of it.
     """
 
     name: str
     layers: Tuple[str, ...]
+    policy: Policy
 
     @property
     def ends(self) -> List[str]:
@@ -122,9 +124,11 @@ def _behind(tensors: Sequence[Any], known: Set[int], family: Family) -> Dict[int
 def marked_in(functional: Any) -> List[Marked]:
     """List the blocks in a graph, in the order they run."""
     return [
-        Marked(name, tuple(dict.fromkeys(node.operation.name for node in stage.nodes)))
+        Marked(
+            name, tuple(dict.fromkeys(node.operation.name for node in stage.nodes)), stage.policy
+        )
         for name, stage in stages_of(functional) or ()
-        if stage.recomputed
+        if stage.policy is not None
     ]
 
 

@@ -7,6 +7,7 @@ from typing import Any, List, NamedTuple, Tuple
 
 from perftricks.recompute import switch
 from perftricks.recompute.models import check, plans_of
+from perftricks.recompute.policies import Policy, policy_of
 from perftricks.recompute.stacks import family_of, generation_of
 
 _QUANTIZED = "Keras runs quantized_call in its place: choose the layer by apply(layers=...)"
@@ -91,7 +92,8 @@ def status(model: Any) -> Status:
         for segment in plan.segments:
             name = segment.name_in(model.name)
             if segment.recomputed:
-                parts.append(Part(name, "plan", *_possible(model, on, why)))
+                policy = policy_of(segment.policy)
+                parts.append(Part(name, "plan", *_possible(model, on, why, policy)))
             else:
                 parts.append(Part(name, "plan", False, "nothing would be saved"))
     return Status(model.name, tuple(parts))
@@ -102,8 +104,9 @@ def _decorated(layer: Any) -> List[Part]:
     found = []
     names = dict.fromkeys(name for kind in type(layer).__mro__ for name in vars(kind))
     for name in names:
-        if hasattr(getattr(type(layer), name, None), "perftricks_decorated"):
-            on, why = _possible(layer, *switch.state(default=False))
+        policy = getattr(getattr(type(layer), name, None), "perftricks_decorated", None)
+        if policy is not None:
+            on, why = _possible(layer, *switch.state(default=False), policy)
             if name == "call" and getattr(layer, "quantization_mode", None) is not None:
                 on, why = False, _QUANTIZED
             where = layer.name if name == "call" else "%s.%s" % (layer.name, name)
@@ -118,19 +121,33 @@ def _functions(layer: Any) -> List[Part]:
         return []
     from perftricks.recompute import blocks
 
-    on, why = _possible(layer, *switch.state(default=False))
+    state = switch.state(default=False)
     return [
-        Part("%s (%s)" % (block.name, " .. ".join(block.ends)), "function", on, why)
+        Part(
+            "%s (%s)" % (block.name, " .. ".join(block.ends)),
+            "function",
+            *_possible(layer, *state, block.policy),
+        )
         for block in blocks.marked_in(graph)
     ]
 
 
-def _possible(layer: Any, on: bool, why: str) -> Tuple[bool, str]:
-    """Add what no switch can change."""
+def _possible(layer: Any, on: bool, why: str, policy: Policy) -> Tuple[bool, str]:
+    """Add what no switch can change, and what is kept."""
+    backend = "tensorflow"
     if generation_of(layer) == 3:
         from perftricks.recompute.keras3.call import BACKENDS
 
         backend = sys.modules["keras"].config.backend()
         if backend not in BACKENDS:
             return False, "Keras' backend %s cannot train" % backend
-    return on, why
+    if not on or policy.is_full:
+        return on, why
+    return on, "%s; %s%s" % (why, str(policy), _limits(policy, backend))
+
+
+def _limits(policy: Policy, backend: str) -> str:
+    """Say what of a policy a backend cannot do."""
+    if policy.given == "save_attention" and backend != "torch":
+        return ", of which nothing can be kept on %s" % backend
+    return ", in graphs, and nothing eagerly" if backend == "tensorflow" else ""

@@ -1,4 +1,4 @@
-"""What TensorFlow keeps of graphs for the life of the process, and how tests give it back."""
+"""What tests ask of graphs of TensorFlow, and how they give back what it keeps of them."""
 
 from __future__ import annotations
 
@@ -23,3 +23,15 @@ def forgotten():
         for name in set(registry._registry) - before:
             if name.startswith("CustomGradient-"):
                 del registry._registry[name]
+
+
+def needed(graph):
+    """List the types of the operations that outputs and side effects of a graph depend on."""
+    waiting = [output.op for output in graph.outputs] + list(graph.control_outputs)
+    found = {}
+    while waiting:
+        op = waiting.pop()
+        if op.name not in found:
+            found[op.name] = op.type
+            waiting += [*(x.op for x in op.inputs), *op.control_inputs]
+    return list(found.values())

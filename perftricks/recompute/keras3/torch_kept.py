@@ -145,7 +145,7 @@ class _First(_Counting):
             place = self._place(func)
             if not _draws(func, args, kwargs):
                 self._given[place] = _Given.of(results)
-        elif self._has_names and func not in _KINDS:
+        elif self._has_names:
             place = self._place(func)
         else:
             return results

@@ -175,7 +175,7 @@ def _segment(
 def _how(segment: Segment) -> str:
     if not segment.recomputed:
         return " (runs plainly)"
-    return "" if segment.policy == "full" else " (%s)" % policy_of(segment.policy)
+    return "" if segment.policy == "full" else " (%s)" % str(policy_of(segment.policy))
 
 
 def _pair(steps: Optional[List[int]]) -> Optional[Tuple[int, int]]:

@@ -12,6 +12,7 @@ from keras import layers, ops
 
 from perftricks.recompute import recompute_grad, recompute_scope
 from tests.recompute.comparison import recomputed
+from tests.recompute.graphs import needed
 from tests.recompute.keras3.training import BACKEND, fresh_model, only_tensorflow, only_torch
 
 WIDTH = 8
@@ -339,7 +340,7 @@ def _types_needed(block):
             function = tf.function(gradients, input_signature=[tf.TensorSpec([None, 16])])
             concrete = function.get_concrete_function()
             values.append(concrete(tf.ones((4, 16))))
-            types.append(_needed(concrete.graph))
+            types.append(needed(concrete.graph))
     for plain, again in zip(*values):
         np.testing.assert_array_equal(plain, again)
     return types
@@ -401,15 +402,3 @@ def test_random_numbers_that_are_no_mask_are_drawn_again():
     plain, again = _types_needed(_block(call))
     assert plain.count("StatelessRandomUniformV2") == 2
     assert again.count("StatelessRandomUniformV2") == 3
-
-
-def _needed(graph):
-    """List the types of the operations that outputs and side effects of a graph depend on."""
-    waiting = [output.op for output in graph.outputs] + list(graph.control_outputs)
-    needed = {}
-    while waiting:
-        op = waiting.pop()
-        if op.name not in needed:
-            needed[op.name] = op.type
-            waiting += [*(x.op for x in op.inputs), *op.control_inputs]
-    return list(needed.values())
