@@ -25,9 +25,15 @@ def forgotten():
                 del registry._registry[name]
 
 
-def needed(graph):
-    """List the types of the operations that outputs and side effects of a graph depend on."""
-    waiting = [output.op for output in graph.outputs] + list(graph.control_outputs)
+def needed(graph, tensors=None):
+    """List the types of the operations that outputs and side effects of a graph depend on.
+
+    Or those that some tensors depend on.
+    """
+    if tensors is None:
+        waiting = [output.op for output in graph.outputs] + list(graph.control_outputs)
+    else:
+        waiting = [tensor.op for tensor in tensors]
     found = {}
     while waiting:
         op = waiting.pop()
