@@ -33,6 +33,12 @@ class DecoratedBlock(Block):
     call = recompute.recompute_grad(Block.call)
 
 
+class KeepingBlock(Block):
+    """The block with ours, which keeps what matrix products give."""
+
+    call = recompute.recompute_grad(Block.call, policy="save_matmuls")
+
+
 def _wrapped(wrap: Callable[[Function], Function]) -> type[Block]:
     """Return a block whose call is wrapped by a tool that takes a function of tensors."""
 
@@ -96,6 +102,7 @@ def _in_square_root(case: Case) -> Any:
 TOOLS: dict[str, Callable[[Case], Any]] = {
     "plain": lambda case: _transformer(case, Block),
     "recompute_grad": lambda case: _transformer(case, DecoratedBlock),
+    "recompute_grad, save_matmuls": lambda case: _transformer(case, KeepingBlock),
     "apply": _applied,
     "apply, sqrt(n)": _in_square_root,
     "keras.remat": lambda case: _transformer(case, _wrapped(keras.remat)),
