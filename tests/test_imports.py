@@ -98,9 +98,11 @@ def test_private_parts_have_one_home():
 
 
 def test_planning_is_arithmetic():
-    """It imports the standard library, what writes files, and itself."""
+    """It imports the standard library, what writes files, the words of policies, and itself."""
     folder = Path(perftricks.recompute.__path__[0]) / "planning"
-    allowed = ("perftricks.recompute.planning.", "perftricks.files.")
+    allowed = tuple(
+        "perftricks." + x for x in ("recompute.planning.", "recompute.policies.", "files.")
+    )
     found = {
         name
         for path in folder.glob("*.py")
@@ -128,11 +130,15 @@ def test_public_names():
     ]
     assert perftricks.recompute.__all__ == [
         "Plan",
+        "Profile",
         "Segment",
+        "SegmentProfile",
         "Status",
         "Verification",
         "apply",
+        "keep",
         "plan",
+        "profile",
         "recompute_grad",
         "recompute_scope",
         "remove",

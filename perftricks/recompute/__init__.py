@@ -27,16 +27,21 @@ if TYPE_CHECKING:
     from perftricks.recompute.choosing import plan
     from perftricks.recompute.inspection import Status, status
     from perftricks.recompute.planning.plans import Plan, Segment
+    from perftricks.recompute.planning.profiles import Profile, SegmentProfile
+    from perftricks.recompute.profiling import profile
     from perftricks.recompute.verification import Verification, verify
 
 __all__ = [
     "Plan",
+    "Profile",
     "Segment",
+    "SegmentProfile",
     "Status",
     "Verification",
     "apply",
     "keep",
     "plan",
+    "profile",
     "recompute_grad",
     "recompute_scope",
     "remove",
@@ -46,11 +51,14 @@ __all__ = [
 
 _LAZY = {
     "Plan": "planning.plans",
+    "Profile": "planning.profiles",
     "Segment": "planning.plans",
+    "SegmentProfile": "planning.profiles",
     "Status": "inspection",
     "Verification": "verification",
     "apply": "applying",
     "plan": "choosing",
+    "profile": "profiling",
     "remove": "applying",
     "status": "inspection",
     "verify": "verification",

@@ -208,7 +208,7 @@ def _call_hook(layer: Any, method: str, policy: Policy) -> Callable[..., Any]:
 
 def _graph_hook(outlined: Outlined, graph: Graph, segments: Sequence[Segment]) -> Hook:
     """Return what stands in where, to recompute segments of a graph of layers."""
-    stages_of_graph = _stages(outlined, graph, segments)
+    stages_of_graph = stages_of_plan(outlined, graph, segments)
     functional = graph.functional
     if generation_of(functional) == 2:
         from perftricks.recompute.keras2 import symbols
@@ -228,7 +228,7 @@ def _graph_hook(outlined: Outlined, graph: Graph, segments: Sequence[Segment]) -
     return functional, "_run_through_graph", run
 
 
-def _stages(outlined: Outlined, graph: Graph, segments: Sequence[Segment]) -> List[Stage]:
+def stages_of_plan(outlined: Outlined, graph: Graph, segments: Sequence[Segment]) -> List[Stage]:
     """Return all calls of a graph in stages: its segments, and what is between them."""
     chain = graph.chain
     policies = {

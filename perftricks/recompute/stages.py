@@ -82,7 +82,7 @@ def run(
         operations = {id(node.operation): node.operation for node in stage.nodes}
         layers = [x for x in operations.values() if keras3.is_layer(x)]
         tensors = [values[key] for key in stage.takes]
-        segment = _segment(functional, stage, operation)
+        segment = segment_function(functional, stage, operation)
         given = stacks.recompute(
             segment, (tensors,), {}, layers, of=functional, policy=stage.policy
         )
@@ -91,7 +91,9 @@ def run(
     return keras.tree.pack_sequence_as(keras3.outputs_struct(functional), outputs)
 
 
-def _segment(functional: Any, stage: Stage, operation: Callable[[Any], Any]) -> Callable[..., Any]:
+def segment_function(
+    functional: Any, stage: Stage, operation: Callable[[Any], Any]
+) -> Callable[..., Any]:
     """Return a function from the tensors that a stage takes to those it gives."""
 
     def segment(tensors: Sequence[Any]) -> List[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any, List, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
@@ -72,9 +72,13 @@ def checkpoint(pure: PureCall) -> List[Any]:
 
     # JAX names the function that it traces in its errors; what takes other arguments is behind it.
     vars(run).update(__wrapped__=pure.call, __signature__=inspect.signature(run))
-    saveable = None if pure.policy.is_full else functools.partial(_is_kept, pure.policy)
-    outputs: List[Any] = jax.checkpoint(run, policy=saveable)(*pure.tensors)
+    outputs: List[Any] = jax.checkpoint(run, policy=saveable(pure.policy))(*pure.tensors)
     return outputs
+
+
+def saveable(policy: Policy) -> Optional[Callable[..., bool]]:
+    """Return a policy as ``jax.checkpoint`` takes it."""
+    return None if policy.is_full else functools.partial(_is_kept, policy)
 
 
 _KINDS = {"dot_general": MATMUL, "conv_general_dilated": CONVOLUTION}

@@ -417,3 +417,39 @@ def torch_is_transformed() -> bool:
     stack = torch._C._functorch.get_interpreter_stack() or ()
     forward = torch._C._functorch.TransformType.Jvp
     return any(level.key() != forward for level in stack)
+
+
+class _Meta(str):
+    """The name of torch's device without memory, which is equal to that device, too.
+
+    Keras makes tensors anew whose device is another than the one in force, by its name, and they
+    would have no gradient any more.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return str(other) == "meta"
+
+    def __ne__(self, other: object) -> bool:
+        return str(other) != "meta"
+
+    __hash__ = str.__hash__
+
+
+@contextlib.contextmanager
+def torch_without_memory() -> Iterator[None]:
+    """Have Keras on torch make tensors that have shapes and no numbers, and gradients."""
+    from keras.src.backend.common import global_state
+
+    before = global_state.get_global_attribute("torch_device", None)
+    global_state.set_global_attribute("torch_device", _Meta("meta"))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("torch_device", before)
+
+
+def in_training(layer: Any) -> Any:
+    """Return what calls a layer as a model in training calls it."""
+    if getattr(layer, "_call_has_training_arg", False):
+        return functools.partial(layer, training=True)
+    return layer

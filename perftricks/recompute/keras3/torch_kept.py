@@ -101,6 +101,12 @@ class Kept:
             finally:
                 _local.mode = outer
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of what is kept."""
+        tensors = [x for given in self._given.values() for x in _tensors(given.results)]
+        return sum({x.untyped_storage()._cdata: x.nbytes for x in tensors}.values())
+
     def again(self) -> Any:
         """Return the mode of a later run."""
         return _Again(self._given)
