@@ -21,6 +21,11 @@ def only_products(kind, name):
     return kind == "matmul"
 
 
+def named(policy):
+    """Return a name for a test, the same in every process."""
+    return getattr(policy, "__name__", str(policy))
+
+
 POLICIES = ["full", "save_matmuls", "save_attention", ["up"], only_products]
 
 
@@ -112,7 +117,7 @@ def trained(kind, policy, on):
     return losses, [array(v) for v in [*model.variables, *model.optimizer.variables]]
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=str)
+@pytest.mark.parametrize("policy", POLICIES, ids=named)
 @pytest.mark.parametrize("kind", SHAPES)
 def test_training_is_the_same(kind, policy):
     """Losses, weights, moving averages and seeds are those of the plain run."""
@@ -188,7 +193,7 @@ _COUNTS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
 @pytest.mark.parametrize(
     ("policy", "again"),
     [("full", 2), ("save_matmuls", 0), (["up"], 1), (["other"], 2), (only_products, 0)],
-    ids=str,
+    ids=named,
 )
 def test_what_is_kept_is_not_computed_again(policy, again):
     """A gradient of the block takes two products forward, four backward, and those again."""
