@@ -13,10 +13,11 @@ and inputs are left out, and a tensor that is kept twice counts once.
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 import keras
 
+from perftricks.recompute.planning.costs import width_of
 from perftricks.recompute.policies import FULL, Policy
 
 
@@ -36,11 +37,7 @@ class Spec(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Its size."""
-        return math.prod(self.shape) * _width(self.dtype)
-
-
-def _width(dtype: str) -> int:
-    return max(1, int("".join(filter(str.isdigit, dtype.replace("bfloat", "float"))) or 8) // 8)
+        return math.prod(self.shape) * width_of(self.dtype)
 
 
 Function = Callable[[List[Any]], Sequence[Any]]
@@ -140,9 +137,15 @@ def _jax(
         [x for x, spec in zip(abstract, specs) if spec.is_trained],
         [x for x, spec in zip(abstract, specs) if not spec.is_trained],
     ).jaxpr
+    return made_bytes(program)
+
+
+def made_bytes(program: Any) -> int:
+    """Return the bytes of what a program of JAX returns and was not given."""
     known = {id(v) for v in [*program.invars, *program.constvars]}
-    kept = {id(v): v.aval for v in program.outvars if not hasattr(v, "val") and id(v) not in known}
-    return sum(math.prod(a.shape) * int(getattr(a.dtype, "itemsize", 8)) for a in kept.values())
+    made = {id(v): v.aval for v in program.outvars if not hasattr(v, "val") and id(v) not in known}
+    # A key of random numbers has two words.
+    return sum(math.prod(a.shape) * int(getattr(a.dtype, "itemsize", 8)) for a in made.values())
 
 
 def _is_float(x: Any) -> bool:
@@ -186,17 +189,36 @@ def _tensorflow(
 
     signature = [tf.TensorSpec(spec.shape, spec.dtype) for spec in specs]
     graph = step.get_concrete_function(*signature).graph
+    if policy.is_full:
+        return tensor_bytes(taken(_behind(graph.outputs), made))
+    return tensor_bytes(products)
+
+
+def taken(operations: Iterable[Any], made: Sequence[Any]) -> List[Any]:
+    """Return the tensors that operations take from those that a forward pass has made.
+
+    Args:
+        operations: Operations of a graph.
+        made: Those of the forward pass; what they take themselves is not meant.
+    """
     forward = set(made)
-    kept = {id(x): x for x in products}
-    for operation in _behind(graph.outputs) if policy.is_full else ():
+    found = {}
+    for operation in operations:
         for tensor in operation.inputs if operation not in forward else ():
             while tensor.op.type in _SAME:
                 tensor = tensor.op.inputs[tensor.value_index]
             if tensor.op in forward and tensor.op.type not in _FREE:
-                kept[id(tensor)] = tensor
+                found[id(tensor)] = tensor
+    return list(found.values())
+
+
+def tensor_bytes(tensors: Sequence[Any]) -> int:
+    """Return the bytes of different tensors of a graph."""
+    import tensorflow as tf
+
     return sum(
         (tensor.shape.num_elements() or 0) * tensor.dtype.size
-        for tensor in kept.values()
+        for tensor in {id(x): x for x in tensors}.values()
         if tensor.dtype not in (tf.resource, tf.variant)
     )
 

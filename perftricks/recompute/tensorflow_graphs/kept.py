@@ -30,6 +30,8 @@ def wanted(policy: Policy, operations: Collection[Any], outputs: Sequence[Any]) 
         operations: What would be computed again.
         outputs: What the call returns.
     """
+    if policy.is_full:
+        return []
     there = {t.name for t in outputs}
     found = {}
     for op in operations:
@@ -38,7 +40,7 @@ def wanted(policy: Policy, operations: Collection[Any], outputs: Sequence[Any]) 
                 product = op.outputs[0]
                 kept = followed(product, operations, there) or Kept(product, [])
                 found[kept.tensor.name] = kept
-        elif _NAME in op.node_def.attr:
+        elif op.type == "Identity" and _NAME in op.node_def.attr:
             name = op.get_attr(_NAME).decode("utf-8")
             if policy.keeps(NAMED, name):
                 found[op.outputs[0].name] = Kept(op.outputs[0], [])

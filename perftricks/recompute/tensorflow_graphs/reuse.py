@@ -70,10 +70,9 @@ def reuse(
         true = tf.reduce_all(shape >= 0)
         twin = twins[mask.op.name].outputs[mask.value_index]
         graphs.replace(mask, tf.logical_and(twin, true))
-    if not policy.is_full:
-        for kept in wanted(policy, dict.fromkeys(later), ()):
-            twin = twins[kept.tensor.op.name].outputs[kept.tensor.value_index]
-            graphs.replace(kept.tensor, twin)
+    for kept in wanted(policy, dict.fromkeys(later), ()):
+        twin = twins[kept.tensor.op.name].outputs[kept.tensor.value_index]
+        graphs.replace(kept.tensor, twin)
     inside = {op.name for op in [*again, *backward]}
     needed = _needed_for_numbers(gradients, inside)
     for op in [*later, *backward]:

@@ -7,10 +7,11 @@ counts once. While it recomputes a segment, a backward pass holds what that keep
 
 from __future__ import annotations
 
-import math
 from typing import Any, Callable, Dict, List
 
 import keras
+
+from perftricks.recompute.measure.kept import made_bytes, taken, tensor_bytes
 
 
 def kept_bytes(model: Any, x: Any) -> int:
@@ -66,26 +67,7 @@ def _jax(model: Any, x: Any) -> int:
         return jax.tree.leaves(jax.vjp(compute, values)[1])
 
     program = jax.make_jaxpr(residuals)([v.value for v in trainable]).jaxpr
-    known = {id(v) for v in [*program.invars, *program.constvars]}
-    kept = {id(v): v.aval for v in program.outvars if not hasattr(v, "val") and id(v) not in known}
-    return sum(math.prod(a.shape) * _itemsize(a.dtype) for a in kept.values())
-
-
-def _itemsize(dtype: Any) -> int:
-    return int(getattr(dtype, "itemsize", 8))  # a key of random numbers has two words
-
-
-# What hands on its input, or has no bytes of its own.
-_SAME = {
-    "Identity",
-    "IdentityN",
-    "Reshape",
-    "Squeeze",
-    "ExpandDims",
-    "StopGradient",
-    "PreventGradient",
-}
-_FREE = {"Placeholder", "Const", "ReadVariableOp", "Shape", "VarHandleOp"}
+    return made_bytes(program)
 
 
 def _tensorflow(model: Any, x: Any) -> int:
@@ -104,21 +86,7 @@ def _tensorflow(model: Any, x: Any) -> int:
 
     x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
     graph = step.get_concrete_function(x).graph
-    forward = set(made)
-    kept = {}
-    for operation in graph.get_operations():
-        if operation in forward:
-            continue
-        for tensor in operation.inputs:
-            while tensor.op.type in _SAME:
-                tensor = tensor.op.inputs[tensor.value_index]
-            if tensor.op in forward and tensor.op.type not in _FREE:
-                kept[id(tensor)] = tensor
-    return sum(
-        (tensor.shape.num_elements() or 0) * tensor.dtype.size
-        for tensor in kept.values()
-        if tensor.dtype not in (tf.resource, tf.variant)
-    )
+    return tensor_bytes(taken(graph.get_operations(), made))
 
 
 _COUNTS: Dict[str, Callable[[Any, Any], int]] = {
