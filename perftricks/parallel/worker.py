@@ -367,7 +367,9 @@ def _run_exit_handlers() -> None:
     util._exit_function()  # type: ignore[attr-defined]
     files = _open_files()
     _write_out(files)
-    for file in files:
+    # What a buffer writes to goes last: a compressed file may have a buffer of its own before it.
+    last = {id(getattr(file, "raw", None)) for file in files}
+    for file in sorted(files, key=lambda file: id(file) in last):
         if type(file).__module__ not in ("io", "_io"):  # a compressed file has something to add
             with contextlib.suppress(Exception):
                 file.close()
