@@ -308,10 +308,13 @@ def test_a_folder_that_is_gone(tmp_path):
         os.chdir("gone")
         os.rmdir("../gone")
     """
-    plain = leave + """
+    plain = (
+        leave
+        + """
         import subprocess
         sys.exit(subprocess.call([sys.executable, "-c", "import multiprocessing.connection"]))
     """
+    )
     if run(tmp_path, plain).returncode:
         pytest.skip("this Python itself cannot import multiprocessing there (CPython 3.13.0)")
     done = run(
