@@ -156,9 +156,9 @@ class _Profiler:
 
 
 def _nbytes(variable: Any) -> int:
-    from perftricks.recompute.measure.kept import Spec
+    from perftricks.recompute.measure.kept import spec_of
 
-    return Spec(tuple(variable.shape), variable.dtype, False).nbytes
+    return spec_of(variable).nbytes
 
 
 def _optimizer_bytes(optimizer: Any, trained: List[Any]) -> int:

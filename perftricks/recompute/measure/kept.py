@@ -40,6 +40,11 @@ class Spec(NamedTuple):
         return math.prod(self.shape) * width_of(self.dtype)
 
 
+def spec_of(variable: Any) -> Spec:
+    """Return a variable as a tensor without numbers."""
+    return Spec(tuple(variable.shape), variable.dtype, bool(variable.trainable))
+
+
 Function = Callable[[List[Any]], Sequence[Any]]
 
 
@@ -153,7 +158,7 @@ def _is_float(x: Any) -> bool:
 
 
 # What hands on its input, or has no bytes of its own.
-_SAME = {
+HANDS_ON = {
     "ExpandDims",
     "Identity",
     "IdentityN",
@@ -205,7 +210,7 @@ def taken(operations: Iterable[Any], made: Sequence[Any]) -> List[Any]:
     found = {}
     for operation in operations:
         for tensor in operation.inputs if operation not in forward else ():
-            while tensor.op.type in _SAME:
+            while tensor.op.type in HANDS_ON:
                 tensor = tensor.op.inputs[tensor.value_index]
             if tensor.op in forward and tensor.op.type not in _FREE:
                 found[id(tensor)] = tensor

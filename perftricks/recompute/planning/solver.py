@@ -1,0 +1,252 @@
+"""The cheapest choice of segments and policies whose peak fits a budget: exact, on numbers.
+
+::
+
+    units          u0   u1   u2   u3   u4   u5      between places where a graph may be cut
+    choice        [u0] [u1   u2] [u3   u4] [u5]     plain, full, save_matmuls, plain
+
+Forward, each segment adds what it keeps. Backward, from the last to the first, a segment that is
+recomputed holds all that is inside of it, beside what those before it keep and the gradients of
+weights that are there already. The peak is the highest of these sums; it must not exceed the budget.
+
+Solved by dynamic programming over the places, from left to right. What a choice up to a place means
+for the rest is two numbers only: what it keeps, and what it costs. One that is not better in either
+than another one up to the same place is dropped, which loses nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+PLAIN, FULL, SAVE_MATMULS = "plain", "full", "save_matmuls"
+
+
+class Unit(NamedTuple):
+    """What is between two places where a graph may be cut.
+
+    Attributes:
+        inner: Bytes that a plain run keeps of it, beside what it takes and what it gives.
+        products: Bytes of these that "save_matmuls" keeps.
+        full: Seconds to compute it again.
+        rest: Seconds to compute it again where products are kept.
+        gradients: Bytes of the gradients of its weights.
+        joins: Whether a segment may go on from it to the next unit.
+    """
+
+    inner: int
+    products: int
+    full: float
+    rest: float
+    gradients: int = 0
+    joins: bool = True
+
+
+class Between(NamedTuple):
+    """A tensor that one unit makes and a later one takes.
+
+    Attributes:
+        made: The number of the unit that makes it.
+        last: The number of the last one that takes it.
+        bytes: Its size.
+    """
+
+    made: int
+    last: int
+    bytes: int
+
+
+class Piece(NamedTuple):
+    """A segment of a choice.
+
+    Attributes:
+        start: The number of its first unit.
+        stop: The number after its last.
+        policy: "plain", "full" or "save_matmuls".
+    """
+
+    start: int
+    stop: int
+    policy: str
+
+
+class Choice(NamedTuple):
+    """A choice for all units.
+
+    Attributes:
+        pieces: The segments, in order.
+        peak: Bytes at its peak.
+        time: Seconds that it computes again.
+    """
+
+    pieces: Tuple[Piece, ...]
+    peak: int
+    time: float
+
+
+class Problem:
+    """Units and what they cost.
+
+    Args:
+        units: The units, in the order they run.
+        tensors: What goes from one to another.
+        call: Seconds that a recomputed segment takes beside what it computes.
+        at_end: Bytes that are there at the end of the forward pass, beside what is kept.
+    """
+
+    def __init__(
+        self, units: Sequence[Unit], tensors: Sequence[Between], call: float = 0.0, at_end: int = 0
+    ) -> None:
+        self.units = list(units)
+        self._call = call
+        self._at_end = at_end
+        count = len(self.units)
+        # Bytes between units, by where they are made and where they are taken last.
+        self._made: List[Dict[int, int]] = [{} for _ in range(count)]
+        for tensor in tensors:
+            made = self._made[tensor.made]
+            made[tensor.last] = made.get(tensor.last, 0) + tensor.bytes
+        self._gradients = [sum(u.gradients for u in self.units[i:]) for i in range(count)]
+        self._moves = self._list_moves()
+
+    def _list_moves(self) -> List[List[Tuple[Piece, int, int, float]]]:
+        """List, for each place, the segments that end there, with bytes kept and held, and time."""
+        count = len(self.units)
+        moves: List[List[Tuple[Piece, int, int, float]]] = [[] for _ in range(count + 1)]
+        for start in range(count):
+            inner = products = 0
+            full = rest = self._call
+            for stop in range(start + 1, count + 1):
+                unit = self.units[stop - 1]
+                inner += unit.inner
+                products += min(unit.products, unit.inner)
+                full += unit.full
+                rest += unit.rest
+                gives, inside = self._between(start, stop)
+                held = self._gradients[start]
+                if stop == start + 1:
+                    moves[stop].append((Piece(start, stop, PLAIN), gives + inner, held, 0.0))
+                moves[stop].append((Piece(start, stop, FULL), gives, held + inner + inside, full))
+                if 0 < products < inner + inside:
+                    more = held + inner + inside - products
+                    piece = Piece(start, stop, SAVE_MATMULS)
+                    moves[stop].append((piece, gives + products, more, rest))
+                if not unit.joins:
+                    break
+        return moves
+
+    def _between(self, start: int, stop: int) -> Tuple[int, int]:
+        """Return the bytes that some units make and give to others, and to each other."""
+        gives = inside = 0
+        for made in self._made[start:stop]:
+            for last, size in made.items():
+                if last >= stop:
+                    gives += size
+                else:
+                    inside += size
+        return gives, inside
+
+    @property
+    def plain(self) -> Choice:
+        """The choice that recomputes nothing."""
+        pieces = tuple(Piece(i, i + 1, PLAIN) for i in range(len(self.units)))
+        return Choice(pieces, self.peak(pieces), 0.0)
+
+    def peak(self, pieces: Sequence[Piece]) -> int:
+        """Return the bytes at the peak of a choice."""
+        kept = highest = 0
+        for piece in pieces:
+            keeps, holds, _ = self._costs(piece)
+            kept += keeps
+            highest = max(highest, kept + holds)
+        return max(highest, kept + self._at_end)
+
+    def time(self, pieces: Sequence[Piece]) -> float:
+        """Return the seconds that a choice computes again."""
+        return sum(self._costs(piece)[2] for piece in pieces)
+
+    def _costs(self, piece: Piece) -> Tuple[int, int, float]:
+        """Return what a segment keeps, what it holds, and the seconds it takes."""
+        return next(costs for found, *costs in self._moves[piece.stop] if found == piece)  # type: ignore[return-value]
+
+    def least(self) -> int:
+        """Return the lowest peak that there is."""
+        low, high = 0, self.plain.peak
+        while low < high:
+            middle = (low + high) // 2
+            if self._fits(middle):
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def _fits(self, budget: int) -> bool:
+        """Tell whether a choice fits: the one that keeps least up to each place is enough."""
+        least: List[Optional[int]] = [0] + [None] * len(self.units)
+        for stop, moves in enumerate(self._moves):
+            for piece, keeps, holds, _ in moves:
+                before = least[piece.start]
+                if before is not None and before + keeps + holds <= budget:
+                    kept = before + keeps
+                    now = least[stop]
+                    least[stop] = kept if now is None else min(now, kept)
+        last = least[-1]
+        return last is not None and last + self._at_end <= budget
+
+    def solve(self, budget: int) -> Optional[Choice]:
+        """Return the choice with the least time whose peak fits; of several, the lowest peak.
+
+        Args:
+            budget: Bytes.
+
+        Returns:
+            The choice; None if there is none.
+        """
+        import numpy as np
+
+        kept: List[Any] = [np.zeros(1, np.int64)]
+        time: List[Any] = [np.zeros(1)]
+        came: List[Any] = [np.zeros((1, 2), np.int64)]  # the move, and the choice it went on from
+        for stop in range(1, len(self._moves)):
+            found = [], [], []  # type: Tuple[List[Any], List[Any], List[Any]]
+            for number, (piece, keeps, holds, seconds) in enumerate(self._moves[stop]):
+                before = kept[piece.start]
+                fits = np.flatnonzero(before + (keeps + holds) <= budget)
+                if len(fits):
+                    found[0].append(before[fits] + keeps)
+                    found[1].append(time[piece.start][fits] + seconds)
+                    found[2].append(np.stack([np.full(len(fits), number), fits], axis=1))
+            if not found[0]:
+                kept.append(np.zeros(0, np.int64))
+                time.append(np.zeros(0))
+                came.append(np.zeros((0, 2), np.int64))
+                continue
+            sizes, seconds_, origins = (np.concatenate(some) for some in found)
+            order = np.lexsort((seconds_, sizes))
+            # Only those that are faster than all that keep less.
+            fastest = np.minimum.accumulate(np.append(np.inf, seconds_[order][:-1]))
+            order = order[seconds_[order] < fastest - 1e-12]
+            kept.append(sizes[order])
+            time.append(seconds_[order])
+            came.append(origins[order])
+        fits = np.flatnonzero(kept[-1] + self._at_end <= budget)
+        if not len(fits):
+            return None
+        best = int(fits[np.argmin(time[-1][fits])])
+        pieces: List[Piece] = []
+        stop = len(self.units)
+        while stop:
+            number, best = map(int, came[stop][best])
+            pieces.append(self._moves[stop][number][0])
+            stop = pieces[-1].start
+        pieces.reverse()
+        return Choice(tuple(pieces), self.peak(pieces), self.time(pieces))
+
+    def curve(self, points: int = 24) -> List[Choice]:
+        """Return choices from the lowest peak to the plain run, each faster than those before it."""
+        low, high = self.least(), self.plain.peak
+        found: List[Choice] = []
+        for number in range(points):
+            choice = self.solve(low + (high - low) * number // (points - 1))
+            if choice is not None and (not found or choice.time < found[-1].time - 1e-12):
+                found.append(choice)
+        return found
