@@ -112,7 +112,7 @@ class _Profiler:
     def _segment(self, segment: Segment) -> SegmentProfile:
         from perftricks.recompute.applying import stages_of_plan
         from perftricks.recompute.keras3 import private
-        from perftricks.recompute.measure.kept import kept_bytes, kept_under
+        from perftricks.recompute.measure.kept import kept_bytes
         from perftricks.recompute.stages import segment_function
 
         graph = self._outlined.graphs[segment.number]
@@ -132,7 +132,7 @@ class _Profiler:
         variables = [
             v for layer in layers.values() for v in getattr(layer, "trainable_variables", ())
         ]
-        products = kept_under(function, variables, specs, policy_of("save_matmuls"))
+        products = kept_bytes(function, variables, specs, policy_of("save_matmuls"))
         return SegmentProfile(
             segment.name_in(self._model.name),
             full + kept_bytes(function, variables, specs),

@@ -102,10 +102,11 @@ class Kept:
                 _local.mode = outer
 
     @property
-    def nbytes(self) -> int:
-        """The bytes of what is kept."""
+    def storages(self) -> Dict[int, Any]:
+        """Where what is kept is, each by what identifies it."""
         tensors = [x for given in self._given.values() for x in _tensors(given.results)]
-        return sum({x.untyped_storage()._cdata: x.nbytes for x in tensors}.values())
+        storages = [x.untyped_storage() for x in tensors]
+        return {storage._cdata: storage for storage in storages}
 
     def again(self) -> Any:
         """Return the mode of a later run."""

@@ -13,7 +13,7 @@ and inputs are left out, and a tensor that is kept twice counts once.
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import keras
 
@@ -48,37 +48,34 @@ def spec_of(variable: Any) -> Spec:
 Function = Callable[[List[Any]], Sequence[Any]]
 
 
-def kept_bytes(function: Function, variables: Sequence[Any], specs: Sequence[Spec]) -> int:
-    """Return the bytes that a function keeps in a plain run.
-
-    Args:
-        function: Takes and returns tensors.
-        variables: The trained variables that it uses.
-        specs: What it takes.
-    """
-    return _COUNTS[keras.backend.backend()](function, variables, specs, FULL)
-
-
-def kept_under(
-    function: Function, variables: Sequence[Any], specs: Sequence[Spec], policy: Policy
+def kept_bytes(
+    function: Function,
+    variables: Sequence[Any],
+    specs: Sequence[Spec],
+    policy: Policy = FULL,
+    with_results: bool = True,
 ) -> int:
-    """Return the bytes that a policy keeps of a function beside its inputs.
+    """Return the bytes that a function keeps in a plain run, or that a policy keeps of it.
 
     Args:
         function: Takes and returns tensors.
         variables: The trained variables that it uses.
         specs: What it takes.
-        policy: The policy; not "full", which keeps nothing.
+        policy: "full" for a plain run; else the policy under which it is recomputed.
+        with_results: Whether what it returns is counted, where that is kept.
     """
-    return _COUNTS[keras.backend.backend()](function, variables, specs, policy)
+    return _COUNTS[keras.backend.backend()](function, variables, specs, policy, with_results)
 
 
 def _torch(
-    function: Function, variables: Sequence[Any], specs: Sequence[Spec], policy: Policy
+    function: Function,
+    variables: Sequence[Any],
+    specs: Sequence[Spec],
+    policy: Policy,
+    with_results: bool,
 ) -> int:
     import torch
 
-    from perftricks.recompute.keras3 import private
     from perftricks.recompute.keras3.torch_kept import Kept
 
     kept: Dict[int, Any] = {}
@@ -88,25 +85,33 @@ def _torch(
         kept[storage._cdata] = storage
         return tensor
 
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        keeping = Kept(policy)
+        given, results = torch_forward(function, variables, specs, keeping.first())
+    if not policy.is_full:
+        kept = keeping.storages
+    for tensor in [*given, *(() if with_results else results)]:
+        kept.pop(tensor.untyped_storage()._cdata, None)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def torch_forward(
+    function: Function, variables: Sequence[Any], specs: Sequence[Spec], mode: Any
+) -> Tuple[List[Any], Any]:
+    """Run a function on torch, of tensors without numbers, in a mode; return those, and results."""
+    import torch
+
+    from perftricks.recompute.keras3 import private
+
     with private.torch_without_memory():
-        values = [
-            torch.empty_like(v.value, device="meta", requires_grad=bool(v.trainable))
-            for v in variables
-        ]
+        values = [_empty(torch, spec_of(v)) for v in variables]
         given = [_empty(torch, spec) for spec in specs]
         scope = keras.StatelessScope(
             state_mapping=list(zip(variables, values)), collect_losses=True
         )
-        keeping = Kept(policy)
-        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-        with torch.enable_grad(), scope, hooks, keeping.first():
+        with torch.enable_grad(), scope, mode:
             results = function(list(given))
-    if not policy.is_full:
-        return keeping.nbytes
-    del results
-    for tensor in [*values, *given]:
-        kept.pop(tensor.untyped_storage()._cdata, None)
-    return sum(storage.nbytes() for storage in kept.values())
+    return [*values, *given], results
 
 
 def _empty(torch: Any, spec: Spec) -> Any:
@@ -115,12 +120,42 @@ def _empty(torch: Any, spec: Spec) -> Any:
 
 
 def _jax(
-    function: Function, variables: Sequence[Any], specs: Sequence[Spec], policy: Policy
+    function: Function,
+    variables: Sequence[Any],
+    specs: Sequence[Spec],
+    policy: Policy,
+    with_results: bool,
 ) -> int:
     import jax
 
     from perftricks.recompute.keras3.jax import saveable
 
+    compute = _jax_function(function, variables, specs)
+    run: Any = compute
+    if not policy.is_full:
+        run = jax.checkpoint(compute, policy=saveable(policy))
+
+    def residuals(values: Any, trained: Any, others: Any) -> Any:
+        results, backward = jax.vjp(lambda *known: run(*known, others), values, trained)
+        return jax.tree.leaves(backward), results
+
+    program, shape = jax.make_jaxpr(residuals, return_shape=True)(
+        *_jax_arguments(variables, specs)
+    )
+    return made_bytes(program.jaxpr, len(shape[0]), with_results)
+
+
+def jax_program(function: Function, variables: Sequence[Any], specs: Sequence[Spec]) -> Any:
+    """Return what a function does, as a program of JAX."""
+    import jax
+
+    compute = _jax_function(function, variables, specs)
+    return jax.make_jaxpr(compute)(*_jax_arguments(variables, specs)).jaxpr
+
+
+def _jax_function(
+    function: Function, variables: Sequence[Any], specs: Sequence[Spec]
+) -> Callable[[Any, Any, Any], Any]:
     def compute(values: Any, trained: Any, others: Any) -> Any:
         both = {False: iter(others), True: iter(trained)}
         tensors = [next(both[spec.is_trained]) for spec in specs]
@@ -128,27 +163,33 @@ def _jax(
         with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
             return [x for x in function(tensors) if _is_float(x)]
 
-    run: Any = compute
-    if not policy.is_full:
-        run = jax.checkpoint(compute, policy=saveable(policy))
+    return compute
 
-    def residuals(values: Any, trained: Any, others: Any) -> Any:
-        _, backward = jax.vjp(lambda *known: run(*known, others), values, trained)
-        return jax.tree.leaves(backward)
+
+def _jax_arguments(variables: Sequence[Any], specs: Sequence[Spec]) -> Tuple[Any, Any, Any]:
+    import jax
 
     abstract = [jax.ShapeDtypeStruct(spec.shape, spec.dtype) for spec in specs]
-    program = jax.make_jaxpr(residuals)(
+    return (
         [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in variables],
         [x for x, spec in zip(abstract, specs) if spec.is_trained],
         [x for x, spec in zip(abstract, specs) if not spec.is_trained],
-    ).jaxpr
-    return made_bytes(program)
+    )
 
 
-def made_bytes(program: Any) -> int:
-    """Return the bytes of what a program of JAX returns and was not given."""
-    known = {id(v) for v in [*program.invars, *program.constvars]}
-    made = {id(v): v.aval for v in program.outvars if not hasattr(v, "val") and id(v) not in known}
+def made_bytes(program: Any, count: Optional[int] = None, with_others: bool = True) -> int:
+    """Return the bytes of what a program of JAX returns and was not given.
+
+    Args:
+        program: The program.
+        count: How many of the first results are meant; None for all.
+        with_others: Whether those are counted that are among the other results, too.
+    """
+    results = list(program.outvars)
+    first, others = (results, []) if count is None else (results[:count], results[count:])
+    left_out = [*program.invars, *program.constvars, *(() if with_others else others)]
+    known = set(map(id, left_out))
+    made = {id(v): v.aval for v in first if not hasattr(v, "val") and id(v) not in known}
     # A key of random numbers has two words.
     return sum(math.prod(a.shape) * int(getattr(a.dtype, "itemsize", 8)) for a in made.values())
 
@@ -171,7 +212,11 @@ _FREE = {"Const", "Placeholder", "ReadVariableOp", "Shape", "VarHandleOp"}
 
 
 def _tensorflow(
-    function: Function, variables: Sequence[Any], specs: Sequence[Spec], policy: Policy
+    function: Function,
+    variables: Sequence[Any],
+    specs: Sequence[Spec],
+    policy: Policy,
+    with_results: bool,
 ) -> int:
     import tensorflow as tf
 
@@ -179,6 +224,7 @@ def _tensorflow(
 
     made: List[Any] = []
     products: List[Any] = []
+    returned: List[Any] = []
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def step(*given: Any) -> Any:
@@ -188,15 +234,30 @@ def _tensorflow(
         with tf.GradientTape() as tape:
             tape.watch(trained)
             results = [x for x in function(list(given)) if _is_float(x)]
+        returned.extend(results)
         made.extend(graph.get_operations())
         products.extend(each.tensor for each in wanted(policy, dict.fromkeys(made), results))
         return tape.gradient(results, [*values, *trained])
 
     signature = [tf.TensorSpec(spec.shape, spec.dtype) for spec in specs]
     graph = step.get_concrete_function(*signature).graph
-    if policy.is_full:
-        return tensor_bytes(taken(_behind(graph.outputs), made))
-    return tensor_bytes(products)
+    kept = taken(_behind(graph.outputs), made) if policy.is_full else products
+    results = {id(x) for x in returned}
+    return tensor_bytes([x for x in kept if with_results or id(x) not in results])
+
+
+def tensorflow_forward(
+    function: Function, variables: Sequence[Any], specs: Sequence[Spec]
+) -> List[Any]:
+    """Return the operations of TensorFlow that a function makes in a graph."""
+    import tensorflow as tf
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def run(*given: Any) -> Any:
+        return [x for x in function(list(given)) if _is_float(x)]
+
+    signature = [tf.TensorSpec(spec.shape, spec.dtype) for spec in specs]
+    return list(run.get_concrete_function(*signature).graph.get_operations())
 
 
 def taken(operations: Iterable[Any], made: Sequence[Any]) -> List[Any]:

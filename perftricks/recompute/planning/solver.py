@@ -7,11 +7,11 @@
 
 Forward, each segment adds what it keeps. Backward, from the last to the first, a segment that is
 recomputed holds all that is inside of it, beside what those before it keep and the gradients of
-weights that are there already. The peak is the highest of these sums; it must not exceed the budget.
+weights that are there already. The peak is the highest of these sums, and must fit the budget.
 
-Solved by dynamic programming over the places, from left to right. What a choice up to a place means
-for the rest is two numbers only: what it keeps, and what it costs. One that is not better in either
-than another one up to the same place is dropped, which loses nothing.
+Solved by dynamic programming over the places, from left to right. What a choice up to a place
+means for the rest is two numbers only: what it keeps, and what it costs. One that is not better in
+either than another one up to the same place is dropped, which loses nothing.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ class Problem:
         return Choice(tuple(pieces), self.peak(pieces), self.time(pieces))
 
     def curve(self, points: int = 24) -> List[Choice]:
-        """Return choices from the lowest peak to the plain run, each faster than those before it."""
+        """Return choices from the lowest peak to the plain run, each faster than the one before."""
         low, high = self.least(), self.plain.peak
         found: List[Choice] = []
         for number in range(points):

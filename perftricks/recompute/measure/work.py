@@ -1,0 +1,234 @@
+"""How long a forward pass takes, by what it computes: counted on shapes, for nothing is run.
+
+Four kinds of work are told apart, since each has a ceiling of its own: arithmetic of products and
+convolutions, bytes read and written by everything else, functions such as the exponential, and
+random numbers. On a CPU the last two cost more than products at small widths; on a GPU it is the
+other way round. The ceilings of a device are measured once, with small arrays.
+
+Source: Williams et al., "Roofline: an insightful visual performance model", CACM 52 (4), 2009.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Sequence
+
+import keras
+
+from perftricks.recompute.measure.kept import (
+    HANDS_ON,
+    Function,
+    Spec,
+    jax_program,
+    tensorflow_forward,
+    torch_forward,
+)
+
+_FUNCTIONS = {
+    *("exp", "exp2", "expm1", "log", "log1p", "log2", "pow", "sin", "cos", "tan", "tanh", "erf"),
+    *("erfc", "erf_inv", "sigmoid", "logistic", "softplus", "elu", "selu", "gelu", "silu", "mish"),
+    *("softmax", "_softmax", "logsoftmax", "_log_softmax", "logsigmoid", "log_sigmoid_forward"),
+}
+
+
+class Work(NamedTuple):
+    """What a forward pass does.
+
+    Attributes:
+        products: Additions and multiplications of matrix products and convolutions.
+        bytes: Bytes that everything else reads and writes.
+        functions: Values of exponentials and the like.
+        draws: Random numbers.
+    """
+
+    products: float = 0.0
+    bytes: float = 0.0
+    functions: float = 0.0
+    draws: float = 0.0
+
+    def plus(self, other: Work) -> Work:
+        """Return the sum."""
+        return Work(*(a + b for a, b in zip(self, other)))
+
+    def seconds(self, per_second: Work) -> float:
+        """Return how long it takes where so much of each is done in a second."""
+        return sum(amount / speed for amount, speed in zip(self, per_second))
+
+
+def work_of(function: Function, variables: Sequence[Any], specs: Sequence[Spec]) -> Work:
+    """Count what a function does.
+
+    Args:
+        function: Takes and returns tensors.
+        variables: The variables that it uses.
+        specs: What it takes.
+    """
+    total = Work()
+    for work in _COUNTS[keras.backend.backend()](function, variables, specs):
+        total = total.plus(work)
+    return total
+
+
+def _torch(function: Function, variables: Sequence[Any], specs: Sequence[Spec]) -> Iterator[Work]:
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    found = []
+
+    class Counter(TorchDispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            results = func(*args, **(kwargs or {}))
+            packet = func._overloadpacket
+            given = [x for x in args if isinstance(x, torch.Tensor)]
+            made = results if isinstance(results, (tuple, list)) else [results]
+            made = [x for x in made if isinstance(x, torch.Tensor)]
+            size = sum(x.numel() for x in made)
+            if packet in flop_registry:
+                count = flop_registry[packet](*args, **(kwargs or {}), out_val=results)
+                found.append(Work(products=count))
+            elif not func.is_view:
+                draws = torch.Tag.nondeterministic_seeded in func.tags
+                found.append(
+                    _other(packet.__name__, size, draws, sum(x.nbytes for x in [*given, *made]))
+                )
+            return results
+
+    torch_forward(function, variables, specs, Counter())
+    yield from found
+
+
+def _other(name: str, size: int, draws: bool, moved: float) -> Work:
+    """Return the work of what is no product."""
+    is_function = name.lower().rstrip("_") in _FUNCTIONS or name in _FUNCTIONS
+    return Work(0.0, moved, size if is_function else 0.0, size if draws else 0.0)
+
+
+def _jax(function: Function, variables: Sequence[Any], specs: Sequence[Spec]) -> Iterator[Work]:
+    yield from _of_equations(jax_program(function, variables, specs), 1)
+
+
+def _of_equations(program: Any, times: int) -> Iterator[Work]:
+    for equation in program.eqns:
+        name = equation.primitive.name
+        inner = [
+            getattr(part, "jaxpr", part)
+            for value in equation.params.values()
+            for part in (value if isinstance(value, (tuple, list)) else [value])
+            if hasattr(getattr(part, "jaxpr", part), "eqns")
+        ]
+        if inner:
+            repeat = equation.params.get("length", 1) if name == "scan" else 1
+            for part in inner:
+                yield from _of_equations(part, times * repeat)
+            continue
+        made = [v.aval for v in equation.outvars]
+        size = sum(math.prod(a.shape) for a in made) * times
+        if name == "dot_general":
+            (left, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            yield Work(products=2.0 * size * math.prod(shape[i] for i in left))
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            order = equation.params["dimension_numbers"].rhs_spec
+            yield Work(products=2.0 * size * math.prod(kernel) / kernel[order[0]])
+        else:
+            # XLA fuses what goes from one of these to the next: each writes, at most.
+            width = int(getattr(made[0].dtype, "itemsize", 4)) if made else 0
+            draws = name in ("random_bits", "threefry2x32")
+            yield _other(name, size, draws, float(size * width))
+
+
+def _tensorflow(
+    function: Function, variables: Sequence[Any], specs: Sequence[Spec]
+) -> Iterator[Work]:
+    for op in tensorflow_forward(function, variables, specs):
+        shapes = [_shape(x) for x in op.outputs]
+        size = sum(math.prod(shape) for shape in shapes)
+        count = _tensorflow_products(op, size)
+        if count:
+            yield Work(products=count)
+        elif op.inputs and op.type not in HANDS_ON and op.type != "ReadVariableOp":
+            moved = sum(math.prod(_shape(x)) * x.dtype.size for x in [*op.inputs, *op.outputs])
+            yield _other(op.type, size, "Random" in op.type, float(moved))
+
+
+def _shape(tensor: Any) -> Sequence[int]:
+    shape = tensor.shape
+    return tuple(shape) if shape.is_fully_defined() else ()
+
+
+def _tensorflow_products(op: Any, size: int) -> float:
+    """Return the additions and multiplications of a product or convolution; 0 for others."""
+    if op.type in ("MatMul", "BatchMatMulV2", "BatchMatMulV3"):
+        left = _shape(op.inputs[0])
+        names = [a for a in ("transpose_a", "adj_x") if a in op.node_def.attr]
+        rows = any(op.get_attr(name) for name in names)
+        return 2.0 * size * left[-2 if rows else -1]
+    if op.type == "Einsum":
+        letters = op.get_attr("equation").decode().partition("->")[0].split(",")
+        sizes = {c: n for text, x in zip(letters, op.inputs) for c, n in zip(text, _shape(x))}
+        return 2.0 * math.prod(sizes.values())
+    if op.type in ("Conv1D", "Conv2D", "Conv3D"):
+        return 2.0 * size * math.prod(_shape(op.inputs[1])[:-1])
+    if op.type == "DepthwiseConv2dNative":
+        return 2.0 * size * math.prod(_shape(op.inputs[1])[:2])
+    return 0.0
+
+
+_COUNTS: Dict[str, Callable[..., Iterator[Work]]] = {
+    "tensorflow": _tensorflow,
+    "jax": _jax,
+    "torch": _torch,
+}
+
+
+@functools.lru_cache(maxsize=None)
+def ceilings() -> Work:
+    """Return how much of each kind the device that Keras computes on does in a second; measured."""
+    from keras import ops
+
+    side, size = 768, 1 << 21
+    square = ops.ones((side, side))
+    line = ops.ones((size,))
+    moved = 3.0 * 4 * size  # two numbers read, one written
+    add = _seconds(ops.add, line, line)
+    extra = moved * 2 / 3  # a function of one number reads it, and writes one
+
+    def beyond(seconds: float) -> float:
+        """Return what a function takes beside the bytes that it moves."""
+        return max(seconds - extra / moved * add, 0.05 * seconds)
+
+    seeds = keras.random.SeedGenerator(0)
+    return Work(
+        products=2.0 * side**3 / _seconds(ops.matmul, square, square),
+        bytes=moved / add,
+        functions=size / beyond(_seconds(ops.exp, line)),
+        draws=size / beyond(_seconds(lambda: keras.random.uniform((size,), seed=seeds))),
+    )
+
+
+def _seconds(function: Callable[..., Any], *given: Any) -> float:
+    """Return the least time that a function takes, of some runs."""
+    run = function
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        run = jax.jit(function)
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        run = tf.function(function, autograph=False)
+    least = math.inf
+    for _ in range(4):  # the first compiles
+        began = time.perf_counter()
+        result = run(*given)
+        # To see a number of it is to wait for all of it.
+        float(keras.ops.convert_to_numpy(keras.ops.ravel(result)[0]))
+        least = min(least, time.perf_counter() - began)
+    return least
