@@ -14,14 +14,15 @@ track it, does not save it, and builds copies without it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from perftricks.recompute import stacks, stages, switch
 from perftricks.recompute.choosing import choose
 from perftricks.recompute.keras3 import layers as keras3
-from perftricks.recompute.models import MARK, check
+from perftricks.recompute.models import MARK, check, compiled_functions, put_back_compiled
 from perftricks.recompute.outlining import Graph, Outlined
 from perftricks.recompute.planning.plans import Plan, Segment
 from perftricks.recompute.policies import Given, Policy, policy_of
@@ -120,6 +121,35 @@ def remove(model: Any) -> None:
     with _lock:
         if _detach(model):
             family_of(model).forget_compiled(model)
+
+
+@contextlib.contextmanager
+def applied(model: Any, plan: Optional[Plan]) -> Iterator[None]:
+    """Have a plan in force for a while, and then again what was before.
+
+    Args:
+        model: A model of Keras 3.
+        plan: The plan; None for a while without any.
+    """
+    family = family_of(model)
+    compiled = compiled_functions(model)
+    before = [
+        (vars(owner), method, vars(owner)[method])
+        for owner in family.everything_in(model)
+        for method in family.METHODS
+        if hasattr(vars(owner).get(method), MARK)
+    ]
+    try:
+        if plan is None:
+            remove(model)
+        else:
+            apply(model, plan=plan)
+        yield
+    finally:
+        remove(model)
+        for attributes, method, replacement in before:
+            attributes[method] = replacement
+        put_back_compiled(compiled)
 
 
 def _detach(model: Any) -> bool:
@@ -230,18 +260,37 @@ def _graph_hook(outlined: Outlined, graph: Graph, segments: Sequence[Segment]) -
 
 def stages_of_plan(outlined: Outlined, graph: Graph, segments: Sequence[Segment]) -> List[Stage]:
     """Return all calls of a graph in stages: its segments, and what is between them."""
-    chain = graph.chain
     policies = {
         s.steps[0]: policy_of(s.policy) for s in segments if s.steps is not None and s.recomputed
     }
     ends = {place for s in segments if s.steps is not None for place in s.steps}
-    parts = chain.parts([place - 1 for place in ends if 0 < place < len(graph.nodes)])
+    cuts = [place - 1 for place in ends if 0 < place < len(graph.nodes)]
     return [
-        Stage(
-            graph.nodes[part.start : part.stop],
-            tuple(id(outlined.symbols[key]) for key in part.takes),
-            tuple(id(outlined.symbols[key]) for key in part.gives),
-            policies.get(part.start),
+        stage._replace(policy=policies.get(start))
+        for start, _, stage in stages_between(outlined, graph, cuts)
+    ]
+
+
+def stages_between(
+    outlined: Outlined, graph: Graph, cuts: Sequence[int]
+) -> List[Tuple[int, int, Stage]]:
+    """Return all calls of a graph in stages, with the numbers of their first and after their last.
+
+    Args:
+        outlined: The model.
+        graph: The graph.
+        cuts: After which calls to cut.
+    """
+    return [
+        (
+            part.start,
+            part.stop,
+            Stage(
+                graph.nodes[part.start : part.stop],
+                tuple(id(outlined.symbols[key]) for key in part.takes),
+                tuple(id(outlined.symbols[key]) for key in part.gives),
+                None,
+            ),
         )
-        for part in parts
+        for part in graph.chain.parts(cuts)
     ]

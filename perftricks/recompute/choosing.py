@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 from perftricks.recompute.models import check
 from perftricks.recompute.outlining import Outlined
@@ -13,7 +13,8 @@ from perftricks.recompute.planning.cutters import Boundaries, Cutter, Every
 from perftricks.recompute.planning.planner import plan_layers, plan_segments
 from perftricks.recompute.planning.plans import Plan
 from perftricks.recompute.policies import Given, policy_of
-from perftricks.recompute.stacks import family_of
+from perftricks.recompute.stacks import family_of, generation_of
+from perftricks.sizes import parse_size
 
 
 def plan(
@@ -22,9 +23,21 @@ def plan(
     every: Optional[int] = None,
     layers: Any = None,
     boundaries: Any = None,
-    policy: Given = "full",
+    policy: Optional[Given] = None,
+    budget: Union[int, str, None] = None,
+    batch_size: Optional[int] = None,
+    length: Optional[int] = None,
+    loss: Any = None,
+    optimizer: Any = None,
 ) -> Plan:
     """Choose what ``apply`` would recompute, and leave the model as it is.
+
+    With a budget it is the choice with the least time whose whole training step fits: weights,
+    gradients, optimizer, batch and activations, as the backend itself counts them. For each segment
+    it is chosen whether it runs plainly, is recomputed, or is recomputed but for its matrix
+    products. Nothing is run but some small arrays to time the device. A larger budget never takes
+    longer, and a smaller one never more memory. What kernels need for themselves and what an
+    allocator keeps in reserve is not counted, so leave a tenth for it.
 
     The plan can be printed, compared, saved as JSON, and applied to this model or to another one of
     the same structure: ``apply(model, plan=plan)``.
@@ -35,13 +48,24 @@ def plan(
         layers: As for ``apply``.
         boundaries: As for ``apply``.
         policy: As for ``apply``.
+        budget: What a training step may take: bytes, or a size such as "6GiB". It chooses segments
+            and policies, so none of the options above is given. For models of Keras 3 that are
+            graphs of layers.
+        batch_size: With a budget: samples in a batch.
+        length: With a budget: what to take for each other dimension of the inputs that is not
+            known, as for ``profile``.
+        loss: With a budget: a Keras loss, its name, or a list of them, one for each output. None
+            for what the model is compiled with; if it is not, the mean squared error.
+        optimizer: With a budget: the optimizer or its name; None for that of the model, if it is
+            compiled.
 
     Returns:
         The plan; ``print`` it for a table.
 
     Raises:
         TypeError: If ``model`` is no Keras model, or an option has the wrong type.
-        ValueError: If the model is not built, a name is unknown, or there is nothing to segment.
+        ValueError: If the model is not built, a name is unknown, there is nothing to segment, or no
+            plan fits the budget.
 
     Example:
         >>> from perftricks import recompute
@@ -50,7 +74,54 @@ def plan(
         >>> recompute.apply(another, plan=recompute.Plan.load("plan.json"))  # doctest: +SKIP
     """
     check(model, "plan")
-    return choose(Outlined(model), model, every, layers, boundaries, policy)
+    if budget is None:
+        given = {"batch_size": batch_size, "length": length, "loss": loss, "optimizer": optimizer}
+        alone = [name for name, value in given.items() if value is not None]
+        if alone:
+            raise ValueError("%s: given with a budget only" % ", ".join(alone))
+        chosen = "full" if policy is None else policy
+        return choose(Outlined(model), model, every, layers, boundaries, chosen)
+    if any(option is not None for option in (every, layers, boundaries, policy)):
+        raise ValueError(
+            "a budget chooses segments and policies: every, layers, boundaries and policy are not "
+            "given with it"
+        )
+    return _plan_for_budget(model, budget, batch_size, length, loss, optimizer)
+
+
+def _plan_for_budget(
+    model: Any,
+    budget: Union[int, str],
+    batch_size: Optional[int],
+    length: Optional[int],
+    loss: Any,
+    optimizer: Any,
+) -> Plan:
+    from perftricks.recompute.budgeting import Setting, plan_for
+
+    if generation_of(model) != 3:
+        raise ValueError(
+            "a budget is for models of Keras 3; %s is of Keras 2: use every, layers or boundaries"
+            % model.name
+        )
+    if batch_size is None:
+        raise ValueError("with a budget, give batch_size: the samples in a batch")
+    for name, value in (("batch_size", batch_size), ("length", length)):
+        if value is not None:
+            check_count(name, value)
+    size = parse_size(budget) if isinstance(budget, str) else budget
+    check_count("budget", size)
+    if isinstance(optimizer, str):
+        import keras
+
+        optimizer = keras.optimizers.get(optimizer)
+    return plan_for(model, Outlined(model), size, Setting(batch_size, length, loss, optimizer))
+
+
+def check_count(name: str, value: Any) -> None:
+    """Refuse what is no whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError("%s must be a whole number of at least 1, got %r" % (name, value))
 
 
 def choose(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, List, Optional, Tuple
 
-from perftricks.recompute.choosing import choose
+from perftricks.recompute.choosing import check_count, choose
 from perftricks.recompute.models import check
 from perftricks.recompute.outlining import Graph, Outlined
 from perftricks.recompute.planning.plans import Plan, Segment
@@ -52,8 +52,8 @@ def profile(
     if generation_of(model) != 3:
         raise ValueError("profile looks into models of Keras 3; %s is of Keras 2" % model.name)
     for name, value in (("batch_size", batch_size), ("length", length)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError("%s must be a whole number of at least 1, got %r" % (name, value))
+        if value is not None:
+            check_count(name, value)
     outlined = Outlined(model)
     graph = next((g for g in outlined.graphs.values() if g.outline is outlined.outline.root), None)
     if graph is None:
@@ -102,7 +102,7 @@ class _Profiler:
             keras.config.backend(),
             sum(map(_nbytes, model.variables)),
             sum(map(_nbytes, trained)),
-            _optimizer_bytes(optimizer, trained),
+            optimizer_bytes(optimizer, trained),
             sum(spec.nbytes for spec in specs),
             kept_bytes(run, trained, specs),
             tuple(self._segment(segment) for segment in plan.segments if segment.steps),
@@ -161,7 +161,7 @@ def _nbytes(variable: Any) -> int:
     return spec_of(variable).nbytes
 
 
-def _optimizer_bytes(optimizer: Any, trained: List[Any]) -> int:
+def optimizer_bytes(optimizer: Any, trained: List[Any]) -> int:
     """Return what an optimizer keeps, or would keep once it is built."""
     import keras
 

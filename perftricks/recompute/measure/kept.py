@@ -139,9 +139,7 @@ def _jax(
         results, backward = jax.vjp(lambda *known: run(*known, others), values, trained)
         return jax.tree.leaves(backward), results
 
-    program, shape = jax.make_jaxpr(residuals, return_shape=True)(
-        *_jax_arguments(variables, specs)
-    )
+    program, shape = jax.make_jaxpr(residuals, return_shape=True)(*_jax_arguments(variables, specs))
     return made_bytes(program.jaxpr, len(shape[0]), with_results)
 
 

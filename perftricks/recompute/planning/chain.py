@@ -123,6 +123,10 @@ class Chain:
         """
         return [number for number in range(len(self.steps) - 1) if len(self._main(number)) == 1]
 
+    def crossing_bytes(self, number: int) -> int:
+        """Return the bytes of what is made up to a step and used after it."""
+        return sum(self._tensors[key].bytes for key in self._crossing[number])
+
     def _main(self, number: int) -> List[int]:
         tensors = [self._tensors[key] for key in self._crossing[number] if key not in self._inputs]
         tensors = [tensor for tensor in tensors if tensor.is_float]

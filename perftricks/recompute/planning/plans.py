@@ -9,7 +9,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 from perftricks.files import replacing
 from perftricks.recompute.policies import policy_of
 
-_FORM = 1  # of the JSON
+_FORM = 2  # of the JSON; the first had no budget
 
 
 class Segment(NamedTuple):
@@ -51,6 +51,18 @@ class Segment(NamedTuple):
         return self.name if self.model == model else "%s: %s" % (self.model, self.name)
 
 
+class Point(NamedTuple):
+    """What one of several plans of a model needs.
+
+    Attributes:
+        peak: Bytes at the peak of a training step.
+        time: Seconds that a step takes, by what it computes.
+    """
+
+    peak: int
+    time: float
+
+
 class Plan(NamedTuple):
     """The segments of a model. ``str(plan)`` is a table.
 
@@ -62,6 +74,13 @@ class Plan(NamedTuple):
             known. Both are estimates from shapes; ``verify`` measures.
         digest: What a model has in common with those of the same structure, and with no other: the
             plan can be applied to these.
+        batch_size: The batch for which a plan with a budget was made; None for other plans, as are
+            all that follow.
+        budget: Bytes that a training step may take.
+        step_peak: Bytes that it takes at its peak: weights, gradients, optimizer, batch and
+            activations.
+        step_time: Seconds that it takes, by what it computes and the ceilings of the device.
+        curve: What plans from the least memory to the plain run need, this one among them.
 
     Example:
         >>> from perftricks.recompute import Plan, Segment
@@ -76,6 +95,11 @@ class Plan(NamedTuple):
     plain: Optional[int]
     peak: Optional[int]
     digest: str = ""
+    batch_size: Optional[int] = None
+    budget: Optional[int] = None
+    step_peak: Optional[int] = None
+    step_time: Optional[float] = None
+    curve: Tuple[Point, ...] = ()
 
     def to_json(self) -> str:
         """Return the plan as JSON, which ``from_json`` reads.
@@ -91,6 +115,7 @@ class Plan(NamedTuple):
                 )
         content: Dict[str, Any] = {"perftricks plan": _FORM, **self._asdict()}
         content["segments"] = [segment._asdict() for segment in self.segments]
+        content["curve"] = [point._asdict() for point in self.curve]
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -104,13 +129,14 @@ class Plan(NamedTuple):
             content = json.loads(text)
             form = content.pop("perftricks plan")
             segments = tuple(_segment(**each) for each in content.pop("segments"))
-            plan = cls(segments=segments, **content)
+            curve = tuple(Point(**each) for each in content.pop("curve", ()))
+            plan = cls(segments=segments, curve=curve, **content)
             _check(plan)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 "this is no plan that Plan.save has written: %s: %s" % (type(error).__name__, error)
             ) from None
-        if form != _FORM:
+        if form not in (1, _FORM):
             raise ValueError(
                 "the plan is of form %r, and this version of perftricks reads form %d; make it "
                 "again with recompute.plan" % (form, _FORM)
@@ -160,6 +186,17 @@ class Plan(NamedTuple):
             head += "; activations per sample, estimated from shapes: %s plain, %s at most" % (
                 readable_size(self.plain),
                 readable_size(self.peak),
+            )
+        if self.step_peak is not None and self.step_time is not None and self.curve:
+            head += (
+                "\na step with a batch of %d: %s of %s at its peak, %s plain; %.2f times as long"
+                % (
+                    self.batch_size or 0,
+                    readable_size(self.step_peak),
+                    readable_size(self.budget),
+                    readable_size(self.curve[-1].peak),
+                    self.step_time / self.curve[-1].time,
+                )
             )
         return "\n".join([head, *lines])
 

@@ -164,6 +164,11 @@ class Problem:
         """Return the seconds that a choice computes again."""
         return sum(self._costs(piece)[2] for piece in pieces)
 
+    def bytes_of(self, piece: Piece) -> Tuple[int, int]:
+        """Return what a segment keeps, and what it holds beside that while it runs backward."""
+        keeps, holds, _ = self._costs(piece)
+        return keeps, holds
+
     def _costs(self, piece: Piece) -> Tuple[int, int, float]:
         """Return what a segment keeps, what it holds, and the seconds it takes."""
         return next(costs for found, *costs in self._moves[piece.stop] if found == piece)  # type: ignore[return-value]
