@@ -17,10 +17,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
-from perftricks.recompute import stacks, stages, switch
-from perftricks.recompute.choosing import choose
+from perftricks.recompute import choosing, stacks, stages, switch
 from perftricks.recompute.keras3 import layers as keras3
 from perftricks.recompute.models import MARK, check, compiled_functions, put_back_compiled
 from perftricks.recompute.outlining import Graph, Outlined
@@ -41,6 +40,11 @@ def apply(
     layers: Any = None,
     boundaries: Any = None,
     policy: Optional[Given] = None,
+    budget: Union[int, str, None] = None,
+    batch_size: Optional[int] = None,
+    length: Optional[int] = None,
+    loss: Any = None,
+    optimizer: Any = None,
 ) -> Plan:
     """Recompute the activations of a built model in the backward pass, segment by segment.
 
@@ -70,6 +74,11 @@ def apply(
         boundaries: Cut a graph after these: names of layers, layers, symbolic tensors, or one.
         policy: What is kept beside the inputs of segments, as for ``recompute_grad``; None for
             "full", which keeps nothing.
+        budget: What a training step may take, as for ``plan``, with all that follow.
+        batch_size: As for ``plan``.
+        length: As for ``plan``.
+        loss: As for ``plan``.
+        optimizer: As for ``plan``.
 
     Returns:
         The plan; ``print`` it for a table.
@@ -88,11 +97,15 @@ def apply(
     """
     check(model, "apply")
     outlined = Outlined(model)
+    options = {
+        **{"every": every, "layers": layers, "boundaries": boundaries, "policy": policy},
+        **{"budget": budget, "batch_size": batch_size, "length": length},
+        **{"loss": loss, "optimizer": optimizer},
+    }
     if plan is None:
-        chosen = "full" if policy is None else policy
-        plan = choose(outlined, model, every, layers, boundaries, chosen)
+        plan = choosing.plan(model, **options)
     else:
-        _check_plan(plan, outlined, model, (every, layers, boundaries, policy))
+        _check_plan(plan, outlined, model, options)
     hooks = _hooks(model, outlined, plan)
     with _lock:
         _detach(model)
@@ -170,13 +183,12 @@ def _detach(model: Any) -> bool:
     return found
 
 
-def _check_plan(plan: Any, outlined: Outlined, model: Any, options: Sequence[Any]) -> None:
+def _check_plan(plan: Any, outlined: Outlined, model: Any, options: Dict[str, Any]) -> None:
     if not isinstance(plan, Plan):
         raise TypeError("plan must be what recompute.plan or Plan.load returns, got %r" % (plan,))
-    if any(option is not None for option in options):
-        raise ValueError(
-            "with a plan, every, layers, boundaries and policy are not given: it has chosen"
-        )
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError("with a plan, which has chosen, %s cannot be given" % ", ".join(given))
     fits = plan.digest == outlined.outline.digest() and all(
         segment.number < len(outlined.layers)
         if segment.steps is None

@@ -14,11 +14,12 @@ least, and the choice is checked by its own.
 from __future__ import annotations
 
 import json
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from perftricks.recompute import stages
 from perftricks.recompute.applying import applied, stages_between
 from perftricks.recompute.outlining import Graph, Outlined
+from perftricks.recompute.planning import outline as planning
 from perftricks.recompute.planning import solver
 from perftricks.recompute.planning.plans import Plan, Point, Segment, readable_size
 from perftricks.recompute.policies import FULL, policy_of
@@ -134,13 +135,10 @@ class Budgeting:
         numbers = [call.number for call in calls]
         found = {}
         for number, call in enumerate(calls):
-            inner = getattr(call.nested, "calls", None)
-            if (
-                inner
-                and numbers.count(call.number) == 1
-                and 4 * call.step.bytes > graph.outline.bytes
-            ):
-                found[number] = self._outlined.graphs[call.nested.number]
+            inner = call.nested if isinstance(call.nested, planning.Graph) else None
+            is_large = 4 * call.step.bytes > graph.outline.bytes
+            if inner is not None and is_large and numbers.count(call.number) == 1:
+                found[number] = self._outlined.graphs[inner.number]
         return found
 
     def _origin(self, key: int) -> int:
@@ -162,11 +160,13 @@ class Budgeting:
     def _make_problem(self) -> solver.Problem:
         import keras
 
-        units, made, last = [], {}, {}
-        seen = set()
+        units: List[solver.Unit] = []
+        made: Dict[int, int] = {}
+        last: Dict[int, int] = {}
+        seen: Set[int] = set()
         inputs = {id(x) for x in self._graph.functional.inputs}
         sizes: Dict[int, int] = {}
-        wanted = set()
+        wanted: Set[int] = set()
         for number, unit in enumerate(self._units):
             variables = _variables(unit.stage)
             for key in map(self._origin, unit.stage.takes):
@@ -253,28 +253,25 @@ class Budgeting:
         found = self._peak(curve[number])
         if found > budget:
             raise ValueError(self._too_little(budget, found))
-        points = tuple(
+        points = [
             Point(self._steps.get(choice.pieces, peak), self._plain_seconds + choice.time)
             for choice, peak in zip(curve, peaks)
-        )
+        ]
         plan = self._plan_of(curve[number])
         return plan._replace(
             batch_size=self._setting.batch_size,
             budget=budget,
             step_peak=found,
             step_time=self._plain_seconds + curve[number].time,
-            curve=points,
+            curve=_undominated(points),
         )
 
     def _expected(self, curve: Sequence[solver.Choice]) -> List[int]:
-        """Correct what the sums promise by the peaks of two whole steps."""
-        first, last = curve[0], curve[-1]
-        lowest, highest = (self._peak(choice) - choice.peak for choice in (first, last))
-        width = max(1, last.peak - first.peak)
-        return [
-            choice.peak + lowest + (highest - lowest) * (choice.peak - first.peak) // width
-            for choice in curve
-        ]
+        """Correct what the sums promise by the peaks of three whole steps."""
+        anchors = [curve[0], curve[len(curve) // 2], curve[-1]]
+        sums = [choice.peak for choice in anchors]
+        errors = [self._peak(choice) - choice.peak for choice in anchors]
+        return [choice.peak + int(_between(choice.peak, sums, errors)) for choice in curve]
 
     def _peak(self, choice: solver.Choice) -> int:
         """Return the peak of a whole step under a choice."""
@@ -321,18 +318,11 @@ class Budgeting:
 
     def _plan_of(self, choice: solver.Choice) -> Plan:
         segments: List[Segment] = []
-        kept = highest = 0
         for piece in choice.pieces:
-            units = self._units[piece.start : piece.stop]
-            first, last = units[0], units[-1]
+            first, last = self._units[piece.start], self._units[piece.stop - 1]
             is_plain = piece.policy == solver.PLAIN
-            keeps, holds = self._problem.bytes_of(piece)
-            kept += keeps
-            highest = max(highest, kept + holds)
-            plain = sum(
-                self._problem.bytes_of(solver.Piece(i, i + 1, solver.PLAIN))[0]
-                for i in range(piece.start, piece.stop)
-            )
+            keeps, _ = self._problem.bytes_of(piece)
+            plain = self._problem.plain_bytes(piece)
             nodes = first.graph.nodes[first.start : last.stop]
             segment = Segment(
                 first.graph.outline.model,
@@ -349,9 +339,26 @@ class Budgeting:
             self._model.name,
             tuple(_joined(segments)),
             sum(s.plain or 0 for s in segments),
-            highest // self._setting.batch_size,
+            self._problem.activations(choice.pieces) // self._setting.batch_size,
             self._outlined.outline.digest(),
         )
+
+
+def _undominated(points: Sequence[Point]) -> Tuple[Point, ...]:
+    """Leave out those that take more memory than a faster one; the slowest come first."""
+    found: List[Point] = []
+    for point in reversed(points):
+        if not found or point.peak < found[-1].peak:
+            found.append(point)
+    return tuple(reversed(found))
+
+
+def _between(x: int, xs: Sequence[int], ys: Sequence[int]) -> float:
+    """Return the value at a place of a line through points, which are in order."""
+    for x0, x1, y0, y1 in zip(xs, xs[1:], ys, ys[1:]):
+        if x <= x1 and x1 > x0:
+            return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+    return ys[-1]
 
 
 def _joined(segments: Sequence[Segment]) -> List[Segment]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 
 def keras_thread_state() -> Dict[str, Any]:
@@ -439,13 +439,29 @@ class _Meta(str):
 def torch_without_memory() -> Iterator[None]:
     """Have Keras on torch make tensors that have shapes and no numbers, and gradients."""
     from keras.src.backend.common import global_state
+    from keras.src.backend.torch import numpy as keras_numpy
 
     before = global_state.get_global_attribute("torch_device", None)
+    repeat = keras_numpy.repeat
     global_state.set_global_attribute("torch_device", _Meta("meta"))
+    keras_numpy.repeat = _repeat(repeat)
     try:
         yield
     finally:
+        keras_numpy.repeat = repeat
         global_state.set_global_attribute("torch_device", before)
+
+
+def _repeat(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``repeat`` of Keras on torch, whose own cannot repeat what has no numbers."""
+    import torch
+
+    def repeat(x: Any, repeats: Any, axis: Optional[int] = None) -> Any:
+        if isinstance(x, torch.Tensor) and x.device.type == "meta" and isinstance(repeats, int):
+            return torch.repeat_interleave(x, repeats, dim=axis)
+        return plain(x, repeats, axis=axis)
+
+    return repeat
 
 
 def in_training(layer: Any) -> Any:

@@ -80,7 +80,7 @@ def _torch(step: Step) -> int:
             del loss
             gradients = ledger.bytes
     update = _torch_update(step.optimizer) * sum(x.nbytes for x in trained)
-    return step.idle + step.batch + max(ledger.peak, gradients + int(update))
+    return step.idle + step.batch + int(max(ledger.peak, gradients + update))
 
 
 def _torch_ledger() -> Any:
@@ -136,7 +136,7 @@ def _torch_update(optimizer: Any) -> float:
         copy.build(weights)
         with torch.no_grad(), _torch_ledger() as ledger:
             copy.apply([torch.zeros(size) for _ in weights], weights)
-    return max(0.0, ledger.peak / (4 * size * len(weights)) - 1)  # the gradients are ours
+    return float(max(0.0, ledger.peak / (4 * size * len(weights)) - 1))  # the gradients are ours
 
 
 def _jax(step: Step) -> int:

@@ -63,6 +63,71 @@ class Point(NamedTuple):
     time: float
 
 
+class Pareto(NamedTuple):
+    """Plans of a model of which none is better than another in memory and time.
+
+    ``str(pareto)`` is a table.
+
+    Attributes:
+        model: The name of the model.
+        batch_size: Samples in a batch.
+        points: What they need, the one with the least memory first.
+        chosen: Bytes at the peak of the one that a budget has chosen.
+    """
+
+    model: str
+    batch_size: int
+    points: Tuple[Point, ...]
+    chosen: int
+
+    def __str__(self) -> str:
+        plain = self.points[-1]
+        lines = ["%s, a step with a batch of %d" % (self.model, self.batch_size)]
+        lines.append("%12s  %8s  %12s" % ("peak", "of plain", "time, plain 1"))
+        lines += [
+            "%12s  %6.0f %%  %12.3f%s"
+            % (
+                readable_size(point.peak),
+                100 * point.peak / plain.peak,
+                point.time / plain.time,
+                "  chosen" if point.peak == self.chosen else "",
+            )
+            for point in self.points
+        ]
+        return "\n".join(lines)
+
+    def plot(self, path: Union[str, os.PathLike[str]]) -> None:
+        """Draw time over memory, by matplotlib.
+
+        Args:
+            path: A file; its extension says what kind of picture it is: .svg, .png or .pdf.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+            ValueError: If there is no such kind.
+            OSError: If it cannot be written.
+        """
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.add_subplot()
+        plain = self.points[-1]
+        peaks = [point.peak / 2**20 for point in self.points]
+        times = [point.time / plain.time for point in self.points]
+        axes.plot(peaks, times, marker="o", markersize=3, linewidth=1)
+        for peak, time in zip(peaks, times):
+            if peak == self.chosen / 2**20:
+                axes.plot([peak], [time], marker="o", color="tab:red", linestyle="", label="chosen")
+                axes.legend(frameon=False)
+        axes.set_xlabel("peak of a step (MiB)")
+        axes.set_ylabel("time, of the plain step")
+        axes.set_title("%s, batch of %d" % (self.model, self.batch_size))
+        axes.spines[["top", "right"]].set_visible(False)
+        kind = os.path.splitext(os.fspath(path))[1][1:]
+        with replacing(path) as file:
+            figure.savefig(file, format=kind or None)
+
+
 class Plan(NamedTuple):
     """The segments of a model. ``str(plan)`` is a table.
 
@@ -100,6 +165,19 @@ class Plan(NamedTuple):
     step_peak: Optional[int] = None
     step_time: Optional[float] = None
     curve: Tuple[Point, ...] = ()
+
+    def pareto(self) -> Pareto:
+        """Return what plans need between the least memory and the plain run.
+
+        Raises:
+            ValueError: If the plan was made without a budget.
+        """
+        if not self.curve:
+            raise ValueError(
+                "only a plan with a budget knows others: recompute.plan(model, batch_size=..., "
+                "budget=...)"
+            )
+        return Pareto(self.model, self.batch_size or 0, self.curve, self.step_peak or 0)
 
     def to_json(self) -> str:
         """Return the plan as JSON, which ``from_json`` reads.
@@ -188,15 +266,14 @@ class Plan(NamedTuple):
                 readable_size(self.peak),
             )
         if self.step_peak is not None and self.step_time is not None and self.curve:
-            head += (
-                "\na step with a batch of %d: %s of %s at its peak, %s plain; %.2f times as long"
-                % (
-                    self.batch_size or 0,
-                    readable_size(self.step_peak),
-                    readable_size(self.budget),
-                    readable_size(self.curve[-1].peak),
-                    self.step_time / self.curve[-1].time,
-                )
+            head += "\na step with a batch of %d takes %s at its peak, plainly %s; budget %s" % (
+                self.batch_size or 0,
+                readable_size(self.step_peak),
+                readable_size(self.curve[-1].peak),
+                readable_size(self.budget),
+            )
+            head += "; by what it computes, %.2f times as long" % (
+                self.step_time / self.curve[-1].time
             )
         return "\n".join([head, *lines])
 

@@ -169,6 +169,20 @@ class Problem:
         keeps, holds, _ = self._costs(piece)
         return keeps, holds
 
+    def plain_bytes(self, piece: Piece) -> int:
+        """Return what the units of a segment keep in a plain run."""
+        singles = [Piece(i, i + 1, PLAIN) for i in range(piece.start, piece.stop)]
+        return sum(self._costs(single)[0] for single in singles)
+
+    def activations(self, pieces: Sequence[Piece]) -> int:
+        """Return the most bytes that segments keep and hold at once, gradients left out."""
+        kept = highest = 0
+        for piece in pieces:
+            keeps, holds, _ = self._costs(piece)
+            kept += keeps
+            highest = max(highest, kept + holds - self._gradients[piece.start])
+        return highest
+
     def _costs(self, piece: Piece) -> Tuple[int, int, float]:
         """Return what a segment keeps, what it holds, and the seconds it takes."""
         return next(costs for found, *costs in self._moves[piece.stop] if found == piece)  # type: ignore[return-value]

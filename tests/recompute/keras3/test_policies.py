@@ -211,7 +211,7 @@ def test_apply_with_a_policy(tmp_path):
     assert "(keeps a, b)" in str(plan)
     plan.save(tmp_path / "plan.json")
     assert recompute.Plan.load(tmp_path / "plan.json") == plan
-    with pytest.raises(ValueError, match="with a plan, every, layers, boundaries and policy are"):
+    with pytest.raises(ValueError, match="with a plan, which has chosen, policy"):
         recompute.apply(model, plan=plan, policy="full")
     plan = recompute.plan(model, every=2, policy=only_products)
     with pytest.raises(ValueError, match="a plan whose policy is a function cannot be written"):
