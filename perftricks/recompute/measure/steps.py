@@ -208,7 +208,7 @@ def _graph_peak(graph: Any) -> int:
     """Return the most bytes that are in use at once in one run of a graph of TensorFlow."""
     import tensorflow as tf
 
-    operations = graph.get_operations()
+    operations = _needed(graph)
     waits = {op: len(op.inputs) + len(op.control_inputs) for op in operations}
     after: Dict[Any, List[Any]] = {op: [] for op in operations}
     uses: Dict[int, int] = {}
@@ -265,6 +265,18 @@ def _graph_peak(graph: Any) -> int:
             if not waits[follower]:
                 ready.append(follower)
     return peak
+
+
+def _needed(graph: Any) -> List[Any]:
+    """List the operations that are run: TensorFlow leaves out what nobody needs."""
+    found = {x.op for x in graph.outputs}.union(graph.control_outputs)
+    waiting = list(found)
+    while waiting:
+        op = waiting.pop()
+        more = {x.op for x in op.inputs}.union(op.control_inputs) - found
+        found |= more
+        waiting.extend(more)
+    return [op for op in graph.get_operations() if op in found]
 
 
 def _nbytes(tf: Any, tensor: Any) -> int:
