@@ -98,10 +98,11 @@ def test_private_parts_have_one_home():
 
 
 def test_planning_is_arithmetic():
-    """It imports the standard library, what writes files, the words of policies, and itself."""
+    """It imports numpy, what writes files and pictures, the words of policies, and itself."""
     folder = Path(perftricks.recompute.__path__[0]) / "planning"
     allowed = tuple(
-        "perftricks." + x for x in ("recompute.planning.", "recompute.policies.", "files.")
+        "perftricks." + x
+        for x in ("recompute.planning.", "recompute.policies.", "recompute.pictures.", "files.")
     )
     found = {
         name
@@ -109,7 +110,7 @@ def test_planning_is_arithmetic():
         for name in imports(path.read_text(encoding="utf-8"))
         if name.partition(".")[0] not in sys.stdlib_module_names and not name.startswith(allowed)
     }
-    assert found == set()
+    assert found <= {"numpy"}  # in the solver, where it runs
 
 
 def test_public_names():
@@ -129,6 +130,7 @@ def test_public_names():
         "worker_state",
     ]
     assert perftricks.recompute.__all__ == [
+        "Pareto",
         "Plan",
         "Profile",
         "Segment",

@@ -198,5 +198,13 @@ def test_what_is_no_plan(text, tmp_path):
 
 def test_a_plan_of_another_form():
     """A newer version's is not guessed at."""
-    with pytest.raises(ValueError, match="the plan is of form 2, and this version"):
-        Plan.from_json(changed(**{"perftricks plan": 2}))
+    with pytest.raises(ValueError, match="the plan is of form 3, and this version"):
+        Plan.from_json(changed(**{"perftricks plan": 3}))
+
+
+def test_a_plan_of_the_form_before():
+    """What was saved before there were budgets is read."""
+    content = json.loads(PLAN.to_json())
+    for name in ("batch_size", "budget", "step_peak", "step_time", "curve"):
+        del content[name]
+    assert Plan.from_json(json.dumps({**content, "perftricks plan": 1})) == PLAN

@@ -144,8 +144,10 @@ def _jax(step: Step) -> int:
 
     trained = list(step.model.trainable_variables)
     others = list(step.model.non_trainable_variables)
-    updates = step.optimizer is not None and step.optimizer.built
-    slots = list(step.optimizer.variables) if updates else []
+    updates = step.optimizer is not None
+    slots = (
+        jax.eval_shape(lambda: [v.value for v in _jax_optimizer(step).variables]) if updates else []
+    )
 
     def run(state: Any, inputs: Any, targets: Any) -> Any:
         values, fixed, kept = state
@@ -160,13 +162,14 @@ def _jax(step: Step) -> int:
         (_, moved), gradients = jax.value_and_grad(loss_of, has_aux=True)(values)
         if not updates:
             return gradients, moved
-        new, kept = step.optimizer.stateless_apply(kept, gradients, values)
+        new, kept = _jax_optimizer(step).stateless_apply(kept, gradients, values)
         return new, moved, kept
 
     def abstract(spec: Spec) -> Any:
         return jax.ShapeDtypeStruct(spec.shape, spec.dtype)
 
-    state = tuple([abstract(spec_of(v)) for v in some] for some in (trained, others, slots))
+    weights = [[abstract(spec_of(v)) for v in some] for some in (trained, others)]
+    state = (*weights, slots)
     batch = ([abstract(spec) for spec in some] for some in (step.inputs, step.targets))
     donated = (0,) if updates else ()
     memory = jax.jit(run, donate_argnums=donated).lower(state, *batch).compile().memory_analysis()
@@ -174,7 +177,14 @@ def _jax(step: Step) -> int:
         raise NotImplementedError("this XLA does not tell what it assigns (memory_analysis)")
     size = memory.argument_size_in_bytes + memory.output_size_in_bytes
     size += memory.temp_size_in_bytes - memory.alias_size_in_bytes
-    return int(size) + (0 if updates else step.slots)
+    return int(size)
+
+
+def _jax_optimizer(step: Step) -> Any:
+    """Return an optimizer like that of a step, built: where JAX traces, that takes no memory."""
+    copy = type(step.optimizer).from_config(step.optimizer.get_config())
+    copy.build(list(step.model.trainable_variables))
+    return copy
 
 
 # Operations of TensorFlow that write into what they were given, where nobody else needs it.

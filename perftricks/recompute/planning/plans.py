@@ -104,28 +104,18 @@ class Pareto(NamedTuple):
 
         Raises:
             ImportError: If matplotlib is not installed.
-            ValueError: If there is no such kind.
+            ValueError: If there is no such kind of picture.
             OSError: If it cannot be written.
         """
-        from matplotlib.figure import Figure
+        from perftricks.recompute.pictures import draw_curve
 
-        figure = Figure(figsize=(6, 4), layout="constrained")
-        axes = figure.add_subplot()
-        plain = self.points[-1]
-        peaks = [point.peak / 2**20 for point in self.points]
-        times = [point.time / plain.time for point in self.points]
-        axes.plot(peaks, times, marker="o", markersize=3, linewidth=1)
-        for peak, time in zip(peaks, times):
-            if peak == self.chosen / 2**20:
-                axes.plot([peak], [time], marker="o", color="tab:red", linestyle="", label="chosen")
-                axes.legend(frameon=False)
-        axes.set_xlabel("peak of a step (MiB)")
-        axes.set_ylabel("time, of the plain step")
-        axes.set_title("%s, batch of %d" % (self.model, self.batch_size))
-        axes.spines[["top", "right"]].set_visible(False)
-        kind = os.path.splitext(os.fspath(path))[1][1:]
-        with replacing(path) as file:
-            figure.savefig(file, format=kind or None)
+        draw_curve(
+            path,
+            "%s, batch of %d" % (self.model, self.batch_size),
+            [point.peak for point in self.points],
+            [point.time / self.points[-1].time for point in self.points],
+            self.chosen,
+        )
 
 
 class Plan(NamedTuple):
@@ -301,7 +291,11 @@ def _pair(steps: Optional[List[int]]) -> Optional[Tuple[int, int]]:
 
 def _check(plan: Plan) -> None:
     """Raise a TypeError or ValueError for what ``to_json`` does not write."""
-    sizes: List[Optional[int]] = [plan.plain, plan.peak]
+    sizes: List[Optional[int]] = [plan.plain, plan.peak, plan.batch_size]
+    sizes += [plan.budget, plan.step_peak, *(point.peak for point in plan.curve)]
+    times = [plan.step_time, *(point.time for point in plan.curve)]
+    if not all(isinstance(time, (float, int, type(None))) for time in times):
+        raise TypeError("times must be numbers")
     numbers: List[int] = []
     for segment in plan.segments:
         sizes += [segment.plain, segment.kept]
