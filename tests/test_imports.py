@@ -130,6 +130,7 @@ def test_public_names():
         "worker_state",
     ]
     assert perftricks.recompute.__all__ == [
+        "BudgetError",
         "Pareto",
         "Plan",
         "Profile",

@@ -104,7 +104,7 @@ def recompute_demo(
     with reported(COMMAND, usage=(ValueError,), data=(RunError, OSError)):
         config = Config(
             model=model.value,
-            backend=_installed(backend),
+            backend=installed(backend),
             batch_size=batch_size,
             seq_len=seq_len,
             layers=layers,
@@ -115,9 +115,9 @@ def recompute_demo(
             raise ValueError("--memory says what --max-batch may take; give both or neither")
         budget = None if memory is None else parse_size(memory)
         for path in filter(None, (json_file, plot)):
-            _check_path(path)
+            check_path(path)
         if plot is not None:
-            _check_picture(plot)
+            check_picture(plot)
         with render.progress() as tell:
             comparison = compare(config, tell)
             largest = None
@@ -140,7 +140,7 @@ def recompute_demo(
         raise typer.Exit(BAD_DATA)
 
 
-def _installed(backend: Backend | None) -> str:
+def installed(backend: Backend | None) -> str:
     """Return the backend to use; Keras and the framework must be installed."""
     frameworks = [one.value for one in Backend]
     if backend is not None:
@@ -156,7 +156,7 @@ def _installed(backend: Backend | None) -> str:
     return found[0]
 
 
-def _check_path(path: str) -> None:
+def check_path(path: str) -> None:
     """Refuse what cannot be written, before minutes are spent on what would be in it."""
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
@@ -165,7 +165,8 @@ def _check_path(path: str) -> None:
         raise ValueError(f"{path!r} is a folder; name a file in it")
 
 
-def _check_picture(path: str) -> None:
+def check_picture(path: str) -> None:
+    """Refuse a picture that cannot be drawn."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--plot needs matplotlib: pip install 'perftricks[plot]'")
     from perftricks.cli.render import demo as render

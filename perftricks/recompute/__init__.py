@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from perftricks.recompute.applying import apply, remove
     from perftricks.recompute.choosing import plan
     from perftricks.recompute.inspection import Status, status
-    from perftricks.recompute.planning.plans import Pareto, Plan, Segment
+    from perftricks.recompute.planning.plans import BudgetError, Pareto, Plan, Segment
     from perftricks.recompute.planning.profiles import Profile, SegmentProfile
     from perftricks.recompute.profiling import profile
     from perftricks.recompute.verification import Verification, verify
 
 __all__ = [
+    "BudgetError",
     "Pareto",
     "Plan",
     "Profile",
@@ -51,6 +52,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "BudgetError": "planning.plans",
     "Pareto": "planning.plans",
     "Plan": "planning.plans",
     "Profile": "planning.profiles",

@@ -21,7 +21,7 @@ from perftricks.recompute.applying import applied, stages_between
 from perftricks.recompute.outlining import Graph, Outlined
 from perftricks.recompute.planning import outline as planning
 from perftricks.recompute.planning import solver
-from perftricks.recompute.planning.plans import Plan, Point, Segment, readable_size
+from perftricks.recompute.planning.plans import BudgetError, Plan, Point, Segment, readable_size
 from perftricks.recompute.policies import FULL, policy_of
 
 # Seconds that the engine takes to begin and end a call, and its backward pass, on the CPU.
@@ -252,7 +252,7 @@ class Budgeting:
             number += 1
         found = self._peak(curve[number])
         if found > budget:
-            raise ValueError(self._too_little(budget, found))
+            raise BudgetError(self._too_little(budget, found))
         points = [
             Point(self._steps.get(choice.pieces, peak), self._plain_seconds + choice.time)
             for choice, peak in zip(curve, peaks)

@@ -64,8 +64,8 @@ def plan(
 
     Raises:
         TypeError: If ``model`` is no Keras model, or an option has the wrong type.
-        ValueError: If the model is not built, a name is unknown, there is nothing to segment, or no
-            plan fits the budget.
+        ValueError: If the model is not built, a name is unknown, or there is nothing to segment.
+        BudgetError: A ValueError: if no plan fits the budget.
 
     Example:
         >>> from perftricks import recompute

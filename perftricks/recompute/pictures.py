@@ -18,7 +18,7 @@ def draw_curve(
     """Draw time over memory.
 
     Args:
-        path: A file; its extension says what kind of picture it is: .svg, .png or .pdf.
+        path: A file; its extension says what kind of picture it is, such as .svg, .png or .pdf.
         title: What stands above.
         peaks: Bytes of each point.
         times: Its time, of that of the last.
@@ -30,8 +30,6 @@ def draw_curve(
         OSError: If it cannot be written.
     """
     kind = os.path.splitext(os.fspath(path))[1][1:].lower()
-    if kind not in ("svg", "png", "pdf"):
-        raise ValueError("expected a name that ends in .svg, .png or .pdf, got %r" % (path,))
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -39,6 +37,8 @@ def draw_curve(
             "drawing needs matplotlib: pip install 'perftricks[plot]' (%s)" % error
         ) from None
     figure = Figure(figsize=(6, 4), layout="constrained")
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise ValueError("expected a picture of a kind such as .svg, .png or .pdf, got %r" % path)
     axes = figure.add_subplot()
     axes.plot([p / 2**20 for p in peaks], times, marker="o", markersize=3, linewidth=1)
     marked = [(p / 2**20, t) for p, t in zip(peaks, times) if p == chosen]

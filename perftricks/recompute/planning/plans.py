@@ -12,6 +12,10 @@ from perftricks.recompute.policies import policy_of
 _FORM = 2  # of the JSON; the first had no budget
 
 
+class BudgetError(ValueError):
+    """No plan fits a budget; the message says what the least is, and which batch would fit."""
+
+
 class Segment(NamedTuple):
     """A part of a model that is recomputed as a whole.
 

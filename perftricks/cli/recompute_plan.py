@@ -1,0 +1,171 @@
+"""``perftricks recompute-plan``."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from perftricks.cli.errors import reported
+from perftricks.cli.recompute_demo import Backend, check_path, check_picture, installed
+from perftricks.files import replacing
+from perftricks.sizes import parse_size
+
+COMMAND = "perftricks recompute-plan"
+_PLENTY = 1 << 60  # bytes; the plan that fits is the plain run
+
+# "\b" keeps the lines of the next paragraph apart.
+HELP = """Show where a model's memory goes, and plan what to recompute.
+
+MODEL is a file that Keras has saved (.keras), or MODULE:FUNCTION, where the function returns a
+built model; models of keras.applications are built without weights. Nothing is trained, and nothing
+of the size of a batch is allocated.
+
+\b
+Examples:
+  perftricks recompute-plan keras.applications:ResNet50 --batch-size 64
+  perftricks recompute-plan keras.applications:ResNet50 --batch-size 64 --budget 4GiB
+  perftricks recompute-plan model.keras --batch-size 32 --length 512 --budget 8GB --save plan.json
+
+Without --budget it shows what plans need, from the least memory to the plain step; with it, the
+fastest whose whole training step fits.
+
+Exit status: 0 planned, 1 nothing fits or the model cannot be had, 2 wrong usage, 130 interrupted.
+"""
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class _NoModelError(Exception):
+    """The model cannot be had; the message says why."""
+
+
+@app.command(help=HELP)
+def recompute_plan(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="FILE.keras or MODULE:FUNCTION.")],
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch.")],
+    budget: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="What a step may take, such as 6GiB.")
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(min=1, help="For unknown dimensions: tokens, or the sides of an image."),
+    ] = None,
+    backend: Annotated[
+        Backend | None, typer.Option(help="Keras' backend.", show_default="the first installed")
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(metavar="NAME", show_default="the model's, else adam")
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(metavar="NAME", show_default="the model's, else mse")
+    ] = None,
+    save: Annotated[
+        str | None, typer.Option(metavar="FILE.json", help="Save the plan, for Plan.load.")
+    ] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write all figures as JSON.")
+    ] = None,
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE.png", help="Draw the curve (matplotlib).")
+    ] = None,
+) -> None:
+    """Parse, plan, render."""
+    from perftricks.cli.render import plan as render
+
+    with reported(COMMAND, usage=(ValueError,), data=(_NoModelError, OSError)):
+        if save is not None and budget is None:
+            raise ValueError("--save saves the plan that a --budget chooses; give both or neither")
+        size = None if budget is None else parse_size(budget)
+        for path in filter(None, (json_file, plot, save)):
+            check_path(path)
+        if plot is not None:
+            check_picture(plot)
+        _choose_backend(installed(backend))
+        with render.progress() as tell:
+            tell("building the model")
+            built = _model(model)
+            from perftricks import recompute
+
+            if optimizer is None and not getattr(built, "compiled", False):
+                optimizer = "adam"
+            tell("asking what each part keeps")
+            profile = recompute.profile(
+                built, batch_size=batch_size, length=length, optimizer=optimizer
+            )
+            tell("planning")
+            try:
+                plan = recompute.plan(
+                    built,
+                    batch_size=batch_size,
+                    length=length,
+                    budget=_PLENTY if size is None else size,
+                    loss=loss,
+                    optimizer=optimizer,
+                )
+            except recompute.BudgetError as error:
+                raise _NoModelError(str(error)) from None
+        options: dict[str, object] = {
+            "budget": budget,
+            "batch_size": batch_size,
+            "length": length,
+            "loss": loss,
+            "optimizer": optimizer,
+        }
+        given = {name: value for name, value in options.items() if value is not None}
+        render.show(profile, plan, given, save)
+        if save is not None:
+            plan.save(save)
+        if json_file is not None:
+            record = {
+                "profile": json.loads(profile.to_json()),
+                "curve": [point._asdict() for point in plan.curve],
+                "plan": None if size is None else json.loads(plan.to_json()),
+            }
+            with replacing(json_file) as file:
+                file.write(json.dumps(record, indent=2, ensure_ascii=False).encode() + b"\n")
+        if plot is not None:
+            plan.pareto().plot(plot)
+
+
+def _choose_backend(name: str) -> None:
+    os.environ["KERAS_BACKEND"] = name
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def _model(given: str) -> Any:
+    """Load or build the model."""
+    import keras
+
+    if given.endswith((".keras", ".h5")):
+        if not os.path.isfile(given):
+            raise _NoModelError(f"{given!r}: no such file")
+        try:
+            return keras.saving.load_model(given)
+        except Exception as error:
+            raise _NoModelError(f"{given!r} cannot be loaded: {_first_line(error)}") from None
+    name, colon, attribute = given.partition(":")
+    if not (colon and name and attribute):
+        raise ValueError(f"expected FILE.keras or MODULE:FUNCTION as the model, not {given!r}")
+    sys.path.insert(0, os.getcwd())  # as python -m does
+    try:
+        function = getattr(importlib.import_module(name), attribute)
+        is_application = name.startswith("keras.applications")
+        built = function(weights=None) if is_application else function()
+    except (Exception, SystemExit) as error:
+        raise _NoModelError(f"{given!r} cannot be built: {_first_line(error)}") from None
+    finally:
+        sys.path.remove(os.getcwd())
+    if not isinstance(built, keras.Model):
+        kind = type(built).__name__
+        raise _NoModelError(f"{given!r} must return a keras.Model, not an object of {kind}")
+    return built
+
+
+def _first_line(error: BaseException) -> str:
+    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
