@@ -14,7 +14,7 @@ import pytest
 from bench.recompute.trainer import BACKENDS, missing
 
 # They import Keras, and are run in processes of their own.
-collect_ignore = ["child.py", "layer_cases.py", "layer_trial.py", "models.py"]
+collect_ignore = ["budgets.py", "child.py", "layer_cases.py", "layer_trial.py", "models.py"]
 
 
 class Place(NamedTuple):

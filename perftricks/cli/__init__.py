@@ -24,7 +24,7 @@ from perftricks.signals import Terminated, ending
 COMMANDS = {
     "wordcount": "Count the words of a corpus, exactly as jieba cuts them.",
     "recompute-demo": "Train a real model with and without recompute, and compare.",
-    "recompute-plan": "Show where a model's memory goes, and plan what to recompute.",
+    "recompute-plan": "Plan what to recompute for a budget of memory.",
     "info": "Show versions, cores, memory, devices and caches.",
     "cache": "Show or empty the cache of compiled code and dictionaries.",
 }

@@ -83,6 +83,13 @@ def _torch(step: Step) -> int:
     return step.idle + step.batch + int(max(ledger.peak, gradients + update))
 
 
+def torch_step_bytes(run: Callable[[], object]) -> int:
+    """Return the most bytes of the storages that something makes on torch, at once, as it runs."""
+    with _torch_ledger() as ledger:
+        run()
+    return int(ledger.peak)
+
+
 def _torch_ledger() -> Any:
     """Return a mode of torch that adds up the bytes of storages that are made and alive."""
     import torch

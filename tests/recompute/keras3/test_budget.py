@@ -115,7 +115,7 @@ def counted(model, x, y):
         return xla_buffers(model, x, y)
     import torch
 
-    from perftricks.recompute.measure.steps import _torch_ledger
+    from perftricks.recompute.measure.steps import torch_step_bytes
 
     model.train_on_batch(x, y)
     idle = sum(array(v).nbytes for v in [*model.variables, *model.optimizer.variables])
@@ -123,9 +123,8 @@ def counted(model, x, y):
         assert v.value.grad is not None
     gradients = sum(array(v).nbytes for v in model.trainable_variables)
     batch = [torch.tensor(x), torch.tensor(y)]
-    with _torch_ledger() as ledger:
-        model.train_on_batch(*batch)
-    return idle + sum(t.nbytes for t in batch) + gradients + ledger.peak
+    peak = torch_step_bytes(lambda: model.train_on_batch(*batch))
+    return idle + sum(t.nbytes for t in batch) + gradients + peak
 
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow counts nothing on a CPU")

@@ -1,0 +1,142 @@
+"""Budgets from the least memory to plenty: what each plan really takes, beside the plain step.
+
+Usage: ``KERAS_BACKEND=torch python -m bench.recompute.budgets MODEL [--points N] [--json FILE]``
+
+Peaks are counted, not measured: on torch all storages that a real step makes, on JAX what XLA
+assigns to it; TensorFlow counts nothing on a CPU. Times are those of real steps, a plain one before
+each, so that whatever slows the machine down slows both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from perftricks import recompute
+from perftricks.recompute.measure.counters import xla_buffers
+from perftricks.recompute.measure.steps import torch_step_bytes
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def transformer() -> tuple[Any, Any, Any, dict[str, int]]:
+    """Return 12 blocks of width 256, a batch of 16 x 128 tokens, its classes, and its options."""
+    inputs = keras.Input((None,), dtype="int32")
+    x = layers.Embedding(1000, 256)(inputs)
+    for _ in range(12):
+        y = layers.MultiHeadAttention(4, 64, dropout=0.1)(x, x)
+        x = layers.LayerNormalization()(x + layers.Dropout(0.1)(y))
+        y = layers.Dense(256)(layers.Dense(1024, activation="gelu")(x))
+        x = layers.LayerNormalization()(x + layers.Dropout(0.1)(y))
+    model = keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling1D()(x)))
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 1000, (16, 128)).astype("int32"), rng.integers(0, 10, 16).astype("int32")
+    return model, x, y, {"batch_size": 16, "length": 128}
+
+
+def resnet50() -> tuple[Any, Any, Any, dict[str, int]]:
+    """Return ResNet50, a batch of 16 images of 96 x 96, their classes, and its options."""
+    model = keras.applications.ResNet50(
+        weights=None, input_shape=(96, 96, 3), classes=10, classifier_activation=None
+    )
+    rng = np.random.default_rng(0)
+    x, y = rng.random((16, 96, 96, 3)).astype("float32"), rng.integers(0, 10, 16).astype("int32")
+    return model, x, y, {"batch_size": 16}
+
+
+MODELS: dict[str, Callable[[], Any]] = {"transformer": transformer, "resnet50": resnet50}
+
+
+def main() -> None:
+    """Sweep, and print a table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", choices=MODELS)
+    parser.add_argument("--points", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    found = sweep(given.model, given.points, given.rounds)
+    if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def sweep(name: str, points: int, rounds: int) -> list[dict[str, Any]]:
+    """Plan for some budgets, and measure each plan."""
+    planned, x, y, options = _compiled(name)
+    plain = _compiled(name)[0]
+    curve = recompute.plan(planned, budget="1TiB", **options).curve
+    least, most = curve[0].peak, curve[-1].peak
+    found = []
+    print("  budget  forecast  counted  time forecast  time  seconds to plan")
+    for number in range(points):
+        budget = least + (most - least) * number // (points - 1)
+        began = time.perf_counter()
+        plan = recompute.plan(planned, budget=budget, **options)
+        seconds = time.perf_counter() - began
+        recompute.remove(planned)
+        if any(segment.recomputed for segment in plan.segments):
+            recompute.apply(planned, plan=plan)
+        ratio = _time_ratio(planned, plain, x, y, rounds)
+        counted = _counted(planned, x, y)
+        line = {
+            "budget": budget,
+            "forecast": plan.step_peak,
+            "counted": counted,
+            "time_forecast": plan.step_time / curve[-1].time,
+            "time": ratio,
+            "seconds_to_plan": seconds,
+            "backend": keras.backend.backend(),
+            "model": name,
+        }
+        found.append(line)
+        megabytes = [(size or 0) / 1e6 for size in (budget, plan.step_peak, counted)]
+        print("  ".join(f"{size:8.1f}" for size in megabytes), end="  ")
+        print(f"{line['time_forecast']:13.3f}  {ratio:.3f}  {seconds:.1f}", flush=True)
+    return found
+
+
+def _compiled(name: str) -> Any:
+    keras.utils.set_random_seed(0)
+    model, *rest = MODELS[name]()
+    model.compile(keras.optimizers.SGD(0.01), LOSS)
+    return (model, *rest)
+
+
+def _time_ratio(planned: Any, plain: Any, x: Any, y: Any, rounds: int) -> float:
+    """Return how many times as long a planned step takes, the median of some pairs."""
+    ratios = []
+    for number in range(rounds + 1):
+        seconds = []
+        for model in (plain, planned):
+            began = time.perf_counter()
+            float(np.asarray(model.train_on_batch(x, y)))
+            seconds.append(time.perf_counter() - began)
+        if number:  # the first compiles
+            ratios.append(seconds[1] / seconds[0])
+    return statistics.median(ratios)
+
+
+def _counted(model: Any, x: Any, y: Any) -> int | None:
+    """Return the bytes of a real step at its peak, by what counts them."""
+    variables = [*model.variables, *model.optimizer.variables]
+    idle = sum(np.asarray(keras.ops.convert_to_numpy(v)).nbytes for v in variables)
+    if keras.backend.backend() == "jax":
+        return idle + x.nbytes + y.nbytes + xla_buffers(model, x, y)
+    if keras.backend.backend() == "torch":
+        gradients = sum(v.value.nbytes for v in model.trainable_variables)
+        return idle + gradients + torch_step_bytes(lambda: model.train_on_batch(x, y))
+    return None
+
+
+if __name__ == "__main__":
+    main()
