@@ -19,7 +19,9 @@ COMMAND = "perftricks recompute-plan"
 _PLENTY = 1 << 60  # bytes; the plan that fits is the plain run
 
 # "\b" keeps the lines of the next paragraph apart.
-HELP = """Show where a model's memory goes, and plan what to recompute.
+HELP = """Plan what to recompute for a budget of memory.
+
+It shows where the memory of a training step goes, what plans need, and the one that fits.
 
 MODEL is a file that Keras has saved (.keras), or MODULE:FUNCTION, where the function returns a
 built model; models of keras.applications are built without weights. Nothing is trained, and nothing
