@@ -539,6 +539,7 @@ def test_memory(tmp_path, temporary):
         "PYTHONPATH": str(ROOT),
         "TMPDIR": tempfile.gettempdir(),
         "PERFTRICKS_CACHE": str(cache_folder()),
+        "MALLOC_ARENA_MAX": "1",  # what the C library keeps for each thread is not the table's
     }
     command = [sys.executable, "-c", PEAK, corpus, table, str(limit)]
     output = subprocess.check_output(command, env=environment, cwd=ROOT, text=True)
