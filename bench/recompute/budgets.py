@@ -23,7 +23,7 @@ from keras import layers
 
 from perftricks import recompute
 from perftricks.recompute.measure.counters import xla_buffers
-from perftricks.recompute.measure.steps import torch_step_bytes
+from perftricks.recompute.measure.steps import torch_steps_bytes
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -133,8 +133,7 @@ def _counted(model: Any, x: Any, y: Any) -> int | None:
     if keras.backend.backend() == "jax":
         return idle + x.nbytes + y.nbytes + xla_buffers(model, x, y)
     if keras.backend.backend() == "torch":
-        gradients = sum(v.value.nbytes for v in model.trainable_variables)
-        return idle + gradients + torch_step_bytes(lambda: model.train_on_batch(x, y))
+        return idle + torch_steps_bytes(model, lambda: model.train_on_batch(x, y))
     return None
 
 

@@ -83,9 +83,17 @@ def _torch(step: Step) -> int:
     return step.idle + step.batch + int(max(ledger.peak, gradients + update))
 
 
-def torch_step_bytes(run: Callable[[], object]) -> int:
-    """Return the most bytes of the storages that something makes on torch, at once, as it runs."""
+def torch_steps_bytes(model: Any, run: Callable[[], object]) -> int:
+    """Return the most bytes that real steps of training make on torch, at once.
+
+    Args:
+        model: The model.
+        run: Trains a step. It is called twice, for the gradients of a step are there in the next.
+    """
+    for variable in model.trainable_variables:
+        variable.value.grad = None
     with _torch_ledger() as ledger:
+        run()
         run()
     return int(ledger.peak)
 
