@@ -157,6 +157,10 @@ class Budgeting:
                 found.update((self._origin(id(x)), is_trained) for x in node.outputs)
         return found
 
+    def _is_trained(self, unit: _Unit) -> bool:
+        """Tell whether gradients flow through a unit."""
+        return any(self._trained.get(self._origin(key), False) for key in unit.stage.gives)
+
     def _make_problem(self) -> solver.Problem:
         import keras
 
@@ -189,7 +193,8 @@ class Budgeting:
                     work.seconds(self._ceilings),
                     work._replace(products=0.0).seconds(self._ceilings),
                     gradients,
-                    bool(follows) and follows[0].graph is unit.graph,
+                    # Nothing before the first trained weight is computed again.
+                    bool(follows) and follows[0].graph is unit.graph and self._is_trained(unit),
                 )
             )
         tensors = [

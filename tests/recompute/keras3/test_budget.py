@@ -189,8 +189,51 @@ def test_nothing_before_the_first_trained_weight():
     plan = recompute.plan(model, budget=plan.curve[0].peak, **options)
     recomputed = [segment for segment in plan.segments if segment.recomputed]
     assert recomputed
-    assert not any(frozen.issuperset(segment.layers) for segment in recomputed)
-    assert plain < 0.8 * ends(*compiled(convolutions))[1]
+    assert not any(frozen.intersection(segment.layers) for segment in recomputed)
+    assert plain < 0.9 * ends(*compiled(convolutions))[1]
+
+
+def named():
+    """Return a model with two inputs and two outputs, each with a name."""
+    a, b = keras.Input((20, 8), name="a"), keras.Input((20,), dtype="int32", name="b")
+    x = layers.Dense(WIDTH)(a) + layers.Embedding(9, WIDTH)(b)
+    for _ in range(3):
+        y = layers.Dense(2 * WIDTH, activation="gelu")(x)
+        x = layers.LayerNormalization()(x + layers.Dense(WIDTH)(layers.Dropout(0.1, seed=2)(y)))
+    q = layers.Dense(1, name="q")(layers.GlobalAveragePooling1D()(x))
+    return keras.Model({"a": a, "b": b}, {"p": layers.Dense(3, name="p")(x), "q": q})
+
+
+def test_inputs_and_outputs_with_names():
+    """Each output has its loss, and its targets."""
+    model = fresh_model(named)
+    sparse = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", {"p": sparse, "q": "mse"})
+    plan = recompute.plan(model, budget="1TiB", batch_size=BATCH)
+    recompute.apply(model, budget=plan.curve[0].peak, batch_size=BATCH)
+    x = {"a": np.ones((BATCH, 20, 8), "float32"), "b": np.ones((BATCH, 20), "int32")}
+    y = {"p": np.ones((BATCH, 20), "int32"), "q": np.ones((BATCH, 1), "float32")}
+    assert recompute.verify(model, x, y).ok
+    assert np.isfinite(model.fit(x, y, batch_size=BATCH, verbose=0).history["loss"][0])
+
+
+def test_low_rank_adaptation():
+    """Only what adapts is trained: nothing before the first of it is recomputed."""
+    model = fresh_model(named)
+    for layer in model.layers:
+        if isinstance(layer, layers.Dense) and layer.units == 2 * WIDTH:
+            layer.enable_lora(4)
+        elif layer.weights:
+            layer.trainable = False
+    options = {"batch_size": BATCH, "optimizer": "adam", "loss": ["mse", "mse"]}
+    curve = recompute.plan(model, budget="1TiB", **options).curve
+    assert curve[0].peak < 0.7 * curve[-1].peak
+    plan = recompute.plan(model, budget=curve[0].peak, **options)
+    first = next(layer.name for layer in model.layers if layer.trainable_variables)
+    names = [segment.layers for segment in plan.segments if segment.recomputed]
+    before = [layer.name for layer in model.layers[: model.layers.index(model.get_layer(first))]]
+    assert names
+    assert not set(before) & {name for some in names for name in some}
 
 
 def test_inside_of_a_nested_model():
