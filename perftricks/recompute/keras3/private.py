@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 
 def keras_thread_state() -> Dict[str, Any]:
@@ -439,29 +439,70 @@ class _Meta(str):
 def torch_without_memory() -> Iterator[None]:
     """Have Keras on torch make tensors that have shapes and no numbers, and gradients."""
     from keras.src.backend.common import global_state
+    from keras.src.backend.torch import nn
     from keras.src.backend.torch import numpy as keras_numpy
 
     before = global_state.get_global_attribute("torch_device", None)
-    repeat = keras_numpy.repeat
+    modules = (nn, keras_numpy)
+    plain = nn.get_device
     global_state.set_global_attribute("torch_device", _Meta("meta"))
-    keras_numpy.repeat = _repeat(repeat)
+    for module in modules:
+        module.get_device = _torch_device(plain)
     try:
-        yield
+        with _torch_layouts():
+            yield
     finally:
-        keras_numpy.repeat = repeat
+        for module in modules:
+            module.get_device = plain
         global_state.set_global_attribute("torch_device", before)
 
 
-def _repeat(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``repeat`` of Keras on torch, whose own cannot repeat what has no numbers."""
+def _torch_device(plain: Callable[[], Any]) -> Callable[[], Any]:
+    """Return what tells Keras the device, as an object of torch's where there is no memory.
+
+    Where its name is "meta", Keras pools and repeats other tensors in place of those that it was
+    given, which have memory and no gradient.
+    """
     import torch
 
-    def repeat(x: Any, repeats: Any, axis: Optional[int] = None) -> Any:
-        if isinstance(x, torch.Tensor) and x.device.type == "meta" and isinstance(repeats, int):
-            return torch.repeat_interleave(x, repeats, dim=axis)
-        return plain(x, repeats, axis=axis)
+    def get_device() -> Any:
+        device = plain()
+        return torch.device("meta") if isinstance(device, _Meta) else device
 
-    return repeat
+    return get_device
+
+
+def _torch_layouts() -> Any:
+    """Return a mode in which convolutions without memory lay out what they give as real ones do.
+
+    Real ones keep channels last where they were; those on the device "meta" put them second, and
+    what comes after them would copy, or not, where it really does not, or does.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    aten = torch.ops.aten
+
+    def has_channels_last(x: Any) -> bool:
+        return bool(x.dim() == 4 and x.shape[1] > 1 and x.stride(1) == 1)
+
+    def with_channels_last(x: Any) -> Any:
+        return torch.empty_like(x, memory_format=torch.channels_last)
+
+    class Layouts(TorchDispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            results = func(*args, **(kwargs or {}))
+            if func is aten.convolution.default and results.device.type == "meta":
+                return with_channels_last(results) if has_channels_last(args[0]) else results
+            if func is aten.convolution_backward.default and args[1].device.type == "meta":
+                first, *others = results
+                if first is not None and has_channels_last(args[1]):
+                    return (with_channels_last(first), *others)
+            return results
+
+    return Layouts()
 
 
 def in_training(layer: Any) -> Any:
