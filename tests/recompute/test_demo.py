@@ -221,7 +221,7 @@ def test_bad_configurations(options, message):
 )
 def test_bad_options(arguments, message, monkeypatch):
     """Wrong usage is one line on stderr and exit status 2."""
-    monkeypatch.setattr("perftricks.cli.recompute_demo._installed", lambda backend: "jax")
+    monkeypatch.setattr("perftricks.cli.recompute_demo.installed", lambda backend: "jax")
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert message in result.stderr
