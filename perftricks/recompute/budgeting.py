@@ -7,8 +7,8 @@
                      peak of a step under it, not run ◀───┘ fits: it; else the next that needs less
 
 The bytes of units add up to what a step needs only about: XLA fuses, kernels need room. So what the
-sums promise is corrected by the peaks of two whole steps, the plain one and the one that needs
-least, and the choice is checked by its own.
+sums promise is corrected by the peaks of three whole steps, from the one that needs least to the
+plain one, and the choice is checked by its own.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from perftricks.recompute.planning import outline as planning
 from perftricks.recompute.planning import solver
 from perftricks.recompute.planning.plans import BudgetError, Plan, Point, Segment, readable_size
 from perftricks.recompute.policies import FULL, policy_of
+from perftricks.recompute.profiling import optimizer_bytes, variable_bytes
 
 # Seconds that the engine takes to begin and end a call, and its backward pass, on the CPU.
 _CALL = {"torch": 2e-3, "jax": 0.0, "tensorflow": 0.0}
@@ -73,7 +74,7 @@ def plan_for(model: Any, outlined: Outlined, budget: int, setting: Setting) -> P
     Raises:
         ValueError: If none fits, or the model has no graph of layers.
     """
-    graph = next((g for g in outlined.graphs.values() if g.outline is outlined.outline.root), None)
+    graph = outlined.root
     if graph is None:
         raise ValueError(
             "%s has a call of its own and no graph of layers; plan its Functional or Sequential "
@@ -107,7 +108,8 @@ class Budgeting:
         self._trained = self._trained_tensors()
         self._plain_seconds = 0.0
         self._problem = self._make_problem()
-        self._steps: Dict[Any, int] = {}
+        self._peaks: Dict[Any, int] = {}
+        self._step = self._make_step()
 
     # What there is to choose from.
 
@@ -172,7 +174,7 @@ class Budgeting:
         sizes: Dict[int, int] = {}
         wanted: Set[int] = set()
         for number, unit in enumerate(self._units):
-            variables = _variables(unit.stage)
+            variables = unit.stage.trained_variables
             for key in map(self._origin, unit.stage.takes):
                 last[key] = number
                 if self._trained.get(key) or variables:
@@ -184,7 +186,7 @@ class Budgeting:
             kept, products, work = self._cost(unit)
             self._plain_seconds += 3 * work.seconds(self._ceilings)
             follows = self._units[number + 1 : number + 2]
-            gradients = sum(_nbytes(v) for v in variables if id(v) not in seen)
+            gradients = sum(variable_bytes(v) for v in variables if id(v) not in seen)
             seen.update(map(id, variables))
             units.append(
                 solver.Unit(
@@ -219,7 +221,7 @@ class Budgeting:
             function = stages.segment_function(
                 unit.graph.functional, unit.stage, private.in_training
             )
-            variables = _variables(unit.stage)
+            variables = unit.stage.trained_variables
             matmuls = policy_of("save_matmuls")
             costs = (
                 kept_bytes(function, variables, specs, FULL, with_results=False),
@@ -232,9 +234,12 @@ class Budgeting:
         return self._costs[likeness]
 
     def _spec(self, key: int) -> Any:
-        symbol = self._symbols[key]
-        is_trained = self._trained.get(self._origin(key), False)
-        return spec_of_symbol(symbol, self._setting, is_trained)
+        return self._spec_of(self._symbols[key], self._trained.get(self._origin(key), False))
+
+    def _spec_of(self, symbol: Any, is_trained: bool) -> Any:
+        from perftricks.recompute.measure.kept import spec_of_symbol
+
+        return spec_of_symbol(symbol, self._setting.batch_size, self._setting.length, is_trained)
 
     # From choices to plans.
 
@@ -259,7 +264,7 @@ class Budgeting:
         if found > budget:
             raise BudgetError(self._too_little(budget, found))
         points = [
-            Point(self._steps.get(choice.pieces, peak), self._plain_seconds + choice.time)
+            Point(self._peaks.get(choice.pieces, peak), self._plain_seconds + choice.time)
             for choice, peak in zip(curve, peaks)
         ]
         plan = self._plan_of(curve[number])
@@ -282,20 +287,19 @@ class Budgeting:
         """Return the peak of a whole step under a choice."""
         from perftricks.recompute.measure.steps import peak_bytes
 
-        if choice.pieces not in self._steps:
+        if choice.pieces not in self._peaks:
             plan = self._plan_of(choice)
             with applied(self._model, plan if any(s.recomputed for s in plan.segments) else None):
-                self._steps[choice.pieces] = peak_bytes(self._step())
-        return self._steps[choice.pieces]
+                self._peaks[choice.pieces] = peak_bytes(self._step)
+        return self._peaks[choice.pieces]
 
-    def _step(self) -> Any:
+    def _make_step(self) -> Any:
         from perftricks.recompute.measure.steps import Step
-        from perftricks.recompute.profiling import optimizer_bytes
 
         model, setting = self._model, self._setting
         functional = self._graph.functional
-        inputs = [spec_of_symbol(x, setting, False) for x in functional.inputs]
-        outputs = [spec_of_symbol(x, setting, False) for x in functional.outputs]
+        inputs = [self._spec_of(x, False) for x in functional.inputs]
+        outputs = [self._spec_of(x, False) for x in functional.outputs]
         optimizer = setting.optimizer or getattr(model, "optimizer", None)
         targets, loss = _loss(model, setting.loss, functional, outputs)
         return Step(
@@ -308,8 +312,8 @@ class Budgeting:
         )
 
     def _too_little(self, budget: int, least: int) -> str:
-        step = self._step()
-        constant = step.idle + sum(_nbytes(v) for v in self._model.trainable_variables)
+        step = self._step
+        constant = step.idle + sum(variable_bytes(v) for v in self._model.trainable_variables)
         each = max(1.0, (least - constant) / self._setting.batch_size)
         fits = int((budget - constant) // each)
         hint = "a batch of about %d would fit" % fits if fits > 0 else "no batch would fit"
@@ -405,12 +409,6 @@ def _places(chain: Any) -> List[int]:
     ]
 
 
-def _variables(stage: Any) -> List[Any]:
-    layers = {id(node.operation): node.operation for node in stage.nodes}
-    found = [v for layer in layers.values() for v in getattr(layer, "trainable_variables", ())]
-    return list({id(v): v for v in found}.values())
-
-
 def _likeness(stage: Any, specs: Sequence[Any]) -> Optional[str]:
     """Return a text that only stages have in common that cost the same; None if that is unknown."""
     from perftricks.recompute.keras3 import layers as keras3
@@ -440,31 +438,6 @@ def _likeness(stage: Any, specs: Sequence[Any]) -> Optional[str]:
             )
         )
     return repr((calls, list(specs), [numbers.get(key) for key in stage.gives]))
-
-
-def _nbytes(variable: Any) -> int:
-    from perftricks.recompute.measure.kept import spec_of
-
-    return spec_of(variable).nbytes
-
-
-def spec_of_symbol(symbol: Any, setting: Setting, is_trained: bool) -> Any:
-    """Return a symbolic tensor as one of a batch, without numbers.
-
-    Raises:
-        ValueError: If a dimension is not known.
-    """
-    from perftricks.recompute.measure.kept import Spec
-
-    first, *others = symbol.shape
-    if None in others and setting.length is None:
-        raise ValueError(
-            "the tensor %s has the shape %s; give length=, what to take for the dimensions "
-            "that are not known" % (symbol.name, tuple(symbol.shape))
-        )
-    shape = [setting.batch_size if first is None else first]
-    shape += [setting.length if size is None else size for size in others]
-    return Spec(tuple(shape), symbol.dtype, is_trained and "float" in symbol.dtype)
 
 
 def _loss(

@@ -55,6 +55,12 @@ class Outlined:
             self._model(model), tuple(type(layer).__name__ for layer in self.layers)
         )
 
+    @property
+    def root(self) -> Optional[Graph]:
+        """The graph of the model itself; None if it has a ``call`` of its own."""
+        found = (g for g in self.graphs.values() if g.outline is self.outline.root)
+        return next(found, None)
+
     def number_of(self, symbol: Any) -> Optional[int]:
         """Return the number of a symbolic tensor, or None for one that is in none of the graphs."""
         return self._tensors.get(id(symbol))

@@ -55,7 +55,7 @@ def profile(
         if value is not None:
             check_count(name, value)
     outlined = Outlined(model)
-    graph = next((g for g in outlined.graphs.values() if g.outline is outlined.outline.root), None)
+    graph = outlined.root
     if graph is None:
         raise ValueError(
             "%s has a call of its own and no graph of layers to look into; profile its "
@@ -100,8 +100,8 @@ class _Profiler:
             model.name,
             self._batch_size,
             keras.config.backend(),
-            sum(map(_nbytes, model.variables)),
-            sum(map(_nbytes, trained)),
+            sum(map(variable_bytes, model.variables)),
+            sum(map(variable_bytes, trained)),
             optimizer_bytes(optimizer, trained),
             sum(spec.nbytes for spec in specs),
             kept_bytes(run, trained, specs),
@@ -128,10 +128,7 @@ class _Profiler:
         self._counted.update(kept)
         full = sum(kept.values())
         function = segment_function(graph.functional, stage, private.in_training)
-        layers = {id(node.operation): node.operation for node in stage.nodes}
-        variables = [
-            v for layer in layers.values() for v in getattr(layer, "trainable_variables", ())
-        ]
+        variables = stage.trained_variables
         products = kept_bytes(function, variables, specs, policy_of("save_matmuls"))
         return SegmentProfile(
             segment.name_in(self._model.name),
@@ -142,20 +139,13 @@ class _Profiler:
         )
 
     def _spec(self, symbol: Any, is_inside: bool) -> Any:
-        from perftricks.recompute.measure.kept import Spec
+        from perftricks.recompute.measure.kept import spec_of_symbol
 
-        first, *others = symbol.shape
-        if None in others and self._length is None:
-            raise ValueError(
-                "the tensor %s has the shape %s; give length=, what to take for the dimensions "
-                "that are not known" % (symbol.name, tuple(symbol.shape))
-            )
-        shape = [self._batch_size if first is None else first]
-        shape += [self._length if size is None else size for size in others]
-        return Spec(tuple(shape), symbol.dtype, is_inside and "float" in symbol.dtype)
+        return spec_of_symbol(symbol, self._batch_size, self._length, is_inside)
 
 
-def _nbytes(variable: Any) -> int:
+def variable_bytes(variable: Any) -> int:
+    """Return the bytes of a variable."""
     from perftricks.recompute.measure.kept import spec_of
 
     return spec_of(variable).nbytes
@@ -176,5 +166,5 @@ def optimizer_bytes(optimizer: Any, trained: List[Any]) -> int:
         copy = type(optimizer).from_config(optimizer.get_config())
         copy.build(list(sample))
         slots = (sum(math.prod(v.shape) for v in copy.variables) - 2) / max(1, len(sample))
-        return int(slots * sum(map(_nbytes, trained)))
-    return sum(map(_nbytes, optimizer.variables))
+        return int(slots * sum(map(variable_bytes, trained)))
+    return sum(map(variable_bytes, optimizer.variables))

@@ -33,6 +33,13 @@ class Stage(NamedTuple):
     policy: Optional[Policy]
 
     @property
+    def trained_variables(self) -> List[Any]:
+        """The trained variables of its layers, each once."""
+        layers = {id(node.operation): node.operation for node in self.nodes}
+        found = [v for layer in layers.values() for v in getattr(layer, "trainable_variables", ())]
+        return list({id(v): v for v in found}.values())
+
+    @property
     def recomputed(self) -> bool:
         """Whether they are recomputed as a whole."""
         return self.policy is not None

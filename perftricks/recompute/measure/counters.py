@@ -59,8 +59,17 @@ def xla_temporaries(lowered: Any) -> Optional[int]:
     Returns:
         The bytes; None where XLA does not tell.
     """
-    memory = lowered.compile().memory_analysis()
+    memory = xla_memory(lowered)
     return None if memory is None else int(memory.temp_size_in_bytes)
+
+
+def xla_memory(lowered: Any) -> Any:
+    """Return what XLA assigns to a program, by its use; None where it does not tell.
+
+    Args:
+        lowered: What ``jax.jit(function).lower(...)`` returns.
+    """
+    return lowered.compile().memory_analysis()
 
 
 def torch_allocations(step: Callable[[], object]) -> int:

@@ -18,7 +18,8 @@ from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Seque
 
 import keras
 
-from perftricks.recompute.measure.kept import HANDS_ON, Spec, spec_of
+from perftricks.recompute.measure.counters import xla_memory
+from perftricks.recompute.measure.kept import HANDS_ON, Spec, spec_of, torch_empty
 
 
 class Step(NamedTuple):
@@ -61,15 +62,11 @@ def _torch(step: Step) -> int:
 
     from perftricks.recompute.keras3 import private
 
-    def empty(spec: Spec, is_trained: bool = False) -> Any:
-        dtype = getattr(torch, spec.dtype)
-        return torch.empty(spec.shape, dtype=dtype, device="meta", requires_grad=is_trained)
-
     with private.torch_without_memory():
         # What is there before a step is made outside of the ledger, and so not entered.
-        state = [(v, empty(spec_of(v), bool(v.trainable))) for v in step.model.variables]
+        state = [(v, torch_empty(spec_of(v))) for v in step.model.variables]
         trained = [x for v, x in state if v.trainable]
-        batch = [[empty(spec) for spec in some] for some in (step.inputs, step.targets)]
+        batch = [[torch_empty(spec) for spec in some] for some in (step.inputs, step.targets)]
         scope = keras.StatelessScope(state_mapping=state, collect_losses=True)
         with torch.enable_grad(), scope, _torch_ledger() as ledger:
             # Keras forgets the gradients of the step before after the forward pass.
@@ -187,7 +184,7 @@ def _jax(step: Step) -> int:
     state = (*weights, slots)
     batch = ([abstract(spec) for spec in some] for some in (step.inputs, step.targets))
     donated = (0,) if updates else ()
-    memory = jax.jit(run, donate_argnums=donated).lower(state, *batch).compile().memory_analysis()
+    memory = xla_memory(jax.jit(run, donate_argnums=donated).lower(state, *batch))
     if memory is None:
         raise NotImplementedError("this XLA does not tell what it assigns (memory_analysis)")
     size = memory.argument_size_in_bytes + memory.output_size_in_bytes

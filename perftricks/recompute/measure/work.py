@@ -104,7 +104,7 @@ def _torch(function: Function, variables: Sequence[Any], specs: Sequence[Spec]) 
 
 def _other(name: str, size: int, draws: bool, moved: float) -> Work:
     """Return the work of what is no product."""
-    is_function = name.lower().rstrip("_") in _FUNCTIONS or name in _FUNCTIONS
+    is_function = name.lower().rstrip("_") in _FUNCTIONS
     return Work(0.0, moved, size if is_function else 0.0, size if draws else 0.0)
 
 
