@@ -95,22 +95,25 @@ def recompute_plan(
 
             if optimizer is None and not getattr(built, "compiled", False):
                 optimizer = "adam"
-            tell("asking what each part keeps")
-            profile = recompute.profile(
-                built, batch_size=batch_size, length=length, optimizer=optimizer
-            )
-            tell("planning")
+            setting: dict[str, Any] = {
+                "batch_size": batch_size,
+                "length": length,
+                "optimizer": optimizer,
+            }
             try:
-                plan = recompute.plan(
-                    built,
-                    batch_size=batch_size,
-                    length=length,
-                    budget=_PLENTY if size is None else size,
-                    loss=loss,
-                    optimizer=optimizer,
-                )
+                tell("asking what each part keeps")
+                profile = recompute.profile(built, **setting)
+                tell("planning")
+                plenty = _PLENTY if size is None else size
+                plan = recompute.plan(built, budget=plenty, loss=loss, **setting)
             except recompute.BudgetError as error:
                 raise _NoModelError(str(error)) from None
+            except ValueError:
+                raise
+            except Exception as error:  # of a layer, for example, that looks at numbers
+                raise _NoModelError(
+                    f"{model!r} cannot be traced without numbers: {_first_line(error)}"
+                ) from None
         options: dict[str, object] = {
             "budget": budget,
             "batch_size": batch_size,

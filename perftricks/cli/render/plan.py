@@ -47,12 +47,12 @@ def show(profile: Profile, plan: Plan, options: dict[str, object], saved: str | 
         table.add_row(name, readable_size(getattr(profile, name)))
     console.print(table)
     console.print()
-    _show_curve(console, plan, chosen="budget" in options)
+    pareto = plan.pareto()
     if "budget" not in options:
+        print(pareto._replace(chosen=0))
         console.print("\n--budget SIZE chooses the fastest plan that fits.", markup=False)
         return
-    console.print()
-    print(plan)
+    print(f"{pareto}\n\n{plan}")
     arguments = ", ".join(f"{name}={_quoted(value)}" for name, value in options.items())
     if saved:
         arguments = f"plan=recompute.Plan.load({_quoted(saved)})"
@@ -63,19 +63,3 @@ def show(profile: Profile, plan: Plan, options: dict[str, object], saved: str | 
 
 def _quoted(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _show_curve(console: Console, plan: Plan, chosen: bool) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("peak of a step", "of plain", "time of plain"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    plain = plan.curve[-1]
-    for point in plan.curve:
-        table.add_row(
-            readable_size(point.peak),
-            f"{100 * point.peak / plain.peak:.0f} %",
-            f"{point.time / plain.time:.2f}",
-            "chosen" if chosen and point.peak == plan.step_peak else "",
-        )
-    console.print(table)
