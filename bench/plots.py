@@ -84,11 +84,13 @@ def _batches(results: Results, axes: Axes) -> bool:
     found = [*results.all("bench_largest_batch_of_bert"), *results.all("bench_largest_batch")]
     for number, result in enumerate(found):
         largest = result.info["largest_batch"]
-        for offset, (way, colour) in enumerate((("plain", "#c44e52"), ("recompute", "#55a868"))):
+        colours = (("plain", "#c44e52"), ("recompute", "#55a868"), ("planned", "#4c72b0"))
+        ways = [(way, colour) for way, colour in colours if way in largest]
+        for offset, (way, colour) in enumerate(ways):
             label = way if number == 0 else ""
-            x = number + 0.4 * offset
-            axes.bar_label(axes.bar(x, largest[way], 0.38, color=colour, label=label))
-    axes.set_xticks([number + 0.2 for number in range(len(found))], map(_model, found))
+            x = number + 0.3 * offset
+            axes.bar_label(axes.bar(x, largest[way], 0.28, color=colour, label=label))
+    axes.set_xticks([number + 0.15 for number in range(len(found))], map(_model, found))
     axes.set(ylabel="samples in a batch", yscale="log")
     axes.margins(y=0.1)
     axes.set_title("Largest batch that fits")

@@ -73,7 +73,7 @@ class Results:
         for result in self.all("bench_largest_batch_of_bert"):
             info = result.info
             if "sample_seconds" in info:
-                plain_seconds, seconds, _ = info["sample_seconds"].values()
+                plain_seconds, seconds, *_ = info["sample_seconds"].values()
                 plain_peak, peak = info["peak_bytes"].values()
                 where = f"{info['backend']} gpu, {info['model']}, batch {info['timed_batch']}"
                 yield TimedBatch(where, seconds / plain_seconds, peak / plain_peak)

@@ -137,9 +137,9 @@ def test_figures(results):
     largest = {
         "model": "bert-base",
         "layers": None,
-        "largest_batch": {"plain": 48, "recompute": 144},
+        "largest_batch": {"plain": 48, "recompute": 144, "planned": 150},
         "ratio": 3.0,
-        "sample_seconds": {"plain": 0.04, "at its batch": 0.05, "at its own": 0.048},
+        "sample_seconds": {"plain": 0.04, "at its batch": 0.05, "at its own": 0.048, "plan": 0.047},
         "timed_batch": 45,
     }
     keras2 = {"tool": "plain", "allocated_bytes": None, "resident_bytes": 2**30, "time_ratio": 1.0}
@@ -161,7 +161,7 @@ def test_figures(results):
         "| a group | other | raises: no \\| such thing |  |  |  |  |",
         "| tensorflow cpu: blocks | 6 | 24 |",
         "| plain | 1,024 MiB |  |",
-        "| a group | bert-base | 48 | 144 | 3.0x | 40.0 ms (batch 45) | 50.0 ms | 48.0 ms |",
+        "| a group | bert-base | 48 | 144 | 3.0x | 150 | 40.0 ms (batch 45) | 50.0 ms | 48.0 ms | 47.0 ms |",
     ):
         assert row in page.splitlines()
     assert figures.render(results()) == ""

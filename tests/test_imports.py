@@ -131,6 +131,8 @@ def test_public_names():
     ]
     assert perftricks.recompute.__all__ == [
         "BudgetError",
+        "LargestBatch",
+        "MaxBatchSize",
         "Pareto",
         "Plan",
         "Profile",
@@ -140,6 +142,7 @@ def test_public_names():
         "Verification",
         "apply",
         "keep",
+        "max_batch_size",
         "plan",
         "profile",
         "recompute_grad",

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from bench.recompute.models import build
+from bench.recompute.models import build_compiled
 from bench.recompute.trainer import Case
 from perftricks.recompute.measure.counters import torch_allocations, xla_buffers
 from perftricks.recompute.measure.meters import peak_meter
@@ -28,13 +28,7 @@ def main() -> None:
     if case.device == "gpu" and meter.device == "cpu":
         sys.exit(f"{case.backend} sees no GPU")
     keras.utils.set_random_seed(0)
-    model, inputs, classes = build(case)
-    model.compile(
-        keras.optimizers.SGD(0.01, momentum=0.9),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        run_eagerly=case.eager,
-        jit_compile=case.backend == "jax" and not case.eager,
-    )
+    model, inputs, classes = build_compiled(case)
     # Two small batches first: TensorFlow then has a graph for batches of any size.
     for size in (1, 2):
         model.train_on_batch(inputs[:size], classes[:size])

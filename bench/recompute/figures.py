@@ -139,9 +139,11 @@ _LARGEST = (
     "plain",
     "recompute",
     "larger",
+    "planned",
     "a sample, plain",
     "recompute, same batch",
     "recompute, its largest",
+    "planned, its largest",
 )
 
 
@@ -151,9 +153,11 @@ def _largest(results: Results) -> list[Row]:
         info = result.info
         model = info["model"] + (f", {info['layers']} blocks" if info["layers"] else "")
         largest = info["largest_batch"]
-        ways = (str(largest["plain"]), str(largest["recompute"]), f"{info['ratio']:.1f}x")
+        planned = str(largest.get("planned", ""))
+        ways = (str(largest["plain"]), str(largest["recompute"]), f"{info['ratio']:.1f}x", planned)
         times = info.get("sample_seconds")
-        samples = [f"{seconds * 1e3:.1f} ms" for seconds in times.values()] if times else [""] * 3
+        samples = [f"{seconds * 1e3:.1f} ms" for seconds in (times or {}).values()]
+        samples += [""] * (4 - len(samples))
         if times:
             samples[0] += f" (batch {info['timed_batch']})"
         rows.append((result.group, model, *ways, *samples))

@@ -119,3 +119,15 @@ def build(case: Case) -> tuple[Any, np.ndarray, np.ndarray]:
     tokens = draw.integers(0, VOCABULARY, (case.batch_size, case.seq_len), dtype="int32")
     classes = draw.integers(0, CLASSES, case.batch_size, dtype="int32")
     return TOOLS[case.tool](case), tokens, classes
+
+
+def build_compiled(case: Case) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Return the model, compiled, a batch of inputs and their classes."""
+    model, tokens, classes = build(case)
+    model.compile(
+        keras.optimizers.SGD(0.01, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        run_eagerly=case.eager,
+        jit_compile=case.backend == "jax" and not case.eager,
+    )
+    return model, tokens, classes

@@ -24,6 +24,7 @@ from perftricks.recompute.switch import recompute_scope
 
 if TYPE_CHECKING:
     from perftricks.recompute.applying import apply, remove
+    from perftricks.recompute.batch_sizes import LargestBatch, MaxBatchSize, max_batch_size
     from perftricks.recompute.choosing import plan
     from perftricks.recompute.inspection import Status, status
     from perftricks.recompute.planning.plans import BudgetError, Pareto, Plan, Segment
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BudgetError",
+    "LargestBatch",
+    "MaxBatchSize",
     "Pareto",
     "Plan",
     "Profile",
@@ -42,6 +45,7 @@ __all__ = [
     "Verification",
     "apply",
     "keep",
+    "max_batch_size",
     "plan",
     "profile",
     "recompute_grad",
@@ -53,6 +57,8 @@ __all__ = [
 
 _LAZY = {
     "BudgetError": "planning.plans",
+    "LargestBatch": "batch_sizes",
+    "MaxBatchSize": "batch_sizes",
     "Pareto": "planning.plans",
     "Plan": "planning.plans",
     "Profile": "planning.profiles",
@@ -61,6 +67,7 @@ _LAZY = {
     "Status": "inspection",
     "Verification": "verification",
     "apply": "applying",
+    "max_batch_size": "batch_sizes",
     "plan": "choosing",
     "profile": "profiling",
     "remove": "applying",

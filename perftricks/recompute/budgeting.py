@@ -262,7 +262,7 @@ class Budgeting:
             number += 1
         found = self._peak(curve[number])
         if found > budget:
-            raise BudgetError(self._too_little(budget, found))
+            raise BudgetError(self._too_little(budget, found), found)
         points = [
             Point(self._peaks.get(choice.pieces, peak), self._plain_seconds + choice.time)
             for choice, peak in zip(curve, peaks)
@@ -301,7 +301,7 @@ class Budgeting:
         inputs = [self._spec_of(x, False) for x in functional.inputs]
         outputs = [self._spec_of(x, False) for x in functional.outputs]
         optimizer = setting.optimizer or getattr(model, "optimizer", None)
-        targets, loss = _loss(model, setting.loss, functional, outputs)
+        targets, loss = loss_of(model, setting.loss, functional, outputs)
         return Step(
             model,
             inputs,
@@ -440,7 +440,7 @@ def _likeness(stage: Any, specs: Sequence[Any]) -> Optional[str]:
     return repr((calls, list(specs), [numbers.get(key) for key in stage.gives]))
 
 
-def _loss(
+def loss_of(
     model: Any, loss: Any, functional: Any, outputs: Sequence[Any]
 ) -> Tuple[List[Any], Callable[[List[Any], List[Any]], Any]]:
     """Return the targets of a step, and its loss as a function of inputs and targets."""

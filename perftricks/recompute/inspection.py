@@ -99,6 +99,13 @@ def status(model: Any) -> Status:
     return Status(model.name, tuple(parts))
 
 
+def is_decorated(model: Any) -> bool:
+    """Tell whether anything in a model is decorated with ``recompute_grad``."""
+    return any(
+        _decorated(layer) or _functions(layer) for layer in family_of(model).everything_in(model)
+    )
+
+
 def _decorated(layer: Any) -> List[Part]:
     """List the decorated methods of a layer."""
     found = []

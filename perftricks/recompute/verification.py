@@ -6,9 +6,10 @@ from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
 from perftricks.recompute import applying, models, switch
 from perftricks.recompute.comparing import Difference, compare, same_bits
+from perftricks.recompute.inspection import is_decorated
 from perftricks.recompute.keras3 import layers as keras3
 from perftricks.recompute.planning.plans import readable_size
-from perftricks.recompute.stacks import family_of, generation_of
+from perftricks.recompute.stacks import generation_of
 from perftricks.recompute.structures import Structures
 
 _ULPS = 64
@@ -148,7 +149,7 @@ def verify(
 
     x, y, sample_weight = _tensors(x), _tensors(y), _tensors(sample_weight)
     compute_loss = _loss(model, loss, x, y, sample_weight)
-    ours = not models.is_applied(model) and not _is_decorated(model)
+    ours = not models.is_applied(model) and not is_decorated(model)
     before = models.compiled_functions(model)
     try:
         if ours:
@@ -206,7 +207,7 @@ def _verify_keras2(
 ) -> Verification:
     from perftricks.recompute.keras2 import trial as trials
 
-    ours = not models.is_applied(model) and not _is_decorated(model)
+    ours = not models.is_applied(model) and not is_decorated(model)
     try:
         if ours:
             applying.apply(model)
@@ -255,14 +256,6 @@ def _loss(model: Any, loss: Any, x: Any, y: Any, sample_weight: Any) -> Callable
         return value
 
     return compute
-
-
-def _is_decorated(model: Any) -> bool:
-    """Tell whether the call of a layer is decorated with recompute_grad."""
-    return any(
-        hasattr(type(layer).call, "perftricks_decorated")
-        for layer in family_of(model).everything_in(model)
-    )
 
 
 def _tolerance(precision: str) -> float:

@@ -249,7 +249,8 @@ def largest_batch(
         tell("batch %d %s recompute" % (batch_size, "with" if recompute else "without"))
         return train(replace(config, batch_size=batch_size), recompute)
 
-    return batches.largest_batch(run, config.batch_size, budget, limit, known)
+    found = batches.largest_batch(run, config.batch_size, budget, limit, known)
+    return found.batch_size, found.run
 
 
 def train(config: Config, recompute: bool) -> Run:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional
 
 from perftricks.recompute.measure.process import OutOfMemoryError
 
 LARGEST_TRIED = 4096  # samples in a batch, where the search ends
 _GUESSES = 5  # runs after which the search no longer guesses but halves
+
+
+class Found(NamedTuple):
+    """What a search has found.
+
+    Attributes:
+        batch_size: The largest batch that fits; 0 if not even one sample does.
+        run: What was returned for it; None if nothing fits.
+        too_large: The smallest batch that was tried and does not fit; the limit and one if none
+            was too large.
+    """
+
+    batch_size: int
+    run: Any
+    too_large: int
 
 
 def largest_batch(
@@ -16,8 +31,8 @@ def largest_batch(
     budget: Optional[int],
     limit: int = LARGEST_TRIED,
     known: Any = None,
-) -> Tuple[int, Any]:
-    """Find the largest batch with which something runs.
+) -> Found:
+    """Find the largest batch with which something runs, to within a sixteenth.
 
     Args:
         run: Runs a batch of a size; what it returns has ``peak_bytes``, the peak of a step, and
@@ -28,10 +43,6 @@ def largest_batch(
             running out of it.
         limit: The largest batch to try.
         known: What ``run(start)`` would return, if that is known.
-
-    Returns:
-        The largest batch that fits, to within a sixteenth, and what ``run`` has returned for it; 0
-        and None if not even one sample does.
     """
     runs: Dict[int, Any] = {}
     largest, failure = 0, limit + 1
@@ -48,7 +59,7 @@ def largest_batch(
         else:
             largest = trial
         trial = _next_trial(runs, largest, failure, room)
-    return largest, runs.get(largest)
+    return Found(largest, runs.get(largest), failure)
 
 
 def _fitting(run: Callable[[int], Any], size: int) -> Any:

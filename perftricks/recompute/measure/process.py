@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 # Up to jaxlib 0.11.0, XLA orders a program for the CPU so that most of the saving is hidden, unless
 # it is told not to. From 0.11.1 on it keeps the saving, and what it was told costs memory.
@@ -19,7 +19,7 @@ _LAST_TO_HIDE = (0, 11, 0)
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
-class RunError(Exception):
+class RunError(RuntimeError):
     """A run failed; the message says how."""
 
 
@@ -53,23 +53,24 @@ def run(module: str, arguments: Sequence[str], given: Any, environment: Dict[str
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def environment(backend: str, device: str, *flags: str, **more: str) -> Dict[str, str]:
+def environment(backend: Optional[str], device: str, *flags: str, **more: str) -> Dict[str, str]:
     """Return the environment of a run: that of this process, and what the run needs.
 
     Args:
-        backend: Of Keras 3.
+        backend: Of Keras 3; None for the one that Keras takes by itself.
         device: "cpu" hides GPUs.
         flags: For XLA, beside those that it needs to show what recomputing saves.
         more: Variables.
     """
     found = dict(
         os.environ,
-        KERAS_BACKEND=backend,
         TF_CPP_MIN_LOG_LEVEL="3",
         TF_ENABLE_ONEDNN_OPTS=os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1"),
         XLA_FLAGS=" ".join(filter(None, [os.environ.get("XLA_FLAGS", ""), xla_flags(), *flags])),
         PYTHONPATH=os.pathsep.join(path for path in sys.path if path),
     )
+    if backend is not None:
+        found["KERAS_BACKEND"] = backend
     found.update(more)
     if device == "cpu":
         found["CUDA_VISIBLE_DEVICES"] = ""

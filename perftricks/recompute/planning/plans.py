@@ -13,7 +13,18 @@ _FORM = 2  # of the JSON; the first had no budget
 
 
 class BudgetError(ValueError):
-    """No plan fits a budget; the message says what the least is, and which batch would fit."""
+    """No plan fits a budget; the message says what the least is, and which batch would fit.
+
+    Attributes:
+        least: Bytes that the plan which needs least would take.
+    """
+
+    def __init__(self, message: str, least: int) -> None:
+        super().__init__(message, least)
+        self.least = least
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Segment(NamedTuple):

@@ -1,0 +1,224 @@
+"""The process of one try of ``max_batch_size``: trains what a caller's function builds.
+
+Usage: ``KERAS_BACKEND=jax python -m perftricks.recompute.batch_trial``, with a ``Trial`` as JSON on
+stdin. The last line of stdout is an ``Outcome`` as JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pickle
+import statistics
+import sys
+import time
+from typing import Any, List, NamedTuple, Optional, Tuple
+
+from perftricks.recompute.switch import VARIABLE
+
+WAYS = ("plain", "full", "planned")
+
+
+class Trial(NamedTuple):
+    """What is trained, and how.
+
+    Attributes:
+        build: The function that builds the model, pickled, in base 64.
+        way: One of ``WAYS``.
+        batch_size: Samples in a step.
+        length: What stands for dimensions that are not known; None if there are none.
+        memory: Bytes that a step may take; None for all that the device has.
+        share: The share of the memory that is planned for.
+        steps: Steps that are trained.
+    """
+
+    build: str
+    way: str
+    batch_size: int
+    length: Optional[int]
+    memory: Optional[int]
+    share: float
+    steps: int
+
+
+class Outcome(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        peak: Bytes at the peak of a whole step; of the least plan, as forecast, if none fits.
+        least_bytes: What the plan that needs least takes, as forecast; without plans the peak.
+        free_bytes: What the device had for a step; None on the CPU.
+        seconds: Median time of a step; None if none was trained, for no plan fits.
+        measured: What the peak is the peak of.
+        device: "cpu" or "gpu".
+    """
+
+    peak: int
+    least_bytes: int
+    free_bytes: Optional[int]
+    seconds: Optional[float]
+    measured: str
+    device: str
+
+
+def main() -> None:
+    """Train as stdin says."""
+    trial = Trial(**json.load(sys.stdin))
+    os.environ.pop(VARIABLE, None)
+    build = pickle.loads(base64.b64decode(trial.build))
+    import keras
+
+    from perftricks.recompute.measure.meters import peak_meter
+
+    meter = peak_meter(keras.backend.backend())
+    free = meter.free()
+    room = free if trial.memory is None else trial.memory
+    if room is None:
+        sys.exit("say how much memory a step may take (memory='4GiB'); %s does not" % meter.source)
+    model, x, y = _built(build(), trial)
+    least, fits = _prepare(model, trial, room)
+    if not fits:
+        outcome = Outcome(least or 0, least or 0, free, None, "forecast", meter.device)
+    else:
+        peak, seconds, how = _train(model, x, y, trial, meter)
+        outcome = Outcome(peak, least or peak, free, seconds, how, meter.device)
+    print(json.dumps(outcome._asdict()))
+
+
+def _built(result: Any, trial: Trial) -> Tuple[Any, Any, Any]:
+    """Take apart what the caller's function has returned, and make a batch."""
+    import keras
+
+    model, *data = result if isinstance(result, tuple) else (result,)
+    if not isinstance(model, keras.Model) or len(data) not in (0, 2):
+        kinds = ", ".join(type(one).__name__ for one in (model, *data))
+        sys.exit("build must return a model of Keras 3, or (model, x, y); it returned %s" % kinds)
+    if not model.compiled:
+        sys.exit("build must return a compiled model: call compile on %s in it" % model.name)
+    x, y = data or _drawn(model, trial)
+    return model, _repeated(x, trial.batch_size), _repeated(y, trial.batch_size)
+
+
+def _repeated(samples: Any, count: int) -> Any:
+    """Repeat samples up to a batch."""
+    import keras
+    import numpy as np
+
+    def repeat(samples: Any) -> Any:
+        array = np.asarray(samples)
+        if not array.ndim or not len(array):
+            shape = array.shape
+            sys.exit("x and y of build must have samples; one is an array of shape %s" % (shape,))
+        return np.resize(array, (count, *array.shape[1:]))
+
+    return keras.tree.map_structure(repeat, samples)
+
+
+def _drawn(model: Any, trial: Trial) -> Tuple[Any, Any]:
+    """Make a sample of what a graph of layers takes, and a target: noise and zeros."""
+    import keras
+    import numpy as np
+
+    from perftricks.recompute.budgeting import loss_of
+    from perftricks.recompute.measure.kept import spec_of_symbol
+    from perftricks.recompute.outlining import Outlined
+
+    graph = Outlined(model).root
+    if graph is None:
+        sys.exit(
+            "%s has a call of its own, so its inputs are not known: have build return (model, x, y)"
+            % model.name
+        )
+    functional = graph.functional
+    draw = np.random.default_rng(0)
+    inputs, outputs = (
+        [spec_of_symbol(symbol, 1, trial.length, False) for symbol in symbols]
+        for symbols in (functional.inputs, functional.outputs)
+    )
+    x = [
+        draw.standard_normal(spec.shape, "float32").astype(spec.dtype)
+        if "float" in spec.dtype
+        else np.zeros(spec.shape, spec.dtype)
+        for spec in inputs
+    ]
+    targets, _ = loss_of(model, None, functional, outputs)
+    y = [np.zeros(spec.shape, spec.dtype) for spec in targets]
+    return (
+        keras.tree.pack_sequence_as(functional._inputs_struct, x),
+        keras.tree.pack_sequence_as(functional._outputs_struct, y),
+    )
+
+
+def _prepare(model: Any, trial: Trial, room: int) -> Tuple[Optional[int], bool]:
+    """Have a model train in the way that is asked for.
+
+    Returns:
+        With plans, what the one that needs least would take, else None; and whether one fits.
+    """
+    from perftricks import recompute
+    from perftricks.recompute.inspection import is_decorated
+
+    if trial.way == "plain":
+        os.environ[VARIABLE] = "0"
+    elif trial.way == "full" and is_decorated(model):
+        os.environ[VARIABLE] = "1"
+    elif trial.way == "full":
+        recompute.apply(model)
+    else:
+        budget = max(1, int(room * trial.share))
+        try:
+            plan = recompute.plan(
+                model, budget=budget, batch_size=trial.batch_size, length=trial.length
+            )
+        except recompute.BudgetError as error:
+            return error.least, False
+        if any(segment.recomputed for segment in plan.segments):
+            recompute.apply(model, plan=plan)
+        return plan.curve[0].peak, True
+    return None, True
+
+
+def _train(model: Any, x: Any, y: Any, trial: Trial, meter: Any) -> Tuple[int, float, str]:
+    """Train; return the peak of a whole step, the time of one, and what the peak is of."""
+    import keras
+
+    from perftricks.recompute.measure.counters import xla_buffers
+    from perftricks.recompute.measure.kept import spec_of
+    from perftricks.recompute.measure.steps import torch_steps_bytes
+
+    backend = keras.backend.backend()
+    on_cpu = meter.device == "cpu"
+    seconds: List[float] = []
+
+    def step() -> None:
+        began = time.perf_counter()
+        model.train_on_batch(x, y)
+        seconds.append(time.perf_counter() - began)
+
+    model.optimizer.build(model.trainable_variables)
+    idle = sum(spec_of(v).nbytes for v in [*model.variables, *model.optimizer.variables])
+    counted = None
+    if on_cpu and backend == "torch":
+        counted = idle + torch_steps_bytes(model, step)
+    elif on_cpu and backend == "jax":
+        batch = sum(array.nbytes for array in keras.tree.flatten((x, y)))
+        counted = idle + batch + xla_buffers(model, x, y)
+    elif backend == "tensorflow" and trial.batch_size > 2:
+        # It keeps what a step has freed, so the first full step is measured; tracing shall not be.
+        for size in (1, 2):
+            parts = keras.tree.map_structure(lambda array: array[:size], (x, y))  # noqa: B023
+            model.train_on_batch(*parts)
+    seconds.clear()
+    meter.start()
+    for _ in range(trial.steps):
+        step()
+    peak, how = counted, "bytes counted"
+    if peak is None:
+        peak = meter.stop() + (idle if on_cpu else meter.baseline)
+        how = meter.source
+    return peak, statistics.median(seconds[1:] or seconds), how
+
+
+if __name__ == "__main__":
+    main()

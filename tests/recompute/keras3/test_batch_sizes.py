@@ -1,0 +1,161 @@
+"""``max_batch_size``: what it finds is trained in processes of their own."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from perftricks import recompute
+from perftricks.recompute.measure.counters import xla_buffers
+from perftricks.recompute.measure.steps import torch_steps_bytes
+
+BACKEND = keras.backend.backend()
+
+
+def build(width=64, depth=6, rate=0.1, compiled=True):
+    """Return a model whose activations are most of what a step takes."""
+    x = inputs = keras.Input((width, 8))
+    for _ in range(depth):
+        x = layers.Dropout(rate)(layers.Dense(64, activation="gelu")(x))
+    model = keras.Model(inputs, layers.Dense(1)(layers.Flatten()(x)))
+    if compiled:
+        model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=BACKEND == "jax")
+    return model
+
+
+def take(model, batch_size):
+    """Return the bytes of a step of this process, at its peak; None where nothing counts them."""
+    x, y = np.zeros((batch_size, 64, 8), "float32"), np.zeros((batch_size, 1), "float32")
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *model.optimizer.variables]
+    idle = sum(keras.ops.convert_to_numpy(v).nbytes for v in variables)
+    if BACKEND == "torch":
+        return idle + torch_steps_bytes(model, lambda: model.train_on_batch(x, y))
+    if BACKEND == "jax":
+        return idle + x.nbytes + y.nbytes + xla_buffers(model, x, y)
+    return None
+
+
+@pytest.mark.timeout(1800)
+def test_largest():
+    """The largest batch fits, and one that is a sixteenth larger does not; recomputing fits more."""
+    memory = take(build(), 40) or 2**26
+    lines = []
+    found = recompute.max_batch_size(
+        lambda: build(), memory=memory, start=30, limit=400, steps=3, progress=lines.append
+    )
+    plain, full, planned = (found[way] for way in ("plain", "full", "planned"))
+    if BACKEND != "tensorflow":
+        assert plain.batch_size == pytest.approx(39, abs=2)
+        assert plain.batch_size < plain.too_large <= plain.batch_size + 3
+        assert full.batch_size > 1.5 * plain.batch_size
+        assert planned.batch_size >= full.batch_size * 15 / 16
+    for way in found.ways:
+        assert 0 < way.batch_size <= 400
+        assert way.peak <= memory == found.memory
+        assert way.sample_seconds > 0
+        assert f"{way.way}, a batch of {way.batch_size}" in lines
+        assert f"{way.way:8s}  {way.batch_size:7d}  {way.too_large or '-':>9}" in str(found)
+    assert json.loads(json.dumps(found.to_dict()))["device"] == "cpu"
+    with pytest.raises(KeyError):
+        found["other"]
+
+
+@pytest.mark.timeout(1800)
+def test_nothing_fits():
+    """Where not even one sample fits, the answer is 0."""
+    found = recompute.max_batch_size(build, memory="1kB", start=1, ways=["full", "planned"])
+    assert [way.batch_size for way in found.ways] == [0, 0]
+    assert [way.too_large for way in found.ways] == [1, 1]
+    assert found["planned"].peak is None
+
+
+class Own(keras.Model):
+    """A model with a call of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = [layers.Dense(32, activation="gelu") for _ in range(3)]
+
+    def call(self, inputs):
+        x = inputs["x"]
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def own(with_data):
+    """Return such a model, with samples or without."""
+    model = Own()
+    model.compile("sgd", "mse")
+    x, y = {"x": np.ones((2, 32), "float32")}, np.ones((2, 32), "float32")
+    model.predict(x, verbose=0)
+    return (model, x, y) if with_data else model
+
+
+@pytest.mark.timeout(1800)
+def test_own_call_and_data():
+    """A model with a call of its own trains on the samples that come with it."""
+    found = recompute.max_batch_size(
+        lambda: own(True), memory="1GiB", ways=["plain"], start=5, limit=5, steps=1
+    )
+    assert found["plain"].batch_size == 5
+    assert found["plain"].too_large is None
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda: own(False), "have build return (model, x, y)"),
+        (lambda: build(compiled=False), "must return a compiled model"),
+        (lambda: (build(), 1), "it returned Functional, int"),
+        (lambda: 7, "must return a model of Keras 3, or (model, x, y); it returned int"),
+        (lambda: (build(), np.zeros((0, 64, 8)), np.zeros(1)), "must have samples"),
+        (lambda: 1 / 0, "ZeroDivisionError"),
+    ],
+)
+def test_build_is_wrong(function, message):
+    """What is wrong with ``build`` is told as it was said in the other process."""
+    with pytest.raises(RuntimeError) as caught:
+        recompute.max_batch_size(function, memory="1GiB", ways=["plain"])
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_memory_of_a_cpu_is_given():
+    """There is no memory of its own to run out of, and the machine's is not tried."""
+    with pytest.raises(RuntimeError, match="say how much memory a step may take"):
+        recompute.max_batch_size(build, ways=["plain"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ways": ["fast"]}, "ways must be some of 'plain', 'full', 'planned', got"),
+        ({"ways": "plain"}, "ways must be some of"),
+        ({"ways": []}, "ways must be some of"),
+        ({"memory": 0}, "memory must be a whole number of at least 1, got 0"),
+        ({"memory": "much"}, "expected a size"),
+        ({"start": 0}, "start must be"),
+        ({"limit": 1.5}, "limit must be"),
+        ({"steps": True}, "steps must be"),
+        ({"length": 0}, "length must be"),
+    ],
+)
+def test_options(options, message):
+    """Options out of range are refused before anything is started."""
+    with pytest.raises(ValueError, match=message):
+        recompute.max_batch_size(build, **options)
+
+
+def test_build_cannot_be_sent():
+    """A function that holds what cannot be pickled is refused, and so is what is none."""
+    lock = __import__("threading").Lock()
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        recompute.max_batch_size(lambda: lock, memory="1GiB")
+    with pytest.raises(TypeError, match="must be a function"):
+        recompute.max_batch_size(7, memory="1GiB")
