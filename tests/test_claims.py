@@ -161,7 +161,8 @@ def test_figures(results):
         "| a group | other | raises: no \\| such thing |  |  |  |  |",
         "| tensorflow cpu: blocks | 6 | 24 |",
         "| plain | 1,024 MiB |  |",
-        "| a group | bert-base | 48 | 144 | 3.0x | 150 | 40.0 ms (batch 45) | 50.0 ms | 48.0 ms | 47.0 ms |",
+        "| a group | bert-base | 48 | 144 | 3.0x | 150 "
+        "| 40.0 ms (batch 45) | 50.0 ms | 48.0 ms | 47.0 ms |",
     ):
         assert row in page.splitlines()
     assert figures.render(results()) == ""

@@ -143,23 +143,21 @@ def _words_key(tokenizer: Any) -> str:
     """The key of the words and frequencies of a tokenizer.
 
     Reading half a million of them takes a tenth of a second, which every count would pay. That they
-    are the same as before is seen ten times faster.
+    are the same objects as before is seen ten times faster.
     """
     table = tokenizer.FREQ
     before = _words.get(tokenizer)
-    # Whole numbers that are equal are the same. Others, as 1 and True and 1.0, may not be.
-    comparable = set(map(type, table.values())) == {int}
     if (
         before is not None
-        and comparable
         and len(table) == len(before.words)
-        and all(map(operator.eq, table, before.words))
-        and all(map(operator.eq, table.values(), before.frequencies))
+        and all(map(operator.is_, table, before.words))
+        and all(map(operator.is_, table.values(), before.frequencies))
     ):
         return before.key
     words, frequencies = tuple(table), tuple(table.values())
     key = _key(_pack(words), _pack_numbers(frequencies))
-    if comparable:
+    # What cannot change.
+    if set(map(type, frequencies)) == {int} and set(map(type, words)) == {str}:
         _words[tokenizer] = _Words(words, frequencies, key)
     return key
 
