@@ -102,7 +102,7 @@ class Budgeting:
         self._setting = setting
         self._symbols = {id(x): x for x in outlined.symbols}
         self._same: Dict[int, int] = {}  # tensors of a nested graph -> those of the one around it
-        self._costs: Dict[str, Tuple[int, int, Any]] = {}
+        self._costs: Dict[str, Tuple[int, Tuple[int, ...], Any]] = {}
         self._ceilings = ceilings()
         self._units = self._units_of(graph)
         self._trained = self._trained_tensors()
@@ -166,6 +166,7 @@ class Budgeting:
     def _make_problem(self) -> solver.Problem:
         import keras
 
+        backend = keras.backend.backend()
         units: List[solver.Unit] = []
         made: Dict[int, int] = {}
         last: Dict[int, int] = {}
@@ -183,17 +184,25 @@ class Budgeting:
                 origin = self._origin(key)
                 made.setdefault(origin, number)
                 sizes[origin] = self._spec(key).nbytes
-            kept, products, work = self._cost(unit)
+            inner, kept, work = self._cost(unit)
             self._plain_seconds += 3 * work.seconds(self._ceilings)
+            again = work
+            if backend == "tensorflow":  # whose second run takes masks from the first
+                again = work._replace(draws=0.0)
+            without_masks = work._replace(draws=0.0)
+            rest = {
+                "save_masks": without_masks,
+                "save_matmuls": without_masks._replace(products=0.0),
+            }
             follows = self._units[number + 1 : number + 2]
             gradients = sum(variable_bytes(v) for v in variables if id(v) not in seen)
             seen.update(map(id, variables))
             units.append(
                 solver.Unit(
+                    inner,
+                    again.seconds(self._ceilings),
                     kept,
-                    products,
-                    work.seconds(self._ceilings),
-                    work._replace(products=0.0).seconds(self._ceilings),
+                    tuple(rest[policy].seconds(self._ceilings) for policy in solver.SAVING),
                     gradients,
                     # Nothing before the first trained weight is computed again.
                     bool(follows) and follows[0].graph is unit.graph and self._is_trained(unit),
@@ -204,13 +213,12 @@ class Budgeting:
             for key, number in last.items()
             if key in made and key in wanted and key not in inputs and number > made[key]
         ]
-        backend = keras.backend.backend()
         # Keras on torch has the gradients of the step before until the forward pass has ended.
         at_end = sum(unit.gradients for unit in units) if backend == "torch" else 0
         return solver.Problem(units, tensors, _CALL[backend], at_end)
 
-    def _cost(self, unit: _Unit) -> Tuple[int, int, Any]:
-        """Return bytes kept plainly, bytes of products, and work; equal units are counted once."""
+    def _cost(self, unit: _Unit) -> Tuple[int, Tuple[int, ...], Any]:
+        """Return bytes kept plainly and by policy, and work; equal units are counted once."""
         from perftricks.recompute.keras3 import private
         from perftricks.recompute.measure.kept import kept_bytes
         from perftricks.recompute.measure.work import work_of
@@ -222,10 +230,12 @@ class Budgeting:
                 unit.graph.functional, unit.stage, private.in_training
             )
             variables = unit.stage.trained_variables
-            matmuls = policy_of("save_matmuls")
             costs = (
                 kept_bytes(function, variables, specs, FULL, with_results=False),
-                kept_bytes(function, variables, specs, matmuls, with_results=False),
+                tuple(
+                    kept_bytes(function, variables, specs, policy_of(name), with_results=False)
+                    for name in solver.SAVING
+                ),
                 work_of(function, variables, specs),
             )
             if likeness is None:

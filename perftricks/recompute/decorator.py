@@ -41,12 +41,13 @@ def recompute_grad(call: Optional[F] = None, *, policy: Given = "full") -> Any:
             must do the same when it is run again: numpy's own random numbers, for example, cannot
             be drawn again.
         policy: What is kept beside the tensors that ``call`` is given: "full" for nothing;
-            "save_matmuls" for what matrix products and convolutions give, "save_attention" for what
-            a fused attention operation gives; a list of names, for the tensors that ``keep`` has
-            given these; or a function of the kind of an operation ("matmul", "convolution",
-            "attention", "named") and its name (None for what has none), which returns True to keep
-            what it gives. What a backend cannot keep, it computes again: TensorFlow keeps things in
-            graphs only, and attention is one operation on torch only. ``status`` says so.
+            "save_masks" for masks of dropout, "save_matmuls" for these and what matrix products and
+            convolutions give, "save_attention" for what a fused attention operation gives; a list
+            of names, for the tensors that ``keep`` has given these; or a function of the kind of an
+            operation ("matmul", "convolution", "mask", "attention", "named") and its name (None for
+            what has none), which returns True to keep what it gives. What a backend cannot keep, it
+            computes again: TensorFlow keeps things in graphs only, and attention is one operation
+            on torch only. ``status`` says so.
 
     Returns:
         A function with the same signature; the original is its ``__wrapped__``. Without ``call``,

@@ -3,8 +3,9 @@
 ::
 
     "full"            nothing                                  least memory
+    "save_masks"      the masks of dropout, a byte a number    random numbers are slow on a CPU
     "save_matmuls"    what matrix products and convolutions    the rest is cheap to compute again
-                      give
+                      give, and masks
     "save_attention"  what one fused attention operation gives
     ["a", "b"]        what was named by ``keep(x, "a")``
     a function        of the kind of an operation and its name: True to keep what it gives
@@ -20,13 +21,15 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence
 
 from perftricks.recompute.tracers import keep_autograph_out
 
-MATMUL, CONVOLUTION, ATTENTION, NAMED = "matmul", "convolution", "attention", "named"
+MATMUL, CONVOLUTION, MASK = "matmul", "convolution", "mask"
+ATTENTION, NAMED = "attention", "named"
 _Keeps = Callable[[str, Optional[str]], bool]
 Given = Union[str, Sequence[str], _Keeps]
 
 _KINDS: Dict[str, Tuple[str, ...]] = {
     "full": (),
-    "save_matmuls": (MATMUL, CONVOLUTION),
+    "save_masks": (MASK,),
+    "save_matmuls": (MATMUL, CONVOLUTION, MASK),
     "save_attention": (ATTENTION,),
 }
 
@@ -49,7 +52,7 @@ class Policy(NamedTuple):
         """Tell whether to keep what an operation gives.
 
         Args:
-            kind: "matmul", "convolution", "attention" or "named".
+            kind: "matmul", "convolution", "mask", "attention" or "named".
             name: The name, if that is its kind.
         """
         if isinstance(self.given, str):

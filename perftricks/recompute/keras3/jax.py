@@ -22,7 +22,7 @@ from perftricks.recompute.keras3.dense import prepare as prepare
 from perftricks.recompute.keras3.dense import read as read
 from perftricks.recompute.keras3.dense import whole as whole
 from perftricks.recompute.keras3.pure import PureCall
-from perftricks.recompute.policies import CONVOLUTION, MATMUL, NAMED, Policy
+from perftricks.recompute.policies import CONVOLUTION, MASK, MATMUL, NAMED, Policy
 
 
 def is_tensor(x: Any) -> bool:
@@ -81,7 +81,8 @@ def saveable(policy: Policy) -> Optional[Callable[..., bool]]:
     return None if policy.is_full else functools.partial(_is_kept, policy)
 
 
-_KINDS = {"dot_general": MATMUL, "conv_general_dilated": CONVOLUTION}
+# A mask is random numbers below a rate. Other comparisons of floating-point numbers are as small.
+_KINDS = {"dot_general": MATMUL, "conv_general_dilated": CONVOLUTION, "lt": MASK}
 
 
 def _is_kept(policy: Policy, primitive: Any, *types: Any, **parameters: Any) -> bool:
@@ -89,4 +90,8 @@ def _is_kept(policy: Policy, primitive: Any, *types: Any, **parameters: Any) -> 
     if primitive.name == "name":
         return policy.keeps(NAMED, parameters["name"])
     kind = _KINDS.get(primitive.name)
-    return kind is not None and policy.keeps(kind)
+    if kind is None or (
+        kind == MASK and not jax.numpy.issubdtype(types[0].dtype, jax.numpy.floating)
+    ):
+        return False
+    return policy.keeps(kind)

@@ -7,6 +7,10 @@ what the operation gave, and saves it, or not, as ever.
 Operations are counted by their kind: the third product of the second run is the third of the first.
 What has been changed in place since, by an activation after a convolution for example, is computed
 again. So is attention that draws a mask: the random numbers after it must be those that they were.
+
+A mask is what ``bernoulli`` draws, as dropout on a CPU and that with a seed do. It is kept as a
+byte a number, with the state of the generator after it, which a later run puts there. On a GPU,
+where dropout without a seed is one operation and drawing costs next to nothing, it is drawn again.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from perftricks.recompute.policies import ATTENTION, CONVOLUTION, MATMUL, Policy
+from perftricks.recompute.policies import ATTENTION, CONVOLUTION, MASK, MATMUL, Policy
 
 _NAMES = {
     MATMUL: ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "_int_mm", "_scaled_mm"),
@@ -47,6 +51,7 @@ def _operations() -> Dict[Any, str]:
 
 
 _KINDS = _operations()
+_MASKS = (torch.ops.aten.bernoulli_.float, torch.ops.aten.bernoulli.default)
 
 
 class _Given(NamedTuple):
@@ -78,6 +83,35 @@ def _aliases(results: Any) -> Any:
     return results
 
 
+class _Mask(NamedTuple):
+    """Zeros and ones that were drawn, and the state that the generator was left in."""
+
+    mask: Any
+    state: Any
+
+    @classmethod
+    def of(cls, drawn: Any, generator: Any) -> _Mask:
+        return cls(drawn.bool(), None if generator is None else generator.get_state())
+
+    def again(self, func: Any, tensor: Any, generator: Any) -> Any:
+        """Do to a tensor what the operation did that drew it."""
+        if generator is not None:
+            generator.set_state(self.state)
+        if func is torch.ops.aten.bernoulli_.float:
+            return tensor.copy_(self.mask)
+        return self.mask.to(tensor.dtype)
+
+
+def _generator(tensor: Any, kwargs: Optional[Dict[str, Any]]) -> Any:
+    """Return the generator that an operation draws from; None where there are no numbers."""
+    given = (kwargs or {}).get("generator")
+    if given is not None or tensor.device.type == "meta":
+        return given
+    if tensor.device.type == "cuda":
+        return torch.cuda.default_generators[tensor.device.index]
+    return torch.default_generator if tensor.device.type == "cpu" else None
+
+
 class Kept:
     """What the runs of one call keep and take.
 
@@ -87,14 +121,15 @@ class Kept:
 
     def __init__(self, policy: Policy) -> None:
         self._kinds = frozenset(op for op, kind in _KINDS.items() if policy.keeps(kind))
+        self._masks = _MASKS if policy.keeps(MASK) else ()
         self._has_names = not isinstance(policy.given, str)
-        self._given: Dict[_Place, _Given] = {}
+        self._given: Dict[_Place, Any] = {}
 
     @contextlib.contextmanager
     def first(self) -> Iterator[None]:
         """Keep things in the first run, which is inside."""
         outer = getattr(_local, "mode", None)
-        with _First(self._kinds, self._given, self._has_names) as mode:
+        with _First(self._kinds, self._masks, self._given, self._has_names) as mode:
             _local.mode = mode
             try:
                 yield
@@ -104,7 +139,7 @@ class Kept:
     @property
     def storages(self) -> Dict[int, Any]:
         """Where what is kept is, each by what identifies it."""
-        tensors = [x for given in self._given.values() for x in _tensors(given.results)]
+        tensors = [x for given in self._given.values() for x in _tensors(given[0])]
         storages = [x.untyped_storage() for x in tensors]
         return {storage._cdata: storage for storage in storages}
 
@@ -137,9 +172,10 @@ class _Counting(TorchDispatchMode):  # type: ignore[misc]
 class _First(_Counting):
     """Keeps what the operations give that a policy names."""
 
-    def __init__(self, kinds: Any, given: Dict[_Place, _Given], has_names: bool) -> None:
+    def __init__(self, kinds: Any, masks: Any, given: Dict[_Place, Any], has_names: bool) -> None:
         super().__init__()
         self._kinds = kinds
+        self._masks = masks
         self._given = given
         self._has_names = has_names
         self._made: Dict[Any, _Place] = {}
@@ -152,6 +188,11 @@ class _First(_Counting):
             place = self._place(func)
             if not _draws(func, args, kwargs):
                 self._given[place] = _Given.of(results)
+        elif func in self._masks:
+            place = self._place(func)
+            generator = _generator(args[0], kwargs)
+            if generator is not None or args[0].device.type == "meta":
+                self._given[place] = _Mask.of(results, generator)
         elif self._has_names:
             place = self._place(func)
         else:
@@ -180,7 +221,7 @@ class _First(_Counting):
 class _Again(_Counting):
     """Gives what was kept in place of what operations would give."""
 
-    def __init__(self, given: Dict[_Place, _Given]) -> None:
+    def __init__(self, given: Dict[_Place, Any]) -> None:
         super().__init__()
         self._given = given
         self._of = {operation for operation, _ in given}
@@ -190,6 +231,8 @@ class _Again(_Counting):
     ) -> Any:
         if func in self._of:
             given = self._given.get(self._place(func))
+            if isinstance(given, _Mask):
+                return given.again(func, args[0], _generator(args[0], kwargs))
             if given is not None and given.is_unchanged:
                 return _aliases(given.results)
         return func(*args, **(kwargs or {}))

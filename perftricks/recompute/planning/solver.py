@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-PLAIN, FULL, SAVE_MATMULS = "plain", "full", "save_matmuls"
+PLAIN, FULL = "plain", "full"
+SAVING = ("save_masks", "save_matmuls")  # policies that keep something inside of a segment
 
 
 class Unit(NamedTuple):
@@ -26,17 +27,17 @@ class Unit(NamedTuple):
 
     Attributes:
         inner: Bytes that a plain run keeps of it, beside what it takes and what it gives.
-        products: Bytes of these that "save_matmuls" keeps.
         full: Seconds to compute it again.
-        rest: Seconds to compute it again where products are kept.
+        kept: Bytes of these that each policy of ``SAVING`` keeps.
+        rest: Seconds to compute it again under each.
         gradients: Bytes of the gradients of its weights.
         joins: Whether a segment may go on from it to the next unit.
     """
 
     inner: int
-    products: int
     full: float
-    rest: float
+    kept: Tuple[int, ...] = (0,) * len(SAVING)
+    rest: Tuple[float, ...] = (0.0,) * len(SAVING)
     gradients: int = 0
     joins: bool = True
 
@@ -61,7 +62,7 @@ class Piece(NamedTuple):
     Attributes:
         start: The number of its first unit.
         stop: The number after its last.
-        policy: "plain", "full" or "save_matmuls".
+        policy: "plain", "full" or one of ``SAVING``.
     """
 
     start: int
@@ -113,23 +114,27 @@ class Problem:
         count = len(self.units)
         moves: List[List[Tuple[Piece, int, int, float]]] = [[] for _ in range(count + 1)]
         for start in range(count):
-            inner = products = 0
-            full = rest = self._call
+            inner = 0
+            full = self._call
+            kept = [0] * len(SAVING)
+            rest = [self._call] * len(SAVING)
             for stop in range(start + 1, count + 1):
                 unit = self.units[stop - 1]
                 inner += unit.inner
-                products += min(unit.products, unit.inner)
                 full += unit.full
-                rest += unit.rest
+                kept = [some + min(more, unit.inner) for some, more in zip(kept, unit.kept)]
+                rest = [some + more for some, more in zip(rest, unit.rest)]
                 gives, inside = self._between(start, stop)
                 held = self._gradients[start]
                 if stop == start + 1:
                     moves[stop].append((Piece(start, stop, PLAIN), gives + inner, held, 0.0))
                 moves[stop].append((Piece(start, stop, FULL), gives, held + inner + inside, full))
-                if 0 < products < inner + inside:
-                    more = held + inner + inside - products
-                    piece = Piece(start, stop, SAVE_MATMULS)
-                    moves[stop].append((piece, gives + products, more, rest))
+                for policy, size, seconds in zip(SAVING, kept, rest):
+                    if 0 < size < inner + inside:
+                        more = held + inner + inside - size
+                        moves[stop].append(
+                            (Piece(start, stop, policy), gives + size, more, seconds)
+                        )
                 if not unit.joins:
                     break
         return moves

@@ -26,7 +26,7 @@ def named(policy):
     return getattr(policy, "__name__", str(policy))
 
 
-POLICIES = ["full", "save_matmuls", "save_attention", ["up"], only_products]
+POLICIES = ["full", "save_masks", "save_matmuls", "save_attention", ["up"], only_products]
 
 
 class Block(layers.Layer):
@@ -127,8 +127,8 @@ def test_training_is_the_same(kind, policy):
         np.testing.assert_array_equal(a, b)
 
 
-def products_of_a_step(policy):
-    """Return how many matrix products a gradient of a block takes, and the gradients."""
+def counted_in_a_step(policy):
+    """Return how many products and draws a gradient of a block takes, and the gradients."""
     block = with_policy(Block, policy)()
     block.build((None, WIDTH))
     for number, weight in enumerate(block.weights):
@@ -150,7 +150,9 @@ def _tensorflow(block, x):
         return tape.gradient(y, [x, block.up.value, block.down.value])
 
     concrete = gradients.get_concrete_function(x)
-    return needed(concrete.graph).count("MatMul"), [array(g) for g in concrete(x)]
+    operations = needed(concrete.graph)
+    draws = sum(kind.startswith("StatelessRandomUniform") for kind in operations)
+    return operations.count("MatMul"), draws, [array(g) for g in concrete(x)]
 
 
 def _jax(block, x):
@@ -166,7 +168,8 @@ def _jax(block, x):
     given = x, up.value, down.value
     program = str(jax.make_jaxpr(gradient)(*given))
     with as_written():
-        return program.count("dot_general["), [array(g) for g in gradient(*given)]
+        gradients = [array(g) for g in gradient(*given)]
+    return program.count("dot_general["), program.count("random_bits["), gradients
 
 
 def _torch(block, x):
@@ -174,32 +177,42 @@ def _torch(block, x):
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Counting(TorchDispatchMode):
-        count = 0
+        products = draws = 0
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            self.count += func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+            self.products += func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+            self.draws += func is torch.ops.aten.bernoulli.default
             return func(*args, **(kwargs or {}))
 
     x.requires_grad_(True)
     with Counting() as counting:
         ops.sum(ops.square(block(x))).backward()
     gradients = [array(v.grad) for v in (x, block.up.value, block.down.value)]
-    return counting.count, gradients
+    return counting.products, counting.draws, gradients
 
 
 _COUNTS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
 
 
 @pytest.mark.parametrize(
-    ("policy", "again"),
-    [("full", 2), ("save_matmuls", 0), (["up"], 1), (["other"], 2), (only_products, 0)],
+    ("policy", "again", "drawn"),
+    [
+        ("full", 2, 1),
+        ("save_masks", 2, 0),
+        ("save_matmuls", 0, 0),
+        (["up"], 1, 1),
+        (["other"], 2, 1),
+        (only_products, 0, 1),
+    ],
     ids=named,
 )
-def test_what_is_kept_is_not_computed_again(policy, again):
+def test_what_is_kept_is_not_computed_again(policy, again, drawn):
     """A gradient of the block takes two products forward, four backward, and those again."""
-    count, gradients = products_of_a_step(policy)
-    assert count == 6 + again
-    for a, b in zip(gradients, products_of_a_step("full")[1], strict=True):
+    products, draws, gradients = counted_in_a_step(policy)
+    assert products == 6 + again
+    # In graphs of TensorFlow the second run takes masks from the first, whatever is asked for.
+    assert draws == 1 + (drawn if BACKEND != "tensorflow" else 0)
+    for a, b in zip(gradients, counted_in_a_step("full")[2], strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -255,7 +268,9 @@ def test_functions_have_policies():
 
 
 @only_torch
-@pytest.mark.parametrize("policy", ["save_matmuls", "save_attention", lambda kind, name: True])
+@pytest.mark.parametrize(
+    "policy", ["save_masks", "save_matmuls", "save_attention", lambda kind, name: True]
+)
 def test_what_torch_changes_in_place_and_draws(policy):
     """An activation in place after a convolution, attention with dropout, and dropout after it."""
     import torch
