@@ -102,7 +102,7 @@ class Budgeting:
         self._setting = setting
         self._symbols = {id(x): x for x in outlined.symbols}
         self._same: Dict[int, int] = {}  # tensors of a nested graph -> those of the one around it
-        self._costs: Dict[str, Tuple[int, Tuple[int, ...], Any]] = {}
+        self._costs: Dict[str, Tuple[int, Tuple[int, ...], Any, Any]] = {}
         self._ceilings = ceilings()
         self._units = self._units_of(graph)
         self._trained = self._trained_tensors()
@@ -184,8 +184,8 @@ class Budgeting:
                 origin = self._origin(key)
                 made.setdefault(origin, number)
                 sizes[origin] = self._spec(key).nbytes
-            inner, kept, work = self._cost(unit)
-            self._plain_seconds += 3 * work.seconds(self._ceilings)
+            inner, kept, work, backward = self._cost(unit)
+            self._plain_seconds += work.plus(backward).seconds(self._ceilings)
             again = work
             if backend == "tensorflow":  # whose second run takes masks from the first
                 again = work._replace(draws=0.0)
@@ -217,8 +217,11 @@ class Budgeting:
         at_end = sum(unit.gradients for unit in units) if backend == "torch" else 0
         return solver.Problem(units, tensors, _CALL[backend], at_end)
 
-    def _cost(self, unit: _Unit) -> Tuple[int, Tuple[int, ...], Any]:
-        """Return bytes kept plainly and by policy, and work; equal units are counted once."""
+    def _cost(self, unit: _Unit) -> Tuple[int, Tuple[int, ...], Any, Any]:
+        """Return bytes kept plainly and by policy, and the work of both passes.
+
+        Units that are alike are counted once.
+        """
         from perftricks.recompute.keras3 import private
         from perftricks.recompute.measure.kept import kept_bytes
         from perftricks.recompute.measure.work import work_of
@@ -236,7 +239,7 @@ class Budgeting:
                     kept_bytes(function, variables, specs, policy_of(name), with_results=False)
                     for name in solver.SAVING
                 ),
-                work_of(function, variables, specs),
+                *work_of(function, variables, specs),
             )
             if likeness is None:
                 return costs

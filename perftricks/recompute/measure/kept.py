@@ -169,12 +169,23 @@ def _jax(
     return made_bytes(program.jaxpr, len(shape[0]), with_results)
 
 
-def jax_program(function: Function, variables: Sequence[Any], specs: Sequence[Spec]) -> Any:
-    """Return what a function does, as a program of JAX."""
+def jax_program(
+    function: Function,
+    variables: Sequence[Any],
+    specs: Sequence[Spec],
+    with_backward: bool = False,
+) -> Any:
+    """Return what a function does, and its backward pass if that is asked for, in JAX's terms."""
     import jax
 
-    compute = _jax_function(function, variables, specs)
-    return jax.make_jaxpr(compute)(*_jax_arguments(variables, specs)).jaxpr
+    compute: Any = _jax_function(function, variables, specs)
+
+    def both(values: Any, trained: Any, others: Any) -> Any:
+        results, backward = jax.vjp(lambda *known: compute(*known, others), values, trained)
+        return backward([jax.numpy.ones_like(x) for x in results])
+
+    run = both if with_backward else compute
+    return jax.make_jaxpr(run)(*_jax_arguments(variables, specs)).jaxpr
 
 
 def _jax_function(
@@ -270,18 +281,29 @@ def _tensorflow(
     return tensor_bytes([x for x in kept if with_results or id(x) not in results])
 
 
-def tensorflow_forward(
+def tensorflow_step(
     function: Function, variables: Sequence[Any], specs: Sequence[Spec]
-) -> List[Any]:
-    """Return the operations of TensorFlow that a function makes in a graph."""
+) -> Tuple[List[Any], List[Any]]:
+    """Return the operations of TensorFlow that a function makes in a graph, and its gradient."""
     import tensorflow as tf
 
+    made: List[Any] = []
+
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def run(*given: Any) -> Any:
-        return [x for x in function(list(given)) if _is_float(x)]
+    def step(*given: Any) -> Any:
+        graph = tf.compat.v1.get_default_graph()
+        values = [v.value for v in variables]
+        trained = [x for x, spec in zip(given, specs) if spec.is_trained]
+        with tf.GradientTape() as tape:
+            tape.watch(trained)
+            results = [x for x in function(list(given)) if _is_float(x)]
+        made.extend(graph.get_operations())
+        return tape.gradient(results, [*values, *trained])
 
     signature = [tf.TensorSpec(spec.shape, spec.dtype) for spec in specs]
-    return list(run.get_concrete_function(*signature).graph.get_operations())
+    graph = step.get_concrete_function(*signature).graph
+    forward = set(made)
+    return made, [op for op in _behind(graph.outputs) if op not in forward]
 
 
 def taken(operations: Iterable[Any], made: Sequence[Any]) -> List[Any]:

@@ -1,9 +1,11 @@
-"""How long a forward pass takes, by what it computes: counted on shapes, for nothing is run.
+"""How long a step takes, by what it computes: counted on shapes, for nothing is run.
 
-Four kinds of work are told apart, since each has a ceiling of its own: arithmetic of products and
-convolutions, bytes read and written by everything else, functions such as the exponential, and
-random numbers. On a CPU the last two cost more than products at small widths; on a GPU it is the
-other way round. The ceilings of a device are measured once, with small arrays.
+Kinds of work are told apart, since each has a ceiling of its own: arithmetic of products and
+convolutions, bytes read and written by everything else, where they fit into a cache and where they
+do not, functions such as the exponential, random numbers, and, where operations are begun one by
+one, their number. On a CPU functions and random numbers cost more than products at small widths; on
+a GPU it is the other way round. The ceilings of a device are measured once, with some arrays of at
+most 16 MiB.
 
 Source: Williams et al., "Roofline: an insightful visual performance model", CACM 52 (4), 2009.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 import keras
 
@@ -22,7 +24,7 @@ from perftricks.recompute.measure.kept import (
     Function,
     Spec,
     jax_program,
-    tensorflow_forward,
+    tensorflow_step,
     torch_forward,
 )
 
@@ -33,50 +35,69 @@ _FUNCTIONS = {
 }
 
 
+_CACHE = 24 << 20  # bytes of an operation that may still be in a cache
+
+
 class Work(NamedTuple):
-    """What a forward pass does.
+    """What is computed.
 
     Attributes:
         products: Additions and multiplications of matrix products and convolutions.
-        bytes: Bytes that everything else reads and writes.
+        near: Bytes that everything else reads and writes, in operations on little.
+        far: Likewise, in operations on more than a cache holds.
         functions: Values of exponentials and the like.
         draws: Random numbers.
+        operations: Operations.
     """
 
     products: float = 0.0
-    bytes: float = 0.0
+    near: float = 0.0
+    far: float = 0.0
     functions: float = 0.0
     draws: float = 0.0
+    operations: float = 0.0
 
     def plus(self, other: Work) -> Work:
         """Return the sum."""
         return Work(*(a + b for a, b in zip(self, other)))
+
+    def less(self, other: Work) -> Work:
+        """Return the difference, nothing below 0."""
+        return Work(*(max(0.0, a - b) for a, b in zip(self, other)))
 
     def seconds(self, per_second: Work) -> float:
         """Return how long it takes where so much of each is done in a second."""
         return sum(amount / speed for amount, speed in zip(self, per_second))
 
 
-def work_of(function: Function, variables: Sequence[Any], specs: Sequence[Spec]) -> Work:
-    """Count what a function does.
+def work_of(
+    function: Function, variables: Sequence[Any], specs: Sequence[Spec]
+) -> Tuple[Work, Work]:
+    """Count what a function does, and what its backward pass does.
 
     Args:
         function: Takes and returns tensors.
-        variables: The variables that it uses.
+        variables: The trained variables that it uses.
         specs: What it takes.
     """
-    total = Work()
-    for work in _COUNTS[keras.backend.backend()](function, variables, specs):
-        total = total.plus(work)
-    return total
+    forward, backward = _COUNTS[keras.backend.backend()](function, variables, specs)
+    return _sum(forward), _sum(backward)
 
 
-def _torch(function: Function, variables: Sequence[Any], specs: Sequence[Spec]) -> Iterator[Work]:
+def _sum(works: Iterable[Work]) -> Work:
+    return functools.reduce(Work.plus, works, Work())
+
+
+def _torch(
+    function: Function, variables: Sequence[Any], specs: Sequence[Spec]
+) -> Tuple[List[Work], List[Work]]:
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
-    found = []
+    from perftricks.recompute.keras3 import private
+
+    found: List[Work] = []
 
     class Counter(TorchDispatchMode):  # type: ignore[misc]
         def __torch_dispatch__(
@@ -90,7 +111,7 @@ def _torch(function: Function, variables: Sequence[Any], specs: Sequence[Spec]) 
             size = sum(x.numel() for x in made)
             if packet in flop_registry:
                 count = flop_registry[packet](*args, **(kwargs or {}), out_val=results)
-                found.append(Work(products=count))
+                found.append(Work(products=count, operations=1))
             elif not func.is_view:
                 draws = torch.Tag.nondeterministic_seeded in func.tags
                 found.append(
@@ -98,18 +119,36 @@ def _torch(function: Function, variables: Sequence[Any], specs: Sequence[Spec]) 
                 )
             return results
 
-    torch_forward(function, variables, specs, Counter())
-    yield from found
+    counter = Counter()
+    _, results = torch_forward(function, variables, specs, counter)
+    forward = found.copy()
+    found.clear()
+    ends = [x for x in results if isinstance(x, torch.Tensor) and x.requires_grad]
+    if ends:
+        with private.torch_without_memory(), counter:
+            torch.autograd.backward(ends, [torch.ones_like(x) for x in ends])
+    return forward, found
 
 
 def _other(name: str, size: int, draws: bool, moved: float) -> Work:
     """Return the work of what is no product."""
-    is_function = name.lower().rstrip("_") in _FUNCTIONS
-    return Work(0.0, moved, size if is_function else 0.0, size if draws else 0.0)
+    functions = size if name.lower().rstrip("_") in _FUNCTIONS else 0.0
+    is_near = moved < _CACHE
+    return Work(
+        near=moved if is_near else 0.0,
+        far=0.0 if is_near else moved,
+        functions=functions,
+        draws=size if draws else 0.0,
+        operations=1,
+    )
 
 
-def _jax(function: Function, variables: Sequence[Any], specs: Sequence[Spec]) -> Iterator[Work]:
-    yield from _of_equations(jax_program(function, variables, specs), 1)
+def _jax(
+    function: Function, variables: Sequence[Any], specs: Sequence[Spec]
+) -> Tuple[Iterable[Work], List[Work]]:
+    forward = list(_of_equations(jax_program(function, variables, specs), 1))
+    both = _of_equations(jax_program(function, variables, specs, with_backward=True), 1)
+    return forward, [_sum(both).less(_sum(forward))]
 
 
 def _of_equations(program: Any, times: int) -> Iterator[Work]:
@@ -145,8 +184,13 @@ def _of_equations(program: Any, times: int) -> Iterator[Work]:
 
 def _tensorflow(
     function: Function, variables: Sequence[Any], specs: Sequence[Spec]
-) -> Iterator[Work]:
-    for op in tensorflow_forward(function, variables, specs):
+) -> Tuple[Iterable[Work], Iterable[Work]]:
+    forward, backward = tensorflow_step(function, variables, specs)
+    return _of_operations(forward), _of_operations(backward)
+
+
+def _of_operations(operations: Iterable[Any]) -> Iterator[Work]:
+    for op in operations:
         shapes = [_shape(x) for x in op.outputs]
         size = sum(math.prod(shape) for shape in shapes)
         count = _tensorflow_products(op, size)
@@ -177,10 +221,15 @@ def _tensorflow_products(op: Any, size: int) -> float:
         return 2.0 * size * math.prod(_shape(op.inputs[1])[:-1])
     if op.type == "DepthwiseConv2dNative":
         return 2.0 * size * math.prod(_shape(op.inputs[1])[:2])
+    if "BackpropInput" in op.type or "BackpropFilter" in op.type:  # of a convolution
+        is_filter = "BackpropFilter" in op.type
+        kernel = _shape(op.outputs[0] if is_filter else op.inputs[1])
+        each = kernel[:2] if op.type.startswith("Depthwise") else kernel[:-1]
+        return 2.0 * math.prod(_shape(op.inputs[2])) * math.prod(each)
     return 0.0
 
 
-_COUNTS: Dict[str, Callable[..., Iterator[Work]]] = {
+_COUNTS: Dict[str, Callable[..., Tuple[Iterable[Work], Iterable[Work]]]] = {
     "tensorflow": _tensorflow,
     "jax": _jax,
     "torch": _torch,
@@ -192,23 +241,27 @@ def ceilings() -> Work:
     """Return how much of each kind the device that Keras computes on does in a second; measured."""
     from keras import ops
 
-    side, size = 768, 1 << 21
-    square = ops.ones((side, side))
-    line = ops.ones((size,))
-    moved = 3.0 * 4 * size  # two numbers read, one written
-    add = _seconds(ops.add, line, line)
-    extra = moved * 2 / 3  # a function of one number reads it, and writes one
+    side = 768
+    square, tiny = ops.ones((side, side)), ops.ones((8,))
+    size = 1 << 19
+    near, far = ops.ones((size,)), ops.ones((8 * size,))
+    # A sum reads two numbers and writes one, of 4 bytes each. The large ones come first: what they
+    # free, allocators have for the small ones, as in the midst of training.
+    far_speed, near_speed = (12.0 * x.shape[0] / _seconds(ops.add, x, x) for x in (far, near))
 
     def beyond(seconds: float) -> float:
         """Return what a function takes beside the bytes that it moves."""
-        return max(seconds - extra / moved * add, 0.05 * seconds)
+        return max(seconds - 8.0 * size / near_speed, 0.05 * seconds)
 
-    seeds = keras.random.SeedGenerator(0)
+    seeds = keras.random.SeedGenerator()
+    compiled = keras.backend.backend() in ("jax", "tensorflow")
     return Work(
         products=2.0 * side**3 / _seconds(ops.matmul, square, square),
-        bytes=moved / add,
-        functions=size / beyond(_seconds(ops.exp, line)),
-        draws=size / beyond(_seconds(lambda: keras.random.uniform((size,), seed=seeds))),
+        near=near_speed,
+        far=far_speed,
+        functions=size / beyond(_seconds(ops.exp, near)),
+        draws=size / beyond(_seconds(lambda: keras.random.dropout(near, 0.5, seed=seeds))),
+        operations=math.inf if compiled else 1 / _seconds(ops.add, tiny, tiny),
     )
 
 
