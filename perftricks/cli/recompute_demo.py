@@ -28,7 +28,8 @@ Examples:
   perftricks recompute-demo
   perftricks recompute-demo --backend torch --layers 24 --batch-size 8
   perftricks recompute-demo --model bert-base --seq-len 512 --max-batch --device gpu
-  perftricks recompute-demo --json result.json --plot result.png
+  perftricks recompute-demo --policy save_masks
+  perftricks recompute-demo --budget 500MB --json result.json --plot result.png
 
 With JAX, XLA compiles the two ways as different programs and rounds where it fuses operations;
 there the first step is compared operation by operation as well, and must be equal to the last bit.
@@ -63,6 +64,15 @@ class Device(str, Enum):
     GPU = "gpu"
 
 
+class Policy(str, Enum):
+    """Choices of --policy."""
+
+    FULL = "full"
+    SAVE_MASKS = "save_masks"
+    SAVE_MATMULS = "save_matmuls"
+    SAVE_ATTENTION = "save_attention"
+
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
@@ -79,6 +89,15 @@ def recompute_demo(
         int | None, typer.Option(min=1, help="Blocks.", show_default="as many as the model has")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps that are timed.")] = 3,
+    policy: Annotated[
+        Policy, typer.Option(help="What recomputed blocks keep; full: nothing.")
+    ] = Policy.FULL,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Plan what to recompute: what a whole step may take, as 500MB."
+        ),
+    ] = None,
     max_batch: Annotated[
         bool, typer.Option("--max-batch", help="Also find the largest batch that fits, both ways.")
     ] = False,
@@ -110,10 +129,14 @@ def recompute_demo(
             layers=layers,
             steps=steps,
             device=device.value,
+            policy=policy.value,
+            budget=None if budget is None else parse_size(budget),
         )
+        if budget is not None and max_batch:
+            raise ValueError("--budget plans for one batch size; leave --max-batch out")
         if memory is not None and not max_batch:
             raise ValueError("--memory says what --max-batch may take; give both or neither")
-        budget = None if memory is None else parse_size(memory)
+        room = None if memory is None else parse_size(memory)
         for path in filter(None, (json_file, plot)):
             check_path(path)
         if plot is not None:
@@ -122,15 +145,15 @@ def recompute_demo(
             comparison = compare(config, tell)
             largest = None
             if max_batch:
-                if budget is None and comparison.plain.device == "cpu":
-                    budget = 2**30
+                if room is None and comparison.plain.device == "cpu":
+                    room = 2**30
                 largest = tuple(
-                    largest_batch(config, run.recompute, budget, tell, known=run)[0]
+                    largest_batch(config, run.recompute, room, tell, known=run)[0]
                     for run in (comparison.plain, comparison.recomputed)
                 )
-        render.show(comparison, largest, budget)
+        render.show(comparison, largest, room)
         if json_file is not None:
-            record = {**comparison.to_dict(), "max_batch": largest, "memory_budget": budget}
+            record = {**comparison.to_dict(), "max_batch": largest, "memory_budget": room}
             with replacing(json_file) as file:
                 file.write(json.dumps(record, indent=2).encode() + b"\n")
         if plot is not None:

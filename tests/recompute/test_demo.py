@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -201,6 +202,9 @@ def test_screen(capsys):
         ({"layers": 0}, "layers must be at least 1"),
         ({"model": "resnet50", "layers": 3}, "resnet50 has the layers it has"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1"),
+        ({"policy": "most"}, "policy must be one of full, save_masks"),
+        ({"budget": 0}, "budget must be at least 1 byte, not 0"),
+        ({"budget": 9, "policy": "save_masks"}, "leave policy='save_masks' out"),
     ],
 )
 def test_bad_configurations(options, message):
@@ -215,6 +219,8 @@ def test_bad_configurations(options, message):
     ("arguments", "message"),
     [
         (["--memory", "1GiB"], "give both or neither"),
+        (["--budget", "1GiB", "--max-batch"], "leave --max-batch out"),
+        (["--budget", "lots"], "expected a size such as 500MB"),
         (["--json", "nowhere/x.json"], "folder 'nowhere' of 'nowhere/x.json' does not exist"),
         (["--json", "."], "'.' is a folder; name a file in it"),
     ],
@@ -226,6 +232,19 @@ def test_bad_options(arguments, message, monkeypatch):
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_policy_and_a_plan_are_named(capsys):
+    """What blocks keep is said, and what a plan takes of its budget."""
+    render.show(comparison(), None, None)
+    assert "policy" not in capsys.readouterr().out
+    one = comparison()
+    render.show(replace(one, config=Config(policy="save_masks")), None, None)
+    assert "policy    save_masks" in capsys.readouterr().out
+    recomputed = replace(one.recomputed, planned_bytes=3 * 2**20)
+    planned = replace(one, config=Config(budget=4 * 2**20), recomputed=recomputed)
+    render.show(planned, None, None)
+    assert "a whole step takes 3 MiB, of a budget of 4 MiB" in capsys.readouterr().out
 
 
 def test_nothing_installed(monkeypatch):

@@ -27,7 +27,7 @@ def progress() -> Iterator[Callable[[str], object] | None]:
         yield status.update
 
 
-def show(comparison: Comparison, largest: tuple[int, ...] | None, budget: int | None) -> None:
+def show(comparison: Comparison, largest: tuple[int, ...] | None, room: int | None) -> None:
     """Print both ways beside each other, with bars on a terminal, and whether they are equal."""
     console = Console(highlight=False)
     plain, recomputed = comparison.plain, comparison.recomputed
@@ -88,8 +88,13 @@ def show(comparison: Comparison, largest: tuple[int, ...] | None, budget: int | 
     details.add_row("model", f"{config.model}, {plain.parameters:,} parameters, batch {batch}")
     details.add_row("measured", f"{plain.measured}, {plain.device}")
     details.add_row("with", versions)
-    if budget is not None:
-        details.add_row("largest batch", f"in {budget / 2**20:,.0f} MiB above the idle model")
+    if config.policy != "full":
+        details.add_row("policy", config.policy)
+    if config.budget is not None and recomputed.planned_bytes is not None:
+        sizes = (f"{size / 2**20:,.0f} MiB" for size in (recomputed.planned_bytes, config.budget))
+        details.add_row("plan", "a whole step takes {}, of a budget of {}".format(*sizes))
+    if room is not None:
+        details.add_row("largest batch", f"in {room / 2**20:,.0f} MiB above the idle model")
     console.print(details)
 
 

@@ -25,6 +25,7 @@ from perftricks.recompute.measure.process import OutOfMemoryError, RunError
 
 MODELS = ("transformer", "bert-base", "bert-large", "resnet50", "deep-mlp")
 BACKENDS = ("tensorflow", "jax", "torch")
+POLICIES = ("full", "save_masks", "save_matmuls", "save_attention")
 _PROGRAM = "perftricks.recompute.demo.run"
 
 # How many times farther from a step that runs operation by operation the recomputed program may be
@@ -48,6 +49,9 @@ class Config:
         steps: Training steps that are timed.
         device: "auto", "cpu" or "gpu".
         seed: Where weights, data and dropout masks come from.
+        policy: What recomputed calls keep: the name of a policy.
+        budget: Bytes that a whole step may take, to have it planned what is recomputed; None to
+            recompute each block, or the segments that ``apply`` chooses.
     """
 
     model: str = "transformer"
@@ -60,6 +64,8 @@ class Config:
     steps: int = 3
     device: str = "auto"
     seed: int = 0
+    policy: str = "full"
+    budget: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class Run:
         versions: Package -> version.
         device: Where it ran.
         free_bytes: What the device had left before the first step; None if that is not known.
+        planned_bytes: With a budget, the peak of a whole step by forecast; None without.
     """
 
     recompute: bool
@@ -87,6 +94,7 @@ class Run:
     versions: Dict[str, str] = field(default_factory=dict)
     device: str = "cpu"
     free_bytes: Optional[int] = None
+    planned_bytes: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -278,12 +286,17 @@ def check(config: Config) -> None:
         ("model", config.model, MODELS),
         ("backend", config.backend, BACKENDS),
         ("device", config.device, ("auto", "cpu", "gpu")),
+        ("policy", config.policy, POLICIES),
     ):
         if value not in choices:
             raise ValueError("%s must be one of %s, not %r" % (name, ", ".join(choices), value))
     for name in ("batch_size", "seq_len", "width", "steps"):
         if getattr(config, name) < 1:
             raise ValueError("%s must be at least 1, not %r" % (name, getattr(config, name)))
+    if config.budget is not None and config.budget < 1:
+        raise ValueError("budget must be at least 1 byte, not %r" % config.budget)
+    if config.budget is not None and config.policy != "full":
+        raise ValueError("a budget chooses policies; leave policy=%r out" % config.policy)
     if config.layers is not None and config.layers < 1:
         raise ValueError("layers must be at least 1, not %r" % config.layers)
     if config.layers is not None and config.model == "resnet50":

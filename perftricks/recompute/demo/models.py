@@ -41,14 +41,23 @@ def build(config: Config) -> Tuple[Any, np.ndarray, np.ndarray]:
     return _BUILDERS[config.model](config)
 
 
+def _recomputed(block: Any, config: Config) -> Any:
+    """Return a block as a configuration has it: with its policy, or undecorated for a plan."""
+    plain = block.call.__wrapped__
+    if config.budget is not None:
+        return type(block.__name__, (block,), {"call": plain})
+    return type(block.__name__, (block,), {"call": recompute_grad(plain, policy=config.policy)})
+
+
 def _transformer(
     config: Config, width: int, heads: int, layers: int
 ) -> Tuple[Any, np.ndarray, np.ndarray]:
     tokens = keras.Input((config.seq_len,), dtype="int32")
     x = keras.layers.Embedding(VOCABULARY, width)(tokens)
     x = keras.layers.LayerNormalization()(x)
+    block = _recomputed(EncoderBlock, config)
     for _ in range(config.layers or layers):
-        x = EncoderBlock(width, heads, config.dropout)(x)
+        x = block(width, heads, config.dropout)(x)
     x = keras.layers.GlobalAveragePooling1D()(x)
     model = keras.Model(tokens, keras.layers.Dense(CLASSES)(x))
     draw = np.random.default_rng(config.seed)
@@ -71,8 +80,9 @@ def _bert_large(config: Config) -> Tuple[Any, np.ndarray, np.ndarray]:
 def _deep_mlp(config: Config) -> Tuple[Any, np.ndarray, np.ndarray]:
     features = keras.Input((config.width,))
     x = features
+    block = _recomputed(MLPBlock, config)
     for _ in range(config.layers or 32):
-        x = MLPBlock(config.width, config.dropout)(x)
+        x = block(config.width, config.dropout)(x)
     model = keras.Model(features, keras.layers.Dense(CLASSES)(x))
     draw = np.random.default_rng(config.seed)
     inputs = draw.standard_normal((config.batch_size, config.width), dtype="float32")
@@ -85,7 +95,8 @@ def _resnet50(config: Config) -> Tuple[Any, np.ndarray, np.ndarray]:
     model = keras.applications.ResNet50(
         weights=None, input_shape=(128, 128, 3), classes=CLASSES, classifier_activation=None
     )
-    recompute.apply(model)
+    if config.budget is None:
+        recompute.apply(model, policy=config.policy)
     draw = np.random.default_rng(config.seed)
     inputs = draw.standard_normal((config.batch_size, 128, 128, 3), dtype="float32")
     return model, inputs, _classes(config, draw)

@@ -48,6 +48,7 @@ def main() -> None:
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=config.backend == "jax",
     )
+    planned = _plan(model, config)
     if "--by-operation" in sys.argv:
         print(json.dumps(_by_operation(model, inputs, classes, folder)))
         return
@@ -80,8 +81,25 @@ def main() -> None:
         "versions": _versions(config.backend),
         "device": meter.device,
         "free_bytes": free,
+        "planned_bytes": planned,
     }
     print(json.dumps(record))
+
+
+def _plan(model: Any, config: Config) -> Optional[int]:
+    """Apply a plan for the budget, if there is one; return the peak of its step by forecast."""
+    from perftricks import recompute
+    from perftricks.recompute.switch import enabled
+
+    if config.budget is None or not enabled(default=True):
+        return None
+    try:
+        plan = recompute.plan(model, batch_size=config.batch_size, budget=config.budget)
+    except recompute.BudgetError as error:
+        sys.exit(str(error))
+    if any(segment.recomputed for segment in plan.segments):
+        recompute.apply(model, plan=plan)
+    return plan.step_peak
 
 
 def _trace(model: Any, slots: List[Any], inputs: Any, classes: Any) -> None:

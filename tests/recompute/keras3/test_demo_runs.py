@@ -29,6 +29,35 @@ def test_exact(model, batch_size, monkeypatch):
 
 
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "options", [{"policy": "save_matmuls"}, {"budget": 5_000_000}, {"budget": 2**40}]
+)
+def test_policies_and_budgets(options):
+    """Blocks under a policy, or a plan for a budget, train as plainly, to the last bit."""
+    result = compare(
+        Config(
+            model="deep-mlp", layers=3, steps=1, device="cpu", batch_size=512, **SMALL, **options
+        )
+    )
+    by_operation = (result.by_operation or {}).values()
+    assert result.exact or (XLA_ROUNDS and max(by_operation, default=0.0) < 1e-7), result
+    budget = options.get("budget")
+    assert (result.recomputed.planned_bytes is None) == (budget is None)
+    assert result.plain.planned_bytes is None
+    if budget is not None:
+        assert 0 < result.recomputed.planned_bytes <= budget
+
+
+@pytest.mark.timeout(1800)
+def test_a_budget_that_is_too_small():
+    """It says what the least would be."""
+    with pytest.raises(RunError, match=r"takes at least .*, and the budget is 1000 B; "):
+        compare(
+            Config(model="deep-mlp", layers=1, device="cpu", batch_size=4, budget=1000, **SMALL)
+        )
+
+
+@pytest.mark.timeout(1800)
 def test_largest_batch():
     """The search ends at a batch that fits where the next larger one does not."""
     config = Config(model="deep-mlp", layers=2, device="cpu", batch_size=4, **SMALL)
