@@ -25,8 +25,10 @@ from perftricks.recompute.planning.plans import BudgetError, Plan, Point, Segmen
 from perftricks.recompute.policies import FULL, policy_of
 from perftricks.recompute.profiling import optimizer_bytes, variable_bytes
 
-# Seconds that the engine takes to begin and end a call, and its backward pass, on the CPU.
-_CALL = {"torch": 2e-3, "jax": 0.0, "tensorflow": 0.0}
+# Seconds that the engine takes to begin and end a call, and its backward pass.
+_CALL = {"torch": 4e-3, "jax": 0.0, "tensorflow": 0.0}
+# How many times as long torch takes to begin an operation where a policy watches both runs.
+_WATCHED = 2.2
 _MOST_UNITS = 64
 
 
@@ -185,11 +187,13 @@ class Budgeting:
                 made.setdefault(origin, number)
                 sizes[origin] = self._spec(key).nbytes
             inner, kept, work, backward = self._cost(unit)
-            self._plain_seconds += work.plus(backward).seconds(self._ceilings)
+            # What begins operations of a backward pass is no Python.
+            step = work.plus(backward._replace(operations=0.0))
+            self._plain_seconds += step.seconds(self._ceilings)
             again = work
             if backend == "tensorflow":  # whose second run takes masks from the first
                 again = work._replace(draws=0.0)
-            without_masks = work._replace(draws=0.0)
+            without_masks = work._replace(draws=0.0, operations=_WATCHED * work.operations)
             rest = {
                 "save_masks": without_masks,
                 "save_matmuls": without_masks._replace(products=0.0),
