@@ -179,7 +179,9 @@ class _Search:
         def run(size: int) -> _Peak:
             outcome = tried[size] = self._try(way, size, _STEPS)
             # A plan takes what there is: what grows with the batch is the least that any takes.
-            peak = outcome.least_bytes if self._fits(outcome) else outcome.peak
+            peak = outcome.least_bytes
+            if not self._fits(outcome):
+                peak = max(outcome.peak, 1 + (self._memory or 0))
             return _Peak(peak, outcome.free_bytes)
 
         while limit:

@@ -54,7 +54,8 @@ def test_largest():
     if BACKEND != "tensorflow":
         assert plain.batch_size == pytest.approx(39, abs=2)
         assert plain.batch_size < plain.too_large <= plain.batch_size + 3
-        assert full.batch_size == planned.batch_size == 60
+        assert 57 <= full.batch_size <= 60
+        assert 57 <= planned.batch_size <= 60
     for way in found.ways:
         assert 0 < way.batch_size <= 60
         assert way.peak <= memory == found.memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from keras import layers
 from perftricks import recompute
 from perftricks.recompute.budgeting import Setting, plan_for
 from perftricks.recompute.measure.counters import xla_buffers
+from perftricks.recompute.measure.work import ceilings
 from perftricks.recompute.outlining import Outlined
 from tests.recompute.keras3.training import BACKEND, array, fresh_model
 
@@ -52,6 +54,24 @@ def u_net():
         x = layers.Concatenate()([layers.UpSampling2D()(x), across])
         x = layers.Conv2D(filters, 3, padding="same", activation="gelu")(x)
     return keras.Model(inputs, layers.Conv2D(1, 1)(x))
+
+
+def drawn_and_named(plans):
+    """Return what a program draws and calls its layers, after it has planned or not."""
+    keras.utils.set_random_seed(3)
+    model = fresh_model(tokens)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    if plans:
+        recompute.plan(model, batch_size=4, length=8, budget="1GiB")
+    names = [layers.Dense(1).name, layers.LayerNormalization().name]
+    draws = [keras.random.uniform((3,)), layers.Dropout(0.5)(np.ones(20), training=True)]
+    return names, random.random(), np.random.random(), *(array(x).tolist() for x in draws)
+
+
+def test_a_plan_leaves_random_numbers_and_names():
+    """What is drawn, and what layers are called, is what it would be without a plan."""
+    ceilings.cache_clear()
+    assert drawn_and_named(True) == drawn_and_named(False)
 
 
 CASES = {
