@@ -251,7 +251,7 @@ def ceilings() -> Work:
 
     def beyond(seconds: float) -> float:
         """Return what a function takes beside the bytes that it moves."""
-        return max(seconds - 8.0 * size / near_speed, 0.05 * seconds)
+        return float(max(seconds - 8.0 * size / near_speed, 0.05 * seconds))
 
     # A seed and names of its own: what the caller draws and builds next is what it would have been.
     seeds = keras.random.SeedGenerator(0, name="ceilings")
@@ -272,7 +272,7 @@ def _begun_in_a_second() -> float:
     layer = keras.layers.LayerNormalization(name="ceilings")
     layer.build((None, 8))
     forward, _ = work_of(lambda x: [layer(x[0])], layer.variables, [Spec((1, 8), "float32", True)])
-    return forward.operations / _seconds(layer, keras.ops.ones((1, 8)))
+    return float(forward.operations / _seconds(layer, keras.ops.ones((1, 8))))
 
 
 def _seconds(function: Callable[..., Any], *given: Any) -> float:
