@@ -62,7 +62,7 @@ def run_tests(session: nox.Session, python: str) -> None:
     install(session, "test")
     with rows.recorded(session, f"pythons-{python}") as counted:
         # Many tests wait, for a time-out or for another process.
-        pytest(session, counted, "-n", str(3 * (os.cpu_count() or 2) // 2))
+        pytest(session, counted, "-n", str(2 * (os.cpu_count() or 2)))
 
 
 @nox.session(python=FREE_THREADED.python, default=False)

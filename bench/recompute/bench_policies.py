@@ -7,7 +7,12 @@ import pytest
 from bench.recompute.measure import measure
 from bench.recompute.trainer import Case
 
-TOOLS = ["plain", "recompute_grad", "recompute_grad, save_matmuls"]
+TOOLS = [
+    "plain",
+    "recompute_grad",
+    "recompute_grad, save_masks",
+    "recompute_grad, save_matmuls",
+]
 
 
 @pytest.mark.parametrize("tool", TOOLS)

@@ -33,8 +33,14 @@ class DecoratedBlock(Block):
     call = recompute.recompute_grad(Block.call)
 
 
+class MaskedBlock(Block):
+    """The block with ours, which keeps the masks of dropout."""
+
+    call = recompute.recompute_grad(Block.call, policy="save_masks")
+
+
 class KeepingBlock(Block):
-    """The block with ours, which keeps what matrix products give."""
+    """The block with ours, which keeps what matrix products give, and masks."""
 
     call = recompute.recompute_grad(Block.call, policy="save_matmuls")
 
@@ -102,6 +108,7 @@ def _in_square_root(case: Case) -> Any:
 TOOLS: dict[str, Callable[[Case], Any]] = {
     "plain": lambda case: _transformer(case, Block),
     "recompute_grad": lambda case: _transformer(case, DecoratedBlock),
+    "recompute_grad, save_masks": lambda case: _transformer(case, MaskedBlock),
     "recompute_grad, save_matmuls": lambda case: _transformer(case, KeepingBlock),
     "apply": _applied,
     "apply, sqrt(n)": _in_square_root,
