@@ -15,7 +15,8 @@ class SegmentProfile(NamedTuple):
         name: The first and the last layer.
         plain: In a plain run, its inputs included, where nobody keeps them anyway.
         full: If it is recomputed: these inputs.
-        save_matmuls: If it is recomputed and keeps what its products give; ``full`` is part of it.
+        save_matmuls: If it is recomputed and keeps what its products give, and masks; ``full`` is
+            part of it.
         recomputed: Whether the plan recomputes it.
     """
 
