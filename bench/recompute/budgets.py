@@ -22,8 +22,7 @@ import numpy as np
 from keras import layers
 
 from perftricks import recompute
-from perftricks.recompute.measure.counters import xla_buffers
-from perftricks.recompute.measure.steps import torch_steps_bytes
+from perftricks.recompute.measure.steps import counted_peak
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -87,7 +86,7 @@ def sweep(name: str, points: int, rounds: int) -> list[dict[str, Any]]:
         if any(segment.recomputed for segment in plan.segments):
             recompute.apply(planned, plan=plan)
         ratio = _time_ratio(planned, plain, x, y, rounds)
-        counted = _counted(planned, x, y)
+        counted = counted_peak(planned, x, y)
         line = {
             "budget": budget,
             "forecast": plan.step_peak,
@@ -124,17 +123,6 @@ def _time_ratio(planned: Any, plain: Any, x: Any, y: Any, rounds: int) -> float:
         if number:  # the first compiles
             ratios.append(seconds[1] / seconds[0])
     return statistics.median(ratios)
-
-
-def _counted(model: Any, x: Any, y: Any) -> int | None:
-    """Return the bytes of a real step at its peak, by what counts them."""
-    variables = [*model.variables, *model.optimizer.variables]
-    idle = sum(np.asarray(keras.ops.convert_to_numpy(v)).nbytes for v in variables)
-    if keras.backend.backend() == "jax":
-        return idle + x.nbytes + y.nbytes + xla_buffers(model, x, y)
-    if keras.backend.backend() == "torch":
-        return idle + torch_steps_bytes(model, lambda: model.train_on_batch(x, y))
-    return None
 
 
 if __name__ == "__main__":

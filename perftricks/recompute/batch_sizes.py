@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import os
 import pickle
 import sys
 from dataclasses import asdict, dataclass
@@ -237,7 +236,7 @@ class _Search:
             _backend(),
             "auto",
             TF_FORCE_GPU_ALLOW_GROWTH="true",
-            XLA_PYTHON_CLIENT_MEM_FRACTION=os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", ".95"),
+            **process.whole_device(),
         )
         outcome = Outcome(**process.run(_PROGRAM, [], trial._asdict(), environment))
         if outcome.seconds is not None:

@@ -15,6 +15,7 @@ import sys
 import time
 from typing import Any, List, NamedTuple, Optional, Tuple
 
+from perftricks.recompute.stacks import generation_of
 from perftricks.recompute.switch import VARIABLE
 
 WAYS = ("plain", "full", "planned")
@@ -91,7 +92,8 @@ def _built(result: Any, trial: Trial) -> Tuple[Any, Any, Any]:
     import keras
 
     model, *data = result if isinstance(result, tuple) else (result,)
-    if not isinstance(model, keras.Model) or len(data) not in (0, 2):
+    is_ours = isinstance(model, keras.Model) and generation_of(model) == 3
+    if not is_ours or len(data) not in (0, 2):
         kinds = ", ".join(type(one).__name__ for one in (model, *data))
         sys.exit("build must return a model of Keras 3, or (model, x, y); it returned %s" % kinds)
     if not model.compiled:
@@ -183,41 +185,26 @@ def _train(model: Any, x: Any, y: Any, trial: Trial, meter: Any) -> Tuple[int, f
     """Train; return the peak of a whole step, the time of one, and what the peak is of."""
     import keras
 
-    from perftricks.recompute.measure.counters import xla_buffers
-    from perftricks.recompute.measure.kept import spec_of
-    from perftricks.recompute.measure.steps import torch_steps_bytes
+    from perftricks.recompute.measure.steps import counted_peak, idle_bytes
 
-    backend = keras.backend.backend()
     on_cpu = meter.device == "cpu"
-    seconds: List[float] = []
-
-    def step() -> None:
-        began = time.perf_counter()
-        model.train_on_batch(x, y)
-        seconds.append(time.perf_counter() - began)
-
-    model.optimizer.build(model.trainable_variables)
-    idle = sum(spec_of(v).nbytes for v in [*model.variables, *model.optimizer.variables])
-    counted = None
-    if on_cpu and backend == "torch":
-        counted = idle + torch_steps_bytes(model, step)
-    elif on_cpu and backend == "jax":
-        batch = sum(array.nbytes for array in keras.tree.flatten((x, y)))
-        counted = idle + batch + xla_buffers(model, x, y)
-    elif backend == "tensorflow" and trial.batch_size > 2:
+    idle = idle_bytes(model)
+    counted = counted_peak(model, x, y) if on_cpu else None
+    if keras.backend.backend() == "tensorflow" and trial.batch_size > 2:
         # It keeps what a step has freed, so the first full step is measured; tracing shall not be.
         for size in (1, 2):
             parts = keras.tree.map_structure(lambda array: array[:size], (x, y))  # noqa: B023
             model.train_on_batch(*parts)
-    seconds.clear()
+    seconds: List[float] = []
     meter.start()
     for _ in range(trial.steps):
-        step()
-    peak, how = counted, "bytes counted"
-    if peak is None:
-        peak = meter.stop() + (idle if on_cpu else meter.baseline)
-        how = meter.source
-    return peak, statistics.median(seconds[1:] or seconds), how
+        began = time.perf_counter()
+        model.train_on_batch(x, y)
+        seconds.append(time.perf_counter() - began)
+    time_of_one = statistics.median(seconds[1:] or seconds)
+    if counted is not None:
+        return counted, time_of_one, "bytes counted"
+    return meter.stop() + (idle if on_cpu else meter.baseline), time_of_one, meter.source
 
 
 if __name__ == "__main__":

@@ -34,6 +34,9 @@ _KINDS: Dict[str, Tuple[str, ...]] = {
 }
 
 
+NAMES = tuple(_KINDS)
+
+
 class Policy(NamedTuple):
     """What is kept.
 

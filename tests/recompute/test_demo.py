@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from perftricks.cli.recompute_demo import app
+from perftricks.cli.recompute_demo import Policy, app
 from perftricks.cli.render import demo as render
-from perftricks.recompute import demo
+from perftricks.recompute import demo, policies
 from perftricks.recompute.demo import (
     Comparison,
     Config,
@@ -232,6 +232,11 @@ def test_bad_options(arguments, message, monkeypatch):
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_every_policy_can_be_chosen():
+    """The command offers the policies that there are."""
+    assert tuple(choice.value for choice in Policy) == policies.NAMES
 
 
 def test_a_policy_and_a_plan_are_named(capsys):

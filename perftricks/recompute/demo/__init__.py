@@ -19,13 +19,13 @@ import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
+from perftricks.recompute import policies
 from perftricks.recompute.measure import batches, process
 from perftricks.recompute.measure.batches import LARGEST_TRIED
 from perftricks.recompute.measure.process import OutOfMemoryError, RunError
 
 MODELS = ("transformer", "bert-base", "bert-large", "resnet50", "deep-mlp")
 BACKENDS = ("tensorflow", "jax", "torch")
-POLICIES = ("full", "save_masks", "save_matmuls", "save_attention")
 _PROGRAM = "perftricks.recompute.demo.run"
 
 # How many times farther from a step that runs operation by operation the recomputed program may be
@@ -286,7 +286,7 @@ def check(config: Config) -> None:
         ("model", config.model, MODELS),
         ("backend", config.backend, BACKENDS),
         ("device", config.device, ("auto", "cpu", "gpu")),
-        ("policy", config.policy, POLICIES),
+        ("policy", config.policy, policies.NAMES),
     ):
         if value not in choices:
             raise ValueError("%s must be one of %s, not %r" % (name, ", ".join(choices), value))
@@ -318,7 +318,7 @@ def _start(
         config.device,
         process.DETERMINISTIC if "--by-operation" in options else "",
         RECOMPUTE="1" if recompute else "0",
-        XLA_PYTHON_CLIENT_MEM_FRACTION=os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", ".95"),
+        **process.whole_device(),
     )
     found: Dict[str, Any] = process.run(_PROGRAM, arguments, asdict(config), environment)
     return found

@@ -253,41 +253,41 @@ def _tensorflow(
     policy: Policy,
     with_results: bool,
 ) -> int:
-    import tensorflow as tf
-
     from perftricks.recompute.tensorflow_graphs.kept import wanted
 
-    made: List[Any] = []
-    products: List[Any] = []
-    returned: List[Any] = []
+    kept: List[Any] = []
 
-    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def step(*given: Any) -> Any:
-        graph = tf.compat.v1.get_default_graph()
-        values = [v.value for v in variables]
-        trained = [x for x, spec in zip(given, specs) if spec.is_trained]
-        with tf.GradientTape() as tape:
-            tape.watch(trained)
-            results = [x for x in function(list(given)) if _is_float(x)]
-        returned.extend(results)
-        made.extend(graph.get_operations())
-        products.extend(each.tensor for each in wanted(policy, dict.fromkeys(made), results))
-        return tape.gradient(results, [*values, *trained])
+    def keep(made: List[Any], results: List[Any]) -> None:
+        kept.extend(each.tensor for each in wanted(policy, dict.fromkeys(made), results))
 
-    signature = [tf.TensorSpec(spec.shape, spec.dtype) for spec in specs]
-    graph = step.get_concrete_function(*signature).graph
-    kept = taken(_behind(graph.outputs), made) if policy.is_full else products
-    results = {id(x) for x in returned}
-    return tensor_bytes([x for x in kept if with_results or id(x) not in results])
+    made, backward, results = tensorflow_step(function, variables, specs, keep)
+    if policy.is_full:
+        kept = taken(backward, made)
+    left_out = set() if with_results else {id(x) for x in results}
+    return tensor_bytes([x for x in kept if id(x) not in left_out])
 
 
 def tensorflow_step(
-    function: Function, variables: Sequence[Any], specs: Sequence[Spec]
-) -> Tuple[List[Any], List[Any]]:
-    """Return the operations of TensorFlow that a function makes in a graph, and its gradient."""
+    function: Function,
+    variables: Sequence[Any],
+    specs: Sequence[Spec],
+    between: Callable[[List[Any], List[Any]], object] = lambda made, results: None,
+) -> Tuple[List[Any], List[Any], List[Any]]:
+    """Trace a function and its gradient on TensorFlow.
+
+    Args:
+        function: Takes and returns tensors.
+        variables: The trained variables that it uses.
+        specs: What it takes.
+        between: Is given the operations and results of the function before there is a gradient.
+
+    Returns:
+        The operations of the function, those of its gradient, and its results.
+    """
     import tensorflow as tf
 
     made: List[Any] = []
+    results: List[Any] = []
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def step(*given: Any) -> Any:
@@ -296,14 +296,15 @@ def tensorflow_step(
         trained = [x for x, spec in zip(given, specs) if spec.is_trained]
         with tf.GradientTape() as tape:
             tape.watch(trained)
-            results = [x for x in function(list(given)) if _is_float(x)]
+            results.extend(x for x in function(list(given)) if _is_float(x))
         made.extend(graph.get_operations())
+        between(made, results)
         return tape.gradient(results, [*values, *trained])
 
     signature = [tf.TensorSpec(spec.shape, spec.dtype) for spec in specs]
     graph = step.get_concrete_function(*signature).graph
     forward = set(made)
-    return made, [op for op in _behind(graph.outputs) if op not in forward]
+    return made, [op for op in _behind(graph.outputs) if op not in forward], results
 
 
 def taken(operations: Iterable[Any], made: Sequence[Any]) -> List[Any]:

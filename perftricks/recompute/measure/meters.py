@@ -19,6 +19,7 @@ class PeakMeter:
     Attributes:
         source: What is measured, in words.
         device: "gpu" or "cpu".
+        baseline: Bytes that were used at ``start``.
     """
 
     def __init__(
@@ -34,16 +35,16 @@ class PeakMeter:
         self._reset = reset
         self._peak = peak
         self._free = free
-        self._baseline = 0
+        self.baseline = 0
 
     def start(self) -> None:
         """Note what is in use now, and forget any higher peak of the past."""
         gc.collect()
-        self._baseline = self._reset()
+        self.baseline = self._reset()
 
     def stop(self) -> int:
         """Return the peak since ``start``, in bytes above what was in use then."""
-        return max(0, self._peak() - self._baseline)
+        return max(0, self._peak() - self.baseline)
 
     def free(self) -> Optional[int]:
         """Return how many more bytes the framework may take now; None if that is not known."""

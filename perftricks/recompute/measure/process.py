@@ -78,6 +78,12 @@ def environment(backend: Optional[str], device: str, *flags: str, **more: str) -
     return found
 
 
+def whole_device() -> Dict[str, str]:
+    """Return the variables by which JAX takes as much of a GPU as there is, for ``environment``."""
+    name = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    return {name: os.environ.get(name, ".95")}
+
+
 def xla_flags() -> str:
     """Return the flags that XLA needs to keep on the CPU what recomputing saves, if any."""
     try:

@@ -18,7 +18,7 @@ from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Seque
 
 import keras
 
-from perftricks.recompute.measure.counters import xla_memory
+from perftricks.recompute.measure.counters import xla_buffers, xla_memory
 from perftricks.recompute.measure.kept import HANDS_ON, Spec, spec_of, torch_empty
 
 
@@ -93,6 +93,33 @@ def torch_steps_bytes(model: Any, run: Callable[[], object]) -> int:
         run()
         run()
     return int(ledger.peak)
+
+
+def counted_peak(model: Any, x: Any, y: Any) -> Optional[int]:
+    """Return the bytes in use at the peak of a real step, all variables and the batch included.
+
+    Args:
+        model: A compiled model. On torch it trains two steps; on JAX nothing is run.
+        x: The inputs of a batch.
+        y: Its targets.
+
+    Returns:
+        The bytes that are counted on torch, and that XLA assigns on JAX; None on TensorFlow.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return None
+    idle = idle_bytes(model)
+    if backend == "torch":
+        return idle + torch_steps_bytes(model, lambda: model.train_on_batch(x, y))
+    batch = sum(array.nbytes for array in keras.tree.flatten((x, y)))
+    return int(idle + batch + xla_buffers(model, x, y))
+
+
+def idle_bytes(model: Any) -> int:
+    """Return the bytes of all variables of a compiled model, those of its optimizer included."""
+    model.optimizer.build(model.trainable_variables)
+    return sum(spec_of(v).nbytes for v in [*model.variables, *model.optimizer.variables])
 
 
 def _torch_ledger() -> Any:

@@ -185,7 +185,7 @@ def _of_equations(program: Any, times: int) -> Iterator[Work]:
 def _tensorflow(
     function: Function, variables: Sequence[Any], specs: Sequence[Spec]
 ) -> Tuple[Iterable[Work], Iterable[Work]]:
-    forward, backward = tensorflow_step(function, variables, specs)
+    forward, backward, _ = tensorflow_step(function, variables, specs)
     return _of_operations(forward), _of_operations(backward)
 
 

@@ -12,8 +12,8 @@ from keras import layers
 from perftricks import recompute
 from perftricks.recompute import batch_trial
 from perftricks.recompute.batch_trial import Trial
-from perftricks.recompute.measure.counters import xla_buffers
-from perftricks.recompute.measure.steps import torch_steps_bytes
+from perftricks.recompute.measure.meters import PeakMeter
+from perftricks.recompute.measure.steps import counted_peak
 
 BACKEND = keras.backend.backend()
 
@@ -32,14 +32,7 @@ def build(width=64, depth=6, rate=0.1, compiled=True):
 def take(model, batch_size):
     """Return the bytes of a step of this process, at its peak; None where nothing counts them."""
     x, y = np.zeros((batch_size, 64, 8), "float32"), np.zeros((batch_size, 1), "float32")
-    model.optimizer.build(model.trainable_variables)
-    variables = [*model.variables, *model.optimizer.variables]
-    idle = sum(keras.ops.convert_to_numpy(v).nbytes for v in variables)
-    if BACKEND == "torch":
-        return idle + torch_steps_bytes(model, lambda: model.train_on_batch(x, y))
-    if BACKEND == "jax":
-        return idle + x.nbytes + y.nbytes + xla_buffers(model, x, y)
-    return None
+    return counted_peak(model, x, y)
 
 
 @pytest.mark.timeout(1800)
@@ -137,6 +130,16 @@ def test_samples_are_repeated():
     _, x, y = batch_trial._built(build(), trial(4))
     assert (x.shape, y.shape) == ((4, 64, 8), (4, 1))
     assert x.std() > 0.5
+
+
+def test_a_gpu_is_asked_for_its_own_count():
+    """The peak of a step there is what its counter shows, all that is in use included."""
+    meter = PeakMeter("a counter", lambda: 1000, lambda: 1500)
+    model = build()
+    x, y = np.zeros((4, 64, 8), "float32"), np.zeros((4, 1), "float32")
+    peak, seconds, how = batch_trial._train(model, x, y, trial(4), meter)
+    assert (peak, how) == (1500, "a counter")
+    assert seconds > 0
 
 
 def test_build_raises():
