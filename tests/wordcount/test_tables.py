@@ -11,8 +11,9 @@ import pytest
 from perftricks.wordcount import WordCounts, count_words
 from perftricks.wordcount.errors import TableTooLargeError
 from perftricks.wordcount.table import counts as counts_module
+from perftricks.wordcount.table.columnar import ColumnTable
+from perftricks.wordcount.table.columns import Columns
 from perftricks.wordcount.table.in_memory import MemoryTable
-from perftricks.wordcount.table.lazy import LazyTable
 from perftricks.wordcount.table.spill import Spill
 from perftricks.wordcount.table.spilled import SpilledTable
 from perftricks.wordcount.table.sums import added
@@ -33,20 +34,24 @@ def of_a_counter(counts, frequency):
     return MemoryTable(Counter(counts), frequency and Counter(frequency))
 
 
-def lazy(counts, frequency):
-    """Make a table that knows no order."""
-    make = None if frequency is None else lambda: dict(frequency)
-    return LazyTable(len(counts), sum(counts.values()), lambda: dict(counts), make)
+def columns(counts, frequency):
+    """Make columns in no order."""
+    rows = [(key, count, (frequency or {}).get(key, 0)) for key, count in counts.items()]
+    return Columns.of_rows(rows, document_frequency=frequency is not None)
 
 
-def lazy_with_top(counts, frequency):
-    """Make a table that knows its most frequent keys."""
+def columnar(counts, frequency):
+    """Make a table of columns."""
+    return ColumnTable.of(columns(counts, frequency))
 
-    def top(n):
-        return [(key, count) for key, count, _ in MemoryTable(counts, None).rows(n)]
 
-    make = None if frequency is None else lambda: dict(frequency)
-    return LazyTable(len(counts), sum(counts.values()), lambda: dict(counts), make, top)
+def columnar_in_parts(counts, frequency):
+    """Make a table that gives no more rows than it is asked for, in small parts."""
+
+    def parts(n):
+        return columns(counts, frequency).ordered()[: len(counts) if n is None else n].parts(7)
+
+    return ColumnTable(len(counts), sum(counts.values()), frequency is not None, parts)
 
 
 def spilled(counts, frequency, limit=1 << 20):
@@ -78,7 +83,7 @@ def summed(counts, frequency):
     return added([part(some), part(others)], 1 << 30)
 
 
-@pytest.fixture(params=[in_memory, of_a_counter, lazy, lazy_with_top, spilled, summed])
+@pytest.fixture(params=[in_memory, of_a_counter, columnar, columnar_in_parts, spilled, summed])
 def make(request):
     """Make a table of each kind."""
     return request.param
@@ -121,6 +126,20 @@ def test_blocks_by_key(table, frequency):
     blocks = list(table.blocks(64))
     assert len(blocks) > 1
     assert [row for block in blocks for row in block] == rows(sorted(COUNTS), frequency)
+
+
+def test_columns(table, frequency):
+    """Columns hold the rows in order, in parts that are not empty."""
+    parts = list(table.columns())
+    assert all(map(len, parts))
+    assert [row for part in parts for row in part.rows()] == rows(ORDER, frequency)
+    assert all((part.documents is None) is (frequency is None) for part in parts)
+
+
+def test_ordered_counts(table):
+    """Counts are a dict in the order of tables where that is asked for."""
+    assert list(table.counts(ordered=True)) == ORDER
+    assert table.counts(ordered=True) == table.counts() == COUNTS
 
 
 def test_looking_up(table, frequency):

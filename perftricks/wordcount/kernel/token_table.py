@@ -219,7 +219,7 @@ class TokenTable:
         if self.ngram > 1:
             yield from self._sorted_ngrams(size)
             return
-        ids = self._used_ids()
+        ids = self.used_ids()
         if not rest:
             ids = ids[np.searchsorted(ids, self.first_oov) :]
         tokens = self.strings(ids)
@@ -352,59 +352,73 @@ class TokenTable:
         """How many document ends were met (a last document without one is not among them)."""
         return int(self.tokens.count[self.first_oov - FIRST_OOV + SEPARATOR])
 
-    def _written(
+    def _units(
         self, function: str, text: np.ndarray, start: np.ndarray, index: np.ndarray
-    ) -> list[str]:
-        """The chosen strings.
+    ) -> str:
+        """The chosen strings, each with a line feed behind it.
 
-        Tokens of two characters or more hold no line feed, so one decode and split do.
+        Tokens of two characters or more hold none, so they can be told apart.
         """
         size = int((start[index + 1] - start[index]).sum()) + index.size
         out = np.empty(size, np.uint16)
         n = np.array([index.size], np.int64)
         index = np.ascontiguousarray(index, np.int64)
         self.kernel.call(function, (text, start, index, n, out))
-        return out.tobytes().decode(UTF_16).split("\n")[:-1]
+        return out.tobytes().decode(UTF_16)
+
+    def _characters(self, codes: np.ndarray) -> list[str]:
+        """The tokens of ids between those of words and those outside the vocabulary."""
+        special = {CRLF: "\r\n", EMPTY: "", SEPARATOR: "\n"}
+        n_slots = self.first_oov - FIRST_OOV
+        return [special[c] if c in special else chr(c) for c in (codes - n_slots).tolist()]
 
     def strings(self, ids: np.ndarray) -> list[str]:
         """The tokens of the given ids, which must be ascending."""
         n_slots = self.first_oov - FIRST_OOV
         words, codes, oov = np.split(ids, np.searchsorted(ids, [n_slots, self.first_oov]))
-        special = {CRLF: "\r\n", EMPTY: "", SEPARATOR: "\n"}
-        result = self._written("write_words", self.lexicon.text, self.lexicon.text_start, words)
-        result += [special[c] if c in special else chr(c) for c in (codes - n_slots).tolist()]
-        result += self._written(
-            "write_entries", self.tokens.unit, self.tokens.start, oov - self.first_oov
-        )
-        return result
+        lexicon, tokens = self.lexicon, self.tokens
+        result = self._units("write_words", lexicon.text, lexicon.text_start, words).split("\n")
+        result[-1:] = self._characters(codes)
+        entries = oov - self.first_oov
+        result += self._units("write_entries", tokens.unit, tokens.start, entries).split("\n")
+        return result[:-1]
 
-    def _used_ids(self) -> np.ndarray:
+    def encoded(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of the given ids, which must be ascending, as UTF-8.
+
+        Returns:
+            uint8, the tokens one after the other; int64, where each starts and the last one ends.
+        """
+        n_slots = self.first_oov - FIRST_OOV
+        words, codes, oov = np.split(ids, np.searchsorted(ids, [n_slots, self.first_oov]))
+        lexicon, tokens = self.lexicon, self.tokens
+        characters = [code.encode() for code in self._characters(codes)]
+        parts = (
+            _lines(self._units("write_words", lexicon.text, lexicon.text_start, words)),
+            (
+                np.frombuffer(b"".join(characters), np.uint8),
+                np.fromiter(map(len, characters), np.int64, len(characters)),
+            ),
+            _lines(self._units("write_entries", tokens.unit, tokens.start, oov - self.first_oov)),
+        )
+        text = np.concatenate([text for text, _ in parts])
+        return text, np.cumsum(np.concatenate(([0], *(length for _, length in parts))))
+
+    def used_ids(self) -> np.ndarray:
+        """The ids of the tokens that occur, ascending."""
         used = np.flatnonzero(self.tokens.count)
         separator = self.first_oov - FIRST_OOV + SEPARATOR
         return np.asarray(used[used != separator])
 
     def items(self) -> tuple[list[str], np.ndarray]:
         """All tokens that occur and their counts."""
-        ids = self._used_ids()
+        ids = self.used_ids()
         return self.strings(ids), self.tokens.count[ids]
 
     def to_dict(self) -> dict[str, int]:
         """All tokens that occur, with their counts."""
         tokens, counts = self.items()
         return dict(zip(tokens, counts.tolist(), strict=True))
-
-    def most_common(self, n: int) -> list[tuple[str, int]]:
-        """The n most frequent tokens, equal counts by code point, without building a dict."""
-        ids = self._used_ids()
-        counts = self.tokens.count[ids]
-        if n <= 0:
-            return []
-        if n < ids.size:
-            lowest = np.partition(counts, ids.size - n)[ids.size - n]
-            chosen = np.flatnonzero(counts >= lowest)
-            ids, counts = ids[chosen], counts[chosen]
-        pairs = zip(self.strings(ids), counts.tolist(), strict=True)
-        return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[:n]
 
     @property
     def total(self) -> int:
@@ -417,7 +431,7 @@ class TokenTable:
 
     def doc_freq_dict(self) -> dict[str, int]:
         """For every token the number of documents that contain it."""
-        ids = self._used_ids()
+        ids = self.used_ids()
         return dict(zip(self.strings(ids), self.tokens.doc_freq[ids].tolist(), strict=True))
 
     def ngram_items(self) -> Iterator[tuple[tuple[str, ...], int, int]]:
@@ -436,6 +450,13 @@ class TokenTable:
         return zip(
             zip(*(tokens[i::n] for i in range(n)), strict=True), counts, documents, strict=True
         )
+
+
+def _lines(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """The lines of a text, of which the last one ends too, as UTF-8 and their lengths."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    ends = np.flatnonzero(data == 10)
+    return data[data != 10], np.diff(ends, prepend=-1) - 1
 
 
 def _rows(

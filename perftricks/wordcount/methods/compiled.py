@@ -38,7 +38,6 @@ from perftricks.wordcount.reading.streams import AUTO, not_the_encoding, seeming
 from perftricks.wordcount.settings import Settings
 from perftricks.wordcount.storage.cachefolder import open_cache
 from perftricks.wordcount.table.in_memory import MemoryTable
-from perftricks.wordcount.table.lazy import LazyTable
 from perftricks.wordcount.table.spill import Spill, separated
 from perftricks.wordcount.table.spilled import SpilledTable
 from perftricks.wordcount.table.sums import added
@@ -392,6 +391,8 @@ class KernelRun:
         """Return the table; it is on the disk if it outgrew the memory limit, or would now."""
         if not self._counters:
             self._counter("byte")
+        from perftricks.wordcount.methods.kernel_tables import ngram_table, token_table
+
         doc_freq = self._options["doc_freq"]
         tables = [table for counter in self._counters.values() for table in counter.tables()]
         if not self._spill.runs:
@@ -400,7 +401,8 @@ class KernelRun:
                 table.merge(other)
             rows = table.n_ngrams if self._options["ngram"] > 1 else len(table)
             if table_bytes(rows, document_frequency=doc_freq) <= self._spill.limit:
-                found = _ngram_table(table) if self._options["ngram"] > 1 else _token_table(table)
+                make = ngram_table if self._options["ngram"] > 1 else token_table
+                found = make(table)
                 if not self._odd:
                     return found
                 counts, documents = separated(self._odd)
@@ -412,22 +414,6 @@ class KernelRun:
             _spill_table(self._spill, table, rest=True)
         self._spill_odd()
         return SpilledTable(self._spill, document_frequency=doc_freq)
-
-
-def _token_table(table: TokenTable) -> LazyTable:
-    frequency = table.doc_freq_dict if table.has_doc_freq else None
-    return LazyTable(len(table), table.total, table.to_dict, frequency, table.most_common)
-
-
-def _ngram_table(table: TokenTable) -> LazyTable:
-    def counts() -> dict[Any, int]:
-        return {gram: count for gram, count, _ in table.ngram_items()}
-
-    def frequency() -> dict[Any, int]:
-        return {gram: documents for gram, _, documents in table.ngram_items()}
-
-    total = int(table.ngrams.count.sum())
-    return LazyTable(table.n_ngrams, total, counts, frequency if table.has_doc_freq else None)
 
 
 def _spill_table(spill: Spill, table: TokenTable, *, rest: bool = False) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from perftricks.wordcount.errors import TableTooLargeError
 from perftricks.wordcount.reading.sources import NotRead, PathLike
 from perftricks.wordcount.table.in_memory import MemoryTable
 from perftricks.wordcount.table.limits import default_limit
@@ -97,7 +98,9 @@ class WordCounts(Mapping[Any, int]):
     True
     """
 
-    __slots__ = ("_documents", "_run", "_smallest", "_table", "_tokens")
+    __slots__ = ("_documents", "_found", "_run", "_smallest", "_table", "_tokens")
+
+    _found: dict[Any, int]  # key -> count, since a key was looked up
 
     def __init__(
         self,
@@ -274,14 +277,44 @@ class WordCounts(Mapping[Any, int]):
             table, documents=facts.documents, tokens=facts.tokens, smallest=facts.smallest
         )
 
+    def _load(self) -> dict[Any, int]:
+        """Return key -> count; keep it for :meth:`__getitem__`, which is called often."""
+        self._found = self._table.counts()
+        return self._found
+
     def __getitem__(self, token: Any) -> int:
-        return self._table.counts()[token]
+        try:
+            return self._found[token]
+        except AttributeError:
+            return self._load()[token]
 
     def __contains__(self, token: object) -> bool:
         return token in self._table.counts()
 
     def __iter__(self) -> Iterator[Any]:
-        return (token for token, _, _ in self._table.rows())
+        return iter(self.keys())
+
+    def keys(self) -> KeysView[Any]:
+        """Return the tokens in the order of the table."""
+        view = self._view()
+        return _StreamedKeys(self) if view is None else view.keys()
+
+    def values(self) -> ValuesView[int]:
+        """Return the counts in the order of the table."""
+        view = self._view()
+        return _StreamedValues(self) if view is None else view.values()
+
+    def items(self) -> ItemsView[Any, int]:
+        """Return the tokens and their counts in the order of the table."""
+        view = self._view()
+        return _StreamedItems(self) if view is None else view.items()
+
+    def _view(self) -> Mapping[Any, int] | None:
+        """Return the table as a dict in its order; None if that is too large for the memory."""
+        try:
+            return MappingProxyType(self._table.counts(ordered=True))
+        except TableTooLargeError:
+            return None
 
     def __len__(self) -> int:
         return len(self._table)
@@ -349,6 +382,33 @@ class WordCounts(Mapping[Any, int]):
             f"WordCounts({{{shown}{more}}}, {len(self)} distinct of {self._tokens} tokens "
             f"in {documents})"
         )
+
+
+class _StreamedKeys(KeysView[Any]):
+    """The tokens of a table that is on the disk."""
+
+    _mapping: WordCounts
+
+    def __iter__(self) -> Iterator[Any]:
+        return (token for token, _, _ in self._mapping.rows())
+
+
+class _StreamedValues(ValuesView[int]):
+    """The counts of a table that is on the disk."""
+
+    _mapping: WordCounts
+
+    def __iter__(self) -> Iterator[int]:
+        return (count for _, count, _ in self._mapping.rows())
+
+
+class _StreamedItems(ItemsView[Any, int]):
+    """The tokens and counts of a table that is on the disk."""
+
+    _mapping: WordCounts
+
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        return ((token, count) for token, count, _ in self._mapping.rows())
 
 
 def _form(key: Any) -> int:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perftricks.wordcount.table.runs import Block, Row, blocks_of
 from perftricks.wordcount.table.table import Keep
+
+if TYPE_CHECKING:
+    from perftricks.wordcount.table.columns import Columns
 
 
 class MemoryTable:
@@ -18,23 +22,39 @@ class MemoryTable:
         counts: Key -> count. A dict is not copied and must not change any more; of what may
             answer otherwise where a key is missing, such as a Counter, a dict is made.
         frequency: Key -> documents, for the same keys; None if they were not counted.
+        ordered: Whether the counts are in the order of tables.
     """
 
-    def __init__(self, counts: Mapping[Any, int], frequency: Mapping[Any, int] | None) -> None:
+    def __init__(
+        self,
+        counts: Mapping[Any, int],
+        frequency: Mapping[Any, int] | None,
+        *,
+        ordered: bool = False,
+    ) -> None:
         self._counts = _as_dict(counts)
         self._frequency = None if frequency is None else _as_dict(frequency)
-        self._order: list[tuple[Any, int]] | None = None
+        self._ordered = ordered
 
     @classmethod
-    def of_rows(cls, rows: Iterable[Row], *, document_frequency: bool) -> MemoryTable:
-        """Return the table of rows, each key of which occurs once."""
+    def of_rows(
+        cls, rows: Iterable[Row], *, document_frequency: bool, ordered: bool = False
+    ) -> MemoryTable:
+        """Return the table of rows, each key of which occurs once.
+
+        Args:
+            rows: The rows.
+            document_frequency: Whether documents were counted.
+            ordered: Whether the rows are in the order of tables.
+        """
+        if not document_frequency:
+            return cls({key: count for key, count, _ in rows}, None, ordered=ordered)
         counts: dict[Any, int] = {}
         frequency: dict[Any, int] = {}
         for key, count, documents in rows:
             counts[key] = count
-            if document_frequency:
-                frequency[key] = documents
-        return cls(counts, frequency if document_frequency else None)
+            frequency[key] = documents
+        return cls(counts, frequency, ordered=ordered)
 
     @property
     def counts_documents(self) -> bool:
@@ -54,14 +74,25 @@ class MemoryTable:
         of_key = self._frequency or {}
         return ((key, count, of_key.get(key, 0)) for key, count in self._first(n))
 
-    def _first(self, n: int | None) -> list[tuple[Any, int]]:
-        if n is not None and self._order is None:
+    def _first(self, n: int | None) -> Iterable[tuple[Any, int]]:
+        if n is not None and not self._ordered:
             return heapq.nsmallest(n, self._counts.items(), key=lambda pair: (-pair[1], pair[0]))
-        if self._order is None:
+        self._put_in_order()
+        items = self._counts.items()
+        return items if n is None else itertools.islice(items, max(n, 0))
+
+    def _put_in_order(self) -> None:
+        if not self._ordered:
             # Two stable passes with C keys are several times faster than one with a tuple key.
             by_key = sorted(self._counts.items(), key=itemgetter(0))
-            self._order = sorted(by_key, key=itemgetter(1), reverse=True)
-        return self._order if n is None else self._order[: max(n, 0)]
+            self._counts = dict(sorted(by_key, key=itemgetter(1), reverse=True))
+            self._ordered = True
+
+    def columns(self) -> Iterator[Columns]:
+        """Yield the rows in the order of tables as columns, in parts."""
+        from perftricks.wordcount.table.columns import columns_of
+
+        return columns_of(self.rows(), document_frequency=self.counts_documents)
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield the rows sorted by key, in blocks of a size."""
@@ -69,8 +100,10 @@ class MemoryTable:
         rows = ((key, self._counts[key], of_key.get(key, 0)) for key in sorted(self._counts))
         return blocks_of(rows, size)
 
-    def counts(self) -> dict[Any, int]:
+    def counts(self, *, ordered: bool = False) -> dict[Any, int]:
         """Return key -> count."""
+        if ordered:
+            self._put_in_order()
         return self._counts
 
     def frequency(self) -> dict[Any, int]:
@@ -82,7 +115,9 @@ class MemoryTable:
         kept = {key: count for key, count in self._counts.items() if keep(key, count)}
         frequency = self._frequency
         return MemoryTable(
-            kept, None if frequency is None else {key: frequency[key] for key in kept}
+            kept,
+            None if frequency is None else {key: frequency[key] for key in kept},
+            ordered=self._ordered,
         )
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perftricks.wordcount.errors import TableTooLargeError
 from perftricks.wordcount.table.in_memory import MemoryTable
 from perftricks.wordcount.table.runs import Block, Row, Run, merged, read_run
 from perftricks.wordcount.table.spill import Spill, flattened
 from perftricks.wordcount.table.table import Keep, table_bytes
+
+if TYPE_CHECKING:
+    from perftricks.wordcount.table.columns import Columns
 
 
 class SpilledTable:
@@ -106,13 +109,23 @@ class SpilledTable:
         size = self._spill.block_rows
         return self._spill.write(rows[start : start + size] for start in range(0, len(rows), size))
 
-    def counts(self) -> dict[Any, int]:
-        """Return key -> count.
+    def columns(self) -> Iterator[Columns]:
+        """Yield the rows in the order of tables as columns, in parts.
+
+        Raises:
+            SpillError: If the disk is full or fails.
+        """
+        from perftricks.wordcount.table.columns import columns_of
+
+        return columns_of(self.rows(), document_frequency=self.counts_documents)
+
+    def counts(self, *, ordered: bool = False) -> dict[Any, int]:
+        """Return key -> count, in the order of tables in any case.
 
         Raises:
             TableTooLargeError: If the memory limit does not allow that.
         """
-        return self._load().counts()
+        return self._load().counts(ordered=ordered)
 
     def frequency(self) -> dict[Any, int]:
         """Return key -> documents; empty if they were not counted.
@@ -133,7 +146,7 @@ class SpilledTable:
                     "write_table"
                 )
             self._loaded = MemoryTable.of_rows(
-                self.rows(), document_frequency=self.counts_documents
+                self.rows(), document_frequency=self.counts_documents, ordered=True
             )
         return self._loaded
 

@@ -2,7 +2,7 @@
 
 ====================== ===============================================================
 :mod:`.in_memory`      dicts
-:mod:`.lazy`           arrays of the kernel, which become dicts when they must
+:mod:`.columnar`       arrays, which become dicts when they must
 :mod:`.spilled`        parts on the disk, which are read in order
 ====================== ===============================================================
 """
@@ -10,9 +10,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from perftricks.wordcount.table.runs import Block, Row
+
+if TYPE_CHECKING:
+    from perftricks.wordcount.table.columns import Columns
 
 Keep = Callable[[Any, int], bool]
 
@@ -51,11 +54,17 @@ class Table(Protocol):
             n: How many; None for all.
         """
 
+    def columns(self) -> Iterator[Columns]:
+        """Yield the rows in the same order as columns, in parts."""
+
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield the rows sorted by key, in blocks of about a size."""
 
-    def counts(self) -> dict[Any, int]:
+    def counts(self, *, ordered: bool = False) -> dict[Any, int]:
         """Return key -> count, which must not be changed.
+
+        Args:
+            ordered: Whether the dict has to be in the order of tables.
 
         Raises:
             TableTooLargeError: If the memory limit does not allow that.

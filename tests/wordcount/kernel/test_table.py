@@ -4,6 +4,7 @@ import jieba
 import pytest
 
 from perftricks.wordcount.kernel import InvalidUTF8, TextCounter, TokenTable
+from perftricks.wordcount.methods.kernel_tables import ngram_table, token_table
 
 from .reference import expected
 from .texts import TextMaker
@@ -32,13 +33,29 @@ def test_saved_and_merged_tables(default_engine, text, tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name != "first"]
 
 
-def test_most_common(default_engine, text):
-    """The most frequent tokens come in order, equal counts by code point."""
-    counter = TextCounter(*default_engine)
-    counter.feed(text.encode())
-    counts = sorted(expected(jieba.dt, text)[0].items(), key=lambda pair: (-pair[1], pair[0]))
-    for n in (0, 1, 10, 10**9):
-        assert counter.table().most_common(n) == counts[:n]
+def in_order(counts, documents):
+    """Return the rows of a table in its order."""
+    keys = sorted(counts, key=lambda key: (-counts[key], key))
+    return [(key, counts[key], documents.get(key, 0)) for key in keys]
+
+
+@pytest.mark.parametrize("doc_freq", [True, False])
+def test_tables_of_tokens_and_ngrams(default_engine, text, doc_freq):
+    """They give their rows in order, all or the first ones, as Python objects and as columns."""
+    counter = TextCounter(*default_engine, ngram=2, doc_freq=doc_freq)
+    counter.feed((text + "\n\r\n😀茶😀 \n").encode())
+    counts, frequencies, grams, gram_frequencies, _ = expected(
+        jieba.dt, text + "\n\r\n😀茶😀 \n", ngram=2
+    )
+    kernel_table = counter.table()
+    for table, rows in (
+        (token_table(kernel_table), in_order(counts, frequencies if doc_freq else {})),
+        (ngram_table(kernel_table), in_order(grams, gram_frequencies if doc_freq else {})),
+    ):
+        assert (len(table), table.total) == (len(rows), sum(count for _, count, _ in rows))
+        assert [row for part in table.columns() for row in part.rows()] == rows
+        for n in (None, 0, 1, 10, 10**9):
+            assert list(table.rows(n)) == rows[:n]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,87 @@
+"""A table that is in memory as columns, and becomes dicts when it must."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from perftricks.wordcount.table.columns import Columns
+from perftricks.wordcount.table.in_memory import MemoryTable
+from perftricks.wordcount.table.runs import Block, Row
+from perftricks.wordcount.table.table import Keep
+
+
+class ColumnTable:
+    """A :class:`~perftricks.wordcount.table.table.Table` of arrays.
+
+    Args:
+        size: How many rows there are.
+        total: The sum of the counts.
+        counts_documents: Whether documents were counted.
+        parts: Gives the rows in the order of tables, in parts; those of the first so many are
+            enough if a number is given. It is asked whenever rows are read.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        total: int,
+        counts_documents: bool,
+        parts: Callable[[int | None], Iterator[Columns]],
+    ) -> None:
+        self.total = total
+        self.counts_documents = counts_documents
+        self._size = size
+        self._parts = parts
+        self._made: MemoryTable | None = None
+
+    @classmethod
+    def of(cls, columns: Columns) -> ColumnTable:
+        """Return the table of rows in any order, each key of which occurs once."""
+        columns = columns.ordered()
+        counts_documents = columns.documents is not None
+        return cls(
+            len(columns), int(columns.count.sum()), counts_documents, lambda _: columns.parts()
+        )
+
+    def __len__(self) -> int:
+        return self._size
+
+    def _in_memory(self) -> MemoryTable:
+        if self._made is None:
+            self._made = MemoryTable.of_rows(
+                self.rows(), document_frequency=self.counts_documents, ordered=True
+            )
+        return self._made
+
+    def rows(self, n: int | None = None) -> Iterator[Row]:
+        """Yield the rows in the order of tables."""
+        if self._made is not None:
+            yield from self._made.rows(n)
+            return
+        left = self._size if n is None else max(n, 0)
+        for part in self._parts(None if n is None else left):
+            if not left:
+                return
+            yield from part[:left].rows()
+            left -= min(len(part), left)
+
+    def columns(self) -> Iterator[Columns]:
+        """Yield the rows in the order of tables as columns, in parts."""
+        return self._parts(None)
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """Yield the rows sorted by key, in blocks of a size."""
+        return self._in_memory().blocks(size)
+
+    def counts(self, *, ordered: bool = False) -> dict[Any, int]:
+        """Return key -> count, in the order of tables in any case."""
+        return self._in_memory().counts(ordered=ordered)
+
+    def frequency(self) -> dict[Any, int]:
+        """Return key -> documents; empty if they were not counted."""
+        return self._in_memory().frequency()
+
+    def filtered(self, keep: Keep) -> MemoryTable:
+        """Return the table without the rows that are not to be kept."""
+        return self._in_memory().filtered(keep)

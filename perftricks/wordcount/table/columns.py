@@ -1,0 +1,280 @@
+"""Rows of a table as columns: one text with all tokens, where each starts, and numbers.
+
+A table of a million rows is four arrays here and no object for a row. It can be put in order,
+written and handed to Arrow as a whole.
+
+The order of a table is the largest count first, equal counts by code point. The bytes of UTF-8 are
+in the same order as its code points, so they are sorted as what they are: eight bytes of every
+token at a time are a number, and only tokens that are equal so far are looked at further (the
+radix sort of strings from the left, in words).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from perftricks.wordcount.table.runs import Row
+
+# Rows of a part: its arrays and what is made of them fit into a cache.
+PART_ROWS = 1 << 15
+
+_WORD = 8  # bytes that are compared at once
+
+
+@dataclass(frozen=True)
+class Strings:
+    """Strings in one text.
+
+    Attributes:
+        text: uint8, their UTF-8, one after the other; a lone surrogate is three bytes
+            ("surrogatepass").
+        start: int64, where each starts in ``text``, and where the last one ends.
+    """
+
+    text: np.ndarray
+    start: np.ndarray
+
+    @classmethod
+    def of(cls, strings: Sequence[str]) -> Strings:
+        """Return strings of Python as columns.
+
+        >>> Strings.of(["茶", "tea"]).start.tolist()
+        [0, 3, 6]
+        """
+        code = np.frombuffer("".join(strings).encode("utf-32-le", "surrogatepass"), np.uint32)
+        size = np.ones(code.size + 1, np.int64)
+        for first in (0x80, 0x800, 0x10000):
+            size[:-1] += code >= first
+        ends = np.concatenate(([0], np.cumsum(size[:-1])))
+        length = np.fromiter(map(len, strings), np.int64, len(strings))
+        start = ends[np.concatenate(([0], np.cumsum(length)))]
+        text = np.frombuffer("".join(strings).encode("utf-8", "surrogatepass"), np.uint8)
+        return cls(text, start)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Strings]) -> Strings:
+        """Return the strings of all parts."""
+        before = np.cumsum([0, *(int(part.start[-1]) for part in parts)])
+        starts = [part.start[:-1] + shift for part, shift in zip(parts, before, strict=False)]
+        return cls(
+            np.concatenate([np.zeros(0, np.uint8), *(part.text for part in parts)]),
+            np.concatenate([*starts, before[-1:]]).astype(np.int64),
+        )
+
+    def __len__(self) -> int:
+        return int(self.start.size) - 1
+
+    def __getitem__(self, part: slice) -> Strings:
+        first, stop, _ = part.indices(len(self))
+        start = self.start[first : max(first, stop) + 1]
+        return Strings(self.text[start[0] : start[-1]], start - start[0])
+
+    def taken(self, index: np.ndarray) -> Strings:
+        """Return the strings at these places, in this order."""
+        length = self.start[index + 1] - self.start[index]
+        start = np.concatenate(([0], np.cumsum(length)))
+        text = np.empty(int(start[-1]), np.uint8)
+        for first in range(0, index.size, PART_ROWS):
+            part = slice(first, min(first + PART_ROWS, index.size))
+            begin = start[part]
+            place = np.repeat(self.start[index[part]] - begin, length[part])
+            place += np.arange(begin[0], begin[0] + place.size)
+            text[begin[0] : begin[0] + place.size] = self.text[place]
+        return Strings(text, start)
+
+    def repeats(self) -> np.ndarray:
+        """Return for each string but the first whether it equals the one before."""
+        length = np.diff(self.start)
+        equal = length[1:] == length[:-1]
+        for row in np.flatnonzero(equal).tolist():  # few, where it matters
+            equal[row] = bytes(self.text[self.start[row] : self.start[row + 1]]) == bytes(
+                self.text[self.start[row + 1] : self.start[row + 2]]
+            )
+        return equal
+
+    def decoded(self) -> list[str]:
+        """Return the strings as Python's."""
+        whole = self.text.tobytes().decode("utf-8", "surrogatepass")
+        begins = np.concatenate(([0], np.cumsum((self.text & 0xC0) != 0x80)))
+        return [whole[a:b] for a, b in itertools.pairwise(begins[self.start].tolist())]
+
+    def order(self, before: np.ndarray | None = None) -> np.ndarray:
+        """Return the places of the strings in ascending order.
+
+        Args:
+            before: int64; what is smaller here comes first, and strings tell apart what is equal.
+        """
+        n = len(self)
+        if n < 2:
+            return np.arange(n)
+        length = np.diff(self.start)
+        words = _Words(self.text)
+        word = words.at(self.start[:-1], length)
+        order = np.argsort(word)
+        if before is not None:
+            order = order[np.argsort(before[order], kind="stable")]
+        equal = word[order[1:]] == word[order[:-1]]
+        if before is not None:
+            equal &= before[order[1:]] == before[order[:-1]]
+        # Ties of what has been seen so far stand side by side: (places in the order, group).
+        place, group = _ties(np.arange(n), equal)
+        depth = 0
+        while place.size:
+            rows = order[place]
+            left = length[rows] - depth
+            word = words.at(self.start[rows] + depth, left)
+            # Behind the end of a string there are zeros, and NUL is a character: the shorter one
+            # of what looks equal comes first.
+            seen = np.minimum(left, _WORD + 1)
+            inside = np.lexsort((seen, word, group))
+            order[place] = rows[inside]
+            word, seen, group = word[inside], seen[inside], group[inside]
+            equal = (group[1:] == group[:-1]) & (word[1:] == word[:-1]) & (seen[1:] == seen[:-1])
+            place, group = _ties(place, equal & (seen[1:] > _WORD))
+            depth += _WORD
+        return order
+
+
+class _Words:
+    """Eight bytes of a text from any place on, as a number that sorts like them."""
+
+    def __init__(self, text: np.ndarray) -> None:
+        padded = np.concatenate((text, np.zeros(_WORD, np.uint8)))
+        self._at = np.ndarray((text.size + 1,), ">u8", padded, strides=(1,))
+
+    def at(self, place: np.ndarray, left: np.ndarray) -> np.ndarray:
+        """Return the words at places; of those with fewer bytes left, the rest is zero."""
+        word = self._at[np.minimum(place, self._at.size - 1)].astype(np.uint64)
+        gone = (_WORD - np.clip(left, 0, _WORD)) * 8
+        word[gone == 8 * _WORD] = 0
+        gone = np.minimum(gone, 8 * _WORD - 1).astype(np.uint64)
+        return (word >> gone) << gone
+
+
+def _ties(place: np.ndarray, equal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of what is equal to a neighbour, and a number for each group of them."""
+    tied = np.zeros(place.size, np.bool_)
+    tied[1:] |= equal
+    tied[:-1] |= equal
+    begins = np.concatenate(([True], ~equal))
+    return place[tied], np.cumsum(begins)[tied]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Rows of a table.
+
+    Attributes:
+        tokens: The tokens; the tokens of an n-gram follow each other.
+        count: int64, how often each row occurs.
+        documents: int64, in how many documents each occurs; None if that was not counted.
+        ngram: How many tokens make up a row; 0 where a row is a token.
+    """
+
+    tokens: Strings
+    count: np.ndarray
+    documents: np.ndarray | None = None
+    ngram: int = 0
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Row], *, document_frequency: bool) -> Columns:
+        """Return rows of Python as columns.
+
+        >>> columns = Columns.of_rows([("茶", 2, 0), ("水", 1, 0)], document_frequency=False)
+        >>> columns.count.tolist(), columns.keys()
+        ([2, 1], ['茶', '水'])
+        """
+        keys, counts, documents = zip(*rows, strict=True) if rows else ((), (), ())
+        ngram = len(keys[0]) if keys and isinstance(keys[0], tuple) else 0
+        strings = list(itertools.chain.from_iterable(keys)) if ngram else keys
+        return cls(
+            Strings.of(strings),
+            np.array(counts, np.int64),
+            np.array(documents, np.int64) if document_frequency else None,
+            ngram,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Columns]) -> Columns:
+        """Return the rows of all parts, of which there is one at least."""
+        documents = [part.documents for part in parts if part.documents is not None]
+        return cls(
+            Strings.joined([part.tokens for part in parts]),
+            np.concatenate([part.count for part in parts]),
+            np.concatenate(documents) if documents else None,
+            parts[0].ngram,
+        )
+
+    def __len__(self) -> int:
+        return int(self.count.size)
+
+    def __getitem__(self, part: slice) -> Columns:
+        first, stop, _ = part.indices(len(self))
+        width = self.ngram or 1
+        return Columns(
+            self.tokens[first * width : stop * width],
+            self.count[first:stop],
+            None if self.documents is None else self.documents[first:stop],
+            self.ngram,
+        )
+
+    def ordered(self) -> Columns:
+        """Return the rows in the order of tables."""
+        return self.taken(self.order(-self.count))
+
+    def order(self, before: np.ndarray | None = None) -> np.ndarray:
+        """Return the places of the rows in ascending order of their keys.
+
+        Args:
+            before: int64; what is smaller here comes first, and keys tell apart what is equal.
+        """
+        if not self.ngram:
+            return self.tokens.order(before)
+        # Tokens by their rank among all of them: equal ones have the same.
+        place = self.tokens.order()
+        sorted_tokens = self.tokens.taken(place)
+        rank = np.empty(place.size, np.int64)
+        rank[place] = np.cumsum(np.concatenate(([0], ~sorted_tokens.repeats())))
+        keys = [rank[i :: self.ngram] for i in reversed(range(self.ngram))]
+        return np.lexsort(keys if before is None else [*keys, before])
+
+    def taken(self, index: np.ndarray) -> Columns:
+        """Return the rows at these places, in this order."""
+        places = index
+        if self.ngram:
+            places = (index[:, None] * self.ngram + np.arange(self.ngram)).reshape(-1)
+        return Columns(
+            self.tokens.taken(places),
+            self.count[index],
+            None if self.documents is None else self.documents[index],
+            self.ngram,
+        )
+
+    def parts(self, size: int = PART_ROWS) -> Iterator[Columns]:
+        """Yield the rows in parts of a size."""
+        for first in range(0, len(self), size):
+            yield self[first : first + size]
+
+    def keys(self) -> list[Any]:
+        """Return the keys as Python objects."""
+        tokens = self.tokens.decoded()
+        if self.ngram:
+            return list(zip(*[iter(tokens)] * self.ngram, strict=True))
+        return tokens
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows as Python objects: key, count, documents or 0."""
+        documents = itertools.repeat(0) if self.documents is None else self.documents.tolist()
+        return zip(self.keys(), self.count.tolist(), documents, strict=False)
+
+
+def columns_of(rows: Iterable[Row], *, document_frequency: bool) -> Iterator[Columns]:
+    """Yield rows of Python as columns, in parts of :data:`PART_ROWS`."""
+    rows = iter(rows)
+    while part := list(itertools.islice(rows, PART_ROWS)):
+        yield Columns.of_rows(part, document_frequency=document_frequency)

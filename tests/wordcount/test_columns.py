@@ -1,0 +1,73 @@
+"""Rows as columns are the same rows, in the same order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from perftricks.wordcount.table import columns as columns_module
+from perftricks.wordcount.table.columns import Columns, Strings, columns_of
+
+# NUL is what is put behind the end of a token, and eight bytes are compared at once.
+CHARACTERS = st.sampled_from(["\0", "a", "é", "茶", "水", "\ud800", "\uffff", "😀", "\n", " "])
+TOKENS = st.text(CHARACTERS, max_size=12) | st.text(st.sampled_from("\0茶"), max_size=30)
+
+
+@settings(deadline=None)
+@given(st.lists(TOKENS))
+@example(["a" * 8, "a" * 8 + "\0", "a" * 16, "a" * 16 + "\0" * 9, "a" * 7, ""])
+def test_strings(tokens):
+    """Strings come back, and are sorted as Python sorts them; equal ones are told."""
+    strings = Strings.of(tokens)
+    assert len(strings) == len(tokens)
+    assert strings.decoded() == tokens
+    in_order = strings.taken(strings.order())
+    assert in_order.decoded() == sorted(tokens)
+    assert in_order.repeats().tolist() == [
+        one == two for one, two in zip(sorted(tokens), sorted(tokens)[1:], strict=False)
+    ]
+    half = len(tokens) // 2
+    assert strings[:half].decoded() == tokens[:half]
+    assert Strings.joined([strings[half:], strings[:half]]).decoded() == (
+        tokens[half:] + tokens[:half]
+    )
+
+
+@settings(deadline=None)
+@given(st.dictionaries(TOKENS, st.tuples(st.integers(1, 3), st.integers(0, 2**60))), st.booleans())
+def test_order(table, document_frequency):
+    """Rows are put in the order of tables."""
+    rows = [(key, *numbers) for key, numbers in table.items()]
+    columns = Columns.of_rows(rows, document_frequency=document_frequency)
+    expected = sorted(rows, key=lambda row: (-row[1], row[0]))
+    if not document_frequency:
+        expected = [(key, count, 0) for key, count, _ in expected]
+    assert list(columns.ordered().rows()) == expected
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.tuples(TOKENS, TOKENS, TOKENS), st.integers(1, 3)))
+def test_order_of_ngrams(table):
+    """N-grams are ordered token by token, as tuples are."""
+    rows = [(key, count, 0) for key, count in table.items()]
+    columns = Columns.of_rows(rows, document_frequency=False)
+    assert list(columns.rows()) == rows
+    assert list(columns.ordered().rows()) == sorted(rows, key=lambda row: (-row[1], row[0]))
+    assert columns.ngram == (3 if rows else 0)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 8])
+def test_parts(monkeypatch, size):
+    """Rows come in parts, whatever their number, and parts make up the whole again."""
+    monkeypatch.setattr(columns_module, "PART_ROWS", 4)
+    rows = [(("茶" * i, "b"), 9 - i, i) for i in range(size)]
+    parts = list(columns_of(iter(rows), document_frequency=True))
+    assert [len(part) for part in parts] == [4] * (size // 4) + [size % 4] * (size % 4 > 0)
+    if size:
+        whole = Columns.joined(parts)
+        assert list(whole.rows()) == rows
+        assert [row for part in whole.parts(3) for row in part.rows()] == rows
+        backwards = whole.taken(np.arange(size)[::-1])
+        assert list(backwards.rows()) == rows[::-1]
