@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -23,10 +25,11 @@ def test_strings(tokens):
     strings = Strings.of(tokens)
     assert len(strings) == len(tokens)
     assert strings.decoded() == tokens
-    in_order = strings.taken(strings.order())
-    assert in_order.decoded() == sorted(tokens)
-    assert in_order.repeats().tolist() == [
-        one == two for one, two in zip(sorted(tokens), sorted(tokens)[1:], strict=False)
+    order, repeats = strings.order()
+    expected = sorted(tokens)
+    assert strings.taken(order).decoded() == expected
+    assert repeats.tolist() == [
+        row > 0 and expected[row] == expected[row - 1] for row in range(len(expected))
     ]
     half = len(tokens) // 2
     assert strings[:half].decoded() == tokens[:half]
@@ -56,6 +59,24 @@ def test_order_of_ngrams(table):
     assert list(columns.rows()) == rows
     assert list(columns.ordered().rows()) == sorted(rows, key=lambda row: (-row[1], row[0]))
     assert columns.ngram == (3 if rows else 0)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(TOKENS, st.integers(1, 2**40), st.integers(0, 9)))
+    | st.lists(st.tuples(st.tuples(TOKENS, TOKENS), st.integers(1, 9), st.integers(0, 9))),
+    st.booleans(),
+)
+def test_sums(rows, document_frequency):
+    """Rows of the same key add up."""
+    counts, documents = Counter(), Counter()
+    for key, count, held in rows:
+        counts[key] += count
+        documents[key] += held if document_frequency else 0
+    columns = Columns.of_rows(rows, document_frequency=document_frequency)
+    assert list(columns.summed().rows()) == [
+        (key, counts[key], documents[key]) for key in sorted(counts)
+    ]
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 8])

@@ -5,17 +5,25 @@ import json
 import os
 import re
 import stat
+import sys
 
+import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pyarrow import feather
+from pyarrow import parquet as pq
 
 from perftricks.wordcount import CorpusError, OptionError, WordCounts, read_table, write_table
 from perftricks.wordcount.reading.sources import find_sources
-from perftricks.wordcount.writing import export
-from perftricks.wordcount.writing.export import Row, check_output, escape, read_rows, unescape
+from perftricks.wordcount.table import columns
+from perftricks.wordcount.writing import bulk, delimited
+from perftricks.wordcount.writing.escapes import escape, unescape
+from perftricks.wordcount.writing.export import check_output
 
-EXTENSIONS = ["tsv", "csv", "json"]
+TEXT = ["tsv", "csv", "json"]
+ARROW = ["parquet", "arrow", "feather"]
+EXTENSIONS = TEXT + ARROW
 NASTY = [
     "",
     " ",
@@ -58,16 +66,207 @@ def json_can_hold(token):
     return not re.search("[\ud800-\udbff][\udc00-\udfff]", token)
 
 
+def arrow_can_hold(token):
+    """There are no surrogates in Arrow."""
+    return not re.search("[\ud800-\udfff]", token)
+
+
+def can_hold(extension):
+    """Return what says which tokens a format holds."""
+    return {"json": json_can_hold, "tsv": bool, "csv": bool}.get(extension, arrow_can_hold)
+
+
 @pytest.mark.parametrize("extension", EXTENSIONS)
 @settings(deadline=None)
 @given(tokens=st.lists(any_token, unique=True, max_size=8))
 @example(tokens=NASTY)
 def test_round_trip(tmp_path_factory, extension, tokens):
     """Every token comes back as it was, in the order of the table."""
-    counts = table(filter(json_can_hold, tokens) if extension == "json" else tokens)
+    counts = table(filter(can_hold(extension), tokens))
     path = tmp_path_factory.getbasetemp() / f"table.{extension}"
     write_table(path, counts)
     assert list(read_table(path).items()) == counts.most_common()
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+@settings(deadline=None)
+@given(
+    grams=st.lists(st.tuples(any_token, any_token, any_token), unique=True, max_size=8),
+    documents=st.booleans(),
+)
+@example(grams=list(zip(NASTY, NASTY[1:], NASTY[2:], strict=False)), documents=True)
+def test_round_trip_of_ngrams(tmp_path_factory, extension, grams, documents):
+    """So does every n-gram."""
+    grams = [gram for gram in grams if all(map(can_hold(extension), gram))]
+    counts = {gram: 1 + i % 3 for i, gram in enumerate(grams)}
+    frequency = {gram: i for i, gram in enumerate(grams)} if documents else None
+    written = WordCounts(counts, documents=7, document_frequency=frequency)
+    path = tmp_path_factory.getbasetemp() / f"ngrams.{extension}"
+    write_table(path, written)
+    assert list(read_table(path).rows()) == list(written.rows())
+
+
+@settings(deadline=None)
+@given(
+    tokens=st.lists(any_token, unique=True, min_size=1, max_size=8),
+    numbers=st.lists(st.integers(1, 10**18 - 1), min_size=8, max_size=8),
+)
+@example(tokens=NASTY[:8], numbers=[10**n for n in range(8)])
+@example(tokens=NASTY[8:16], numbers=[10**n - 1 for n in range(1, 9)])
+def test_files_are_what_python_writes(tmp_path_factory, tokens, numbers):
+    """What is written many rows at a time is what is written one at a time."""
+    counts = WordCounts(dict(zip(tokens, numbers, strict=False)), documents=1)
+    rows = counts.most_common()
+    path = tmp_path_factory.getbasetemp() / "rows.tsv"
+    write_table(path, counts)
+    lines = [f"{escape(token)}\t{count}\n" for token, count in rows]
+    assert path.read_bytes().decode() == "token\tcount\n" + "".join(lines)
+    path = path.with_suffix(".json")
+    write_table(path, counts)
+    lines = [f"{json.dumps(token, ensure_ascii=False)}: {count}" for token, count in rows]
+    expected = "{\n" + ",\n".join(lines) + "\n}\n"
+    assert path.read_bytes() == expected.encode("utf-8", "backslashreplace")
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+@pytest.mark.parametrize("rows", [0, 1, 3, 4, 5, 9])
+def test_tables_in_parts(tmp_path, monkeypatch, extension, rows):
+    """It makes no difference where parts end; progress tells the rows as they are written."""
+    monkeypatch.setattr(columns, "PART_ROWS", 4)
+    monkeypatch.setattr(delimited, "_PART_BYTES", 20)
+    counts = table([f"茶{i}" for i in range(rows)])
+    seen = []
+    write_table(tmp_path / f"a.{extension}", counts, progress=lambda *rows: seen.append(rows))
+    assert list(read_table(tmp_path / f"a.{extension}").items()) == counts.most_common()
+    assert seen == [(min(4 * n, rows), rows) for n in range(1, -(-rows // 4) + 1)]
+
+
+@pytest.mark.parametrize("extension", ARROW)
+def test_arrow_knows_what_was_counted(tmp_path, extension):
+    """Arrow's formats keep what belongs to a table beside its rows; the others say they do not."""
+    counts = WordCounts({"茶": 5, "水": 1}, documents=4, tokens=9).filtered(min_count=2)
+    write_table(tmp_path / f"a.{extension}", counts)
+    found = read_table(tmp_path / f"a.{extension}")
+    assert (found.documents, found.tokens, dict(found)) == (4, 9, {"茶": 5})
+    with pytest.raises(ValueError, match="fewer than 2 times cannot be added"):
+        found + found
+    write_table(tmp_path / "a.tsv", counts)
+    found = read_table(tmp_path / "a.tsv")
+    assert found.tokens == 5
+    with pytest.raises(ValueError, match="does not say how many documents"):
+        _ = found.documents
+    assert repr(found) == "WordCounts({'茶': 5}, 1 distinct of 5 tokens)"
+    assert repr(found + found) == "WordCounts({'茶': 10}, 1 distinct of 10 tokens)"
+
+
+@pytest.mark.parametrize("extension", ARROW)
+def test_what_arrow_cannot_hold(tmp_path, extension):
+    """A token that Arrow's strings cannot hold is refused, and nothing is written."""
+    with pytest.raises(OptionError, match=r"token 'a\\ud800' holds a lone surrogate"):
+        write_table(tmp_path / f"a.{extension}", table(["茶", "a\ud800"]))
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("extension", ARROW)
+def test_arrow_from_elsewhere(tmp_path, extension):
+    """Other programs read the files, and theirs are read."""
+    counts = WordCounts({"茶": 3, "a": 7}, documents=4, document_frequency={"a": 1, "茶": 3})
+    path = tmp_path / f"a.{extension}"
+    write_table(path, counts)
+    reader = {"parquet": pq.read_table}.get(extension, feather.read_table)
+    assert reader(path).to_pydict() == {
+        "token": ["a", "茶"],
+        "count": [7, 3],
+        "document_frequency": [1, 3],
+    }
+    other = pa.table(
+        {"token": pa.array(["茶", "水"], pa.large_string()), "count": pa.array([1, 2], pa.uint8())}
+    )
+    writer = {"parquet": pq.write_table}.get(extension, feather.write_feather)
+    writer(other, path)
+    assert list(read_table(path).items()) == [("水", 2), ("茶", 1)]
+
+
+def test_arrow_streams_and_folders(tmp_path):
+    """A stream of Arrow is read, and a folder of .parquet is one table."""
+    one, two = pa.table({"token": ["茶"], "count": [5]}), pa.table({"token": ["水"], "count": [9]})
+    with pa.ipc.new_stream(tmp_path / "a.arrow", one.schema) as writer:
+        writer.write_table(one)
+        writer.write_table(two)
+    assert list(read_table(tmp_path / "a.arrow").items()) == [("水", 9), ("茶", 5)]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    pq.write_table(one, folder / "1.parquet")
+    pq.write_table(two, folder / "2.parquet")
+    assert list(read_table(folder).items()) == [("水", 9), ("茶", 5)]
+    pq.write_table(one, folder / "3.parquet")
+    with pytest.raises(CorpusError, match="'茶' is there twice"):
+        read_table(folder)
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"word": ["茶"], "n": [1]}, "expected columns token, count, found word, n"),
+        ({"token": [1], "count": [1]}, "column 'token' is int64, not of strings"),
+        ({"token": ["茶"], "count": [1.5]}, "column 'count' is double, not of whole numbers"),
+        ({"token": ["茶", None], "count": [1, 2]}, "a value is missing"),
+        ({"token": ["茶"], "count": [-1]}, "a count is negative"),
+        ({"ngram": [["茶", "水"], ["茶"]], "count": [1, 2]}, "n-grams of different lengths"),
+        ({"ngram": [["茶", None]], "count": [1]}, "a value is missing"),
+    ],
+)
+def test_no_tables_of_arrow(tmp_path, columns, problem):
+    """What is no table is refused, and the file named."""
+    for extension, write in (("parquet", pq.write_table), ("arrow", feather.write_feather)):
+        path = tmp_path / f"a.{extension}"
+        write(pa.table(columns), path)
+        with pytest.raises(CorpusError, match=f"a.{extension}.*: not a table: {problem}"):
+            read_table(path)
+
+
+@pytest.mark.parametrize("extension", ARROW)
+def test_damaged_arrow(tmp_path, extension):
+    """A file that is cut off, or is something else, is refused."""
+    path = tmp_path / f"a.{extension}"
+    write_table(path, table(list("abc")))
+    whole = path.read_bytes()
+    for data in (b"", b"token\tcount\n", whole[: len(whole) // 2], whole[:-1]):
+        path.write_bytes(data)
+        with pytest.raises(CorpusError, match="not a table"):
+            read_table(path)
+
+
+def test_without_pyarrow(tmp_path, monkeypatch):
+    """Where pyarrow is missing, that is said before the work."""
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for function in (check_output, read_table, lambda path: write_table(path, table("a"))):
+        with pytest.raises(OptionError, match=r"needs pyarrow: pip install 'perftricks\[arrow\]'"):
+            function(path)
+    with pytest.raises(ImportError, match=r"needs pyarrow: pip install 'perftricks\[arrow\]'"):
+        table("a").to_arrow()
+
+
+def test_data_frames():
+    """A table becomes one of Arrow, pandas and polars, and is taken as it is by its interface."""
+    pytest.importorskip("polars")
+    pytest.importorskip("pandas")
+    counts = WordCounts({"茶": 3, "a": 7}, documents=4, document_frequency={"a": 1, "茶": 3})
+    columns = {"token": ["a", "茶"], "count": [7, 3], "document_frequency": [1, 3]}
+    assert counts.to_arrow().to_pydict() == columns
+    assert counts.to_pandas().to_dict("list") == columns
+    assert counts.to_polars().to_dict(as_series=False) == columns
+    assert pa.RecordBatchReader.from_stream(counts).read_all().to_pydict() == columns
+    grams = WordCounts({("a", "茶"): 2, ("茶", "a"): 1}, documents=1)
+    columns = {"ngram": [["a", "茶"], ["茶", "a"]], "count": [2, 1]}
+    assert grams.to_arrow().to_pydict() == columns
+    assert grams.to_polars().to_dict(as_series=False) == columns
+    assert grams.to_pandas().to_dict("list") == {**columns, "ngram": list(grams)}
+    empty = WordCounts({}, documents=0)
+    assert empty.to_arrow().to_pydict() == {"token": [], "count": []}
+    assert len(empty.to_pandas()) == len(empty.to_polars()) == 0
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
@@ -76,7 +275,7 @@ def test_round_trip_of_document_frequencies(tmp_path, extension):
     counts = WordCounts({"a": 3, "茶": 5}, documents=4, document_frequency={"a": 1, "茶": 4})
     path = tmp_path / f"table.{extension}"
     write_table(path, counts)
-    assert read_rows(path) == [Row("茶", 5, 4), Row("a", 3, 1)]
+    assert list(read_table(path).rows()) == [("茶", 5, 4), ("a", 3, 1)]
 
 
 def test_what_the_files_look_like(tmp_path):
@@ -178,8 +377,8 @@ def test_bad_outputs(tmp_path):
     (tmp_path / "folder.tsv").mkdir()
     (tmp_path / "in.tsv").write_text("x")
     cases = {
-        "a.parquet": r"unknown extension '.parquet'; expected .tsv, .csv or .json",
-        "a": r"no extension; expected .tsv, .csv or .json",
+        "a.xlsx": r"unknown extension '.xlsx'; expected .tsv, .csv, .json, .parquet, .arrow or",
+        "a": r"no extension; expected .tsv, .csv",
         "a.tsv.gz": r"unknown extension '.gz'",
         "no/a.tsv": r"folder '.*/no' does not exist; create it first",
         "folder.tsv": r"exists and is no regular file; choose another name",
@@ -213,10 +412,10 @@ def test_all_or_nothing(tmp_path, monkeypatch, failure):
     path = tmp_path / "a.tsv"
     path.write_text("old")
 
-    def fail(row):
+    def fail(columns):
         raise failure
 
-    monkeypatch.setattr(export, "_cells", fail)
+    monkeypatch.setattr(bulk, "numbers_of", fail)
     with pytest.raises(type(failure)):
         write_table(path, table(["a"]))
     assert path.read_text() == "old"

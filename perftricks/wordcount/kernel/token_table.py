@@ -352,9 +352,7 @@ class TokenTable:
         """How many document ends were met (a last document without one is not among them)."""
         return int(self.tokens.count[self.first_oov - FIRST_OOV + SEPARATOR])
 
-    def _units(
-        self, function: str, text: np.ndarray, start: np.ndarray, index: np.ndarray
-    ) -> str:
+    def _units(self, function: str, text: np.ndarray, start: np.ndarray, index: np.ndarray) -> str:
         """The chosen strings, each with a line feed behind it.
 
         Tokens of two characters or more hold none, so they can be told apart.

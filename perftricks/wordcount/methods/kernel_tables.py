@@ -40,7 +40,7 @@ def ngram_table(table: TokenTable) -> ColumnTable:
         grams = table.ngrams.gram[: n_tokens * size].reshape(size, n_tokens)[chosen]
         ids, place = np.unique(grams, return_inverse=True)
         tokens = Strings(*table.encoded(ids))
-        by_token = tokens.order()
+        by_token, _ = tokens.order()
         rank = np.empty(by_token.size, np.int32)
         rank[by_token] = np.arange(by_token.size)
         tokens = tokens.taken(by_token)

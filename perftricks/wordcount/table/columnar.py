@@ -49,8 +49,8 @@ class ColumnTable:
 
     def _in_memory(self) -> MemoryTable:
         if self._made is None:
-            self._made = MemoryTable.of_rows(
-                self.rows(), document_frequency=self.counts_documents, ordered=True
+            self._made = MemoryTable.of_columns(
+                self._parts(None), document_frequency=self.counts_documents
             )
         return self._made
 

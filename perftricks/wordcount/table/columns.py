@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -74,28 +74,23 @@ class Strings:
         start = self.start[first : max(first, stop) + 1]
         return Strings(self.text[start[0] : start[-1]], start - start[0])
 
+    @classmethod
+    def cut(cls, text: np.ndarray, begin: np.ndarray, end: np.ndarray) -> Strings:
+        """Return parts of a text as strings, by where each begins and ends."""
+        length = end - begin
+        start = np.concatenate(([0], np.cumsum(length)))
+        copied = np.empty(int(start[-1]), np.uint8)
+        for first in range(0, begin.size, PART_ROWS):
+            part = slice(first, min(first + PART_ROWS, begin.size))
+            into = start[part]
+            place = np.repeat(begin[part] - into, length[part])
+            place += np.arange(into[0], into[0] + place.size)
+            copied[into[0] : into[0] + place.size] = text[place]
+        return cls(copied, start)
+
     def taken(self, index: np.ndarray) -> Strings:
         """Return the strings at these places, in this order."""
-        length = self.start[index + 1] - self.start[index]
-        start = np.concatenate(([0], np.cumsum(length)))
-        text = np.empty(int(start[-1]), np.uint8)
-        for first in range(0, index.size, PART_ROWS):
-            part = slice(first, min(first + PART_ROWS, index.size))
-            begin = start[part]
-            place = np.repeat(self.start[index[part]] - begin, length[part])
-            place += np.arange(begin[0], begin[0] + place.size)
-            text[begin[0] : begin[0] + place.size] = self.text[place]
-        return Strings(text, start)
-
-    def repeats(self) -> np.ndarray:
-        """Return for each string but the first whether it equals the one before."""
-        length = np.diff(self.start)
-        equal = length[1:] == length[:-1]
-        for row in np.flatnonzero(equal).tolist():  # few, where it matters
-            equal[row] = bytes(self.text[self.start[row] : self.start[row + 1]]) == bytes(
-                self.text[self.start[row + 1] : self.start[row + 2]]
-            )
-        return equal
+        return Strings.cut(self.text, self.start[index], self.start[index + 1])
 
     def decoded(self) -> list[str]:
         """Return the strings as Python's."""
@@ -103,25 +98,27 @@ class Strings:
         begins = np.concatenate(([0], np.cumsum((self.text & 0xC0) != 0x80)))
         return [whole[a:b] for a, b in itertools.pairwise(begins[self.start].tolist())]
 
-    def order(self, before: np.ndarray | None = None) -> np.ndarray:
-        """Return the places of the strings in ascending order.
+    def order(self, before: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places of the strings in ascending order, and which of them repeat.
 
         Args:
             before: int64; what is smaller here comes first, and strings tell apart what is equal.
+
+        Returns:
+            int64, the places; bool, for each of them whether it equals the one before it.
         """
         n = len(self)
-        if n < 2:
-            return np.arange(n)
         length = np.diff(self.start)
         words = _Words(self.text)
         word = words.at(self.start[:-1], length)
         order = np.argsort(word)
         if before is not None:
             order = order[np.argsort(before[order], kind="stable")]
+        repeats = np.zeros(n, np.bool_)
         equal = word[order[1:]] == word[order[:-1]]
         if before is not None:
             equal &= before[order[1:]] == before[order[:-1]]
-        # Ties of what has been seen so far stand side by side: (places in the order, group).
+        # Ties of what has been seen so far stand side by side: places in the order, groups.
         place, group = _ties(np.arange(n), equal)
         depth = 0
         while place.size:
@@ -135,9 +132,11 @@ class Strings:
             order[place] = rows[inside]
             word, seen, group = word[inside], seen[inside], group[inside]
             equal = (group[1:] == group[:-1]) & (word[1:] == word[:-1]) & (seen[1:] == seen[:-1])
-            place, group = _ties(place, equal & (seen[1:] > _WORD))
+            ended = seen[1:] <= _WORD
+            repeats[place[1:][equal & ended]] = True
+            place, group = _ties(place, equal & ~ended)
             depth += _WORD
-        return order
+        return order, repeats
 
 
 class _Words:
@@ -153,7 +152,8 @@ class _Words:
         gone = (_WORD - np.clip(left, 0, _WORD)) * 8
         word[gone == 8 * _WORD] = 0
         gone = np.minimum(gone, 8 * _WORD - 1).astype(np.uint64)
-        return (word >> gone) << gone
+        cut: np.ndarray = (word >> gone) << gone
+        return cut
 
 
 def _ties(place: np.ndarray, equal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -225,23 +225,35 @@ class Columns:
 
     def ordered(self) -> Columns:
         """Return the rows in the order of tables."""
-        return self.taken(self.order(-self.count))
+        return self.taken(self._order(-self.count)[0])
 
-    def order(self, before: np.ndarray | None = None) -> np.ndarray:
-        """Return the places of the rows in ascending order of their keys.
+    def summed(self) -> Columns:
+        """Return the rows in ascending order of their keys, those with the same key added up."""
+        if not len(self):
+            return self
+        order, repeats = self._order()
+        first = np.flatnonzero(~repeats)
+        documents = None if self.documents is None else self.documents[order]
+        return replace(
+            self.taken(order[first]),
+            count=np.add.reduceat(self.count[order], first),
+            documents=None if documents is None else np.add.reduceat(documents, first),
+        )
 
-        Args:
-            before: int64; what is smaller here comes first, and keys tell apart what is equal.
-        """
+    def _order(self, before: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return what :meth:`Strings.order` does, by key."""
         if not self.ngram:
             return self.tokens.order(before)
-        # Tokens by their rank among all of them: equal ones have the same.
-        place = self.tokens.order()
-        sorted_tokens = self.tokens.taken(place)
+        # Tokens by their rank among all of them, which equal ones share.
+        place, repeats = self.tokens.order()
         rank = np.empty(place.size, np.int64)
-        rank[place] = np.cumsum(np.concatenate(([0], ~sorted_tokens.repeats())))
-        keys = [rank[i :: self.ngram] for i in reversed(range(self.ngram))]
-        return np.lexsort(keys if before is None else [*keys, before])
+        rank[place] = np.cumsum(~repeats)
+        ranks = rank.reshape(-1, self.ngram)
+        keys = ranks if before is None else np.column_stack((before, ranks))
+        order = np.lexsort(keys.T[::-1])
+        repeats = np.zeros(order.size, np.bool_)
+        repeats[1:] = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
+        return order, repeats
 
     def taken(self, index: np.ndarray) -> Columns:
         """Return the rows at these places, in this order."""
@@ -255,8 +267,9 @@ class Columns:
             self.ngram,
         )
 
-    def parts(self, size: int = PART_ROWS) -> Iterator[Columns]:
-        """Yield the rows in parts of a size."""
+    def parts(self, size: int | None = None) -> Iterator[Columns]:
+        """Yield the rows in parts of a size, by default :data:`PART_ROWS`."""
+        size = size or PART_ROWS
         for first in range(0, len(self), size):
             yield self[first : first + size]
 

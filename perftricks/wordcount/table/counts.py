@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from collections.abc import Collection, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perftricks.wordcount.errors import TableTooLargeError
 from perftricks.wordcount.reading.sources import NotRead, PathLike
@@ -14,7 +15,10 @@ from perftricks.wordcount.table.in_memory import MemoryTable
 from perftricks.wordcount.table.limits import default_limit
 from perftricks.wordcount.table.saved import Facts, load, save
 from perftricks.wordcount.table.sums import added
-from perftricks.wordcount.table.table import Table
+from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY, NGRAM, TOKEN, Table
+
+if TYPE_CHECKING:
+    from perftricks.wordcount.table.columns import Columns
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class WordCounts(Mapping[Any, int]):
         cls,
         table: Table,
         *,
-        documents: int,
+        documents: int | None,
         tokens: int | None = None,
         run: RunInfo | None = None,
         smallest: int = 1,
@@ -127,7 +131,7 @@ class WordCounts(Mapping[Any, int]):
 
         Args:
             table: The table.
-            documents: See :class:`WordCounts`, as for what follows.
+            documents: See :class:`WordCounts`, as for what follows; None if it is not known.
             tokens: See there.
             run: See there.
             smallest: Rows with a smaller count have been left out.
@@ -139,7 +143,7 @@ class WordCounts(Mapping[Any, int]):
     def _hold(
         self,
         table: Table,
-        documents: int,
+        documents: int | None,
         tokens: int | None,
         run: RunInfo | None,
         smallest: int = 1,
@@ -152,7 +156,16 @@ class WordCounts(Mapping[Any, int]):
 
     @property
     def documents(self) -> int:
-        """How many documents were counted, empty ones included."""
+        """How many documents were counted, empty ones included.
+
+        Raises:
+            ValueError: If the table was read from a file that does not say.
+        """
+        if self._documents is None:
+            raise ValueError(
+                "the file that the table was read from does not say how many documents were "
+                "counted; .parquet, .arrow and WordCounts.save do"
+            )
         return self._documents
 
     @property
@@ -171,6 +184,17 @@ class WordCounts(Mapping[Any, int]):
     def has_document_frequency(self) -> bool:
         """Whether documents were counted; does not load them from the disk."""
         return self._table.counts_documents
+
+    @property
+    def facts(self) -> Facts:
+        """What belongs to the table beside its rows; with ``documents`` None if not known."""
+        return Facts(
+            self._documents,
+            self._tokens,
+            self._smallest,
+            self._table.counts_documents,
+            len(self._table),
+        )
 
     @property
     def run(self) -> RunInfo | None:
@@ -208,9 +232,82 @@ class WordCounts(Mapping[Any, int]):
         for token, count, documents in self._table.rows(n):
             yield token, count, documents if known else None
 
+    def columns(self) -> Iterator[Columns]:
+        """Yield the table in its order as arrays, in parts; see :class:`Columns`."""
+        return self._table.columns()
+
     def to_counter(self) -> Counter[Any]:
         """Return the counts as a new ``collections.Counter``."""
         return Counter(self._table.counts())
+
+    def to_arrow(self) -> Any:
+        """Return the table as a ``pyarrow.Table``.
+
+        Its columns are ``token`` (string) and ``count`` (int64), and ``document_frequency`` (int64)
+        if documents were counted; of n-grams ``ngram`` (list of strings) in place of ``token``.
+        ``WordCounts`` has the interface of Arrow's streams too, for programs that take such.
+
+        Raises:
+            ImportError: If pyarrow is not installed.
+            ValueError: If a token holds a lone surrogate, which Arrow's strings cannot hold.
+        """
+        from perftricks.wordcount.table.arrow import batches_of, pyarrow, schema_of
+
+        schema = schema_of(self.facts, ngrams=self.are_ngrams)
+        batches = batches_of(self.columns(), schema)
+        return pyarrow("to_arrow").Table.from_batches(batches, schema)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def to_pandas(self) -> Any:
+        """Return the table as a ``pandas.DataFrame``, with the columns of :meth:`to_arrow`.
+
+        An n-gram is a tuple of str.
+
+        Raises:
+            ImportError: If pandas is not installed.
+        """
+        return _imported("pandas", "to_pandas").DataFrame(self._series())
+
+    def to_polars(self) -> Any:
+        """Return the table as a ``polars.DataFrame``, with the columns of :meth:`to_arrow`.
+
+        Raises:
+            ImportError: If polars is not installed.
+        """
+        polars = _imported("polars", "to_polars")
+        series = self._series()
+        if self.are_ngrams:
+            series[NGRAM] = list(map(list, series[NGRAM]))
+        return polars.DataFrame(series)
+
+    def _series(self) -> dict[str, Any]:
+        """Return the columns: lists of keys, arrays of numbers."""
+        import numpy as np
+
+        keys: list[Any] = []
+        numbers: list[list[Any]] = [[], []]
+        for part in self.columns():
+            keys += part.keys()
+            numbers[0].append(part.count)
+            if part.documents is not None:
+                numbers[1].append(part.documents)
+        none = np.zeros(0, np.int64)
+        series = {
+            NGRAM if self.are_ngrams else TOKEN: keys,
+            COUNT: np.concatenate([none, *numbers[0]]),
+        }
+        if self.has_document_frequency:
+            series[DOCUMENT_FREQUENCY] = np.concatenate([none, *numbers[1]])
+        return series
+
+    @property
+    def are_ngrams(self) -> bool:
+        """Whether n-grams were counted: a key is a tuple of tokens then."""
+        if self._run is not None:
+            return self._run.ngrams > 1
+        return any(map(_form, (key for key, _, _ in self._table.rows(1))))
 
     def filtered(
         self, *, min_count: int = 1, min_length: int = 0, stop_words: Collection[str] = ()
@@ -252,14 +349,7 @@ class WordCounts(Mapping[Any, int]):
         Raises:
             OSError: If it cannot be written.
         """
-        facts = Facts(
-            self._documents,
-            self._tokens,
-            self._smallest,
-            self._table.counts_documents,
-            len(self._table),
-        )
-        save(path, self._table, facts)
+        save(path, self._table, self.facts)
 
     @classmethod
     def load(cls, path: PathLike) -> WordCounts:
@@ -335,7 +425,7 @@ class WordCounts(Mapping[Any, int]):
         """
         if not isinstance(other, WordCounts):
             return NotImplemented
-        both = [counts for counts in (self, other) if counts.documents or len(counts)]
+        both = [counts for counts in (self, other) if counts._documents or len(counts)]
         for counts in both:
             if counts._smallest > 1:
                 raise ValueError(
@@ -350,9 +440,10 @@ class WordCounts(Mapping[Any, int]):
         if len({_form(key) for counts in both for key, _, _ in counts._table.rows(1)}) > 1:
             raise ValueError("the tables count n-grams of different lengths, which do not add up")
         tables = [counts._table for counts in both or [self]]
+        known = self._documents is not None and other._documents is not None
         return WordCounts.of(
             tables[0] if len(tables) == 1 else added(tables, default_limit()),
-            documents=self._documents + other._documents,
+            documents=self.documents + other.documents if known else None,
             tokens=self._tokens + other._tokens,
         )
 
@@ -378,9 +469,9 @@ class WordCounts(Mapping[Any, int]):
         shown = ", ".join(f"{token!r}: {count}" for token, count in self.most_common(6))
         more = ", ..." if len(self) > 6 else ""
         documents = "1 document" if self._documents == 1 else f"{self._documents} documents"
+        where = "" if self._documents is None else f" in {documents}"
         return (
-            f"WordCounts({{{shown}{more}}}, {len(self)} distinct of {self._tokens} tokens "
-            f"in {documents})"
+            f"WordCounts({{{shown}{more}}}, {len(self)} distinct of {self._tokens} tokens{where})"
         )
 
 
@@ -416,8 +507,20 @@ def _form(key: Any) -> int:
     return len(key) if isinstance(key, tuple) else 0
 
 
+def _imported(name: str, what: str) -> Any:
+    """Import a module.
+
+    Raises:
+        ImportError: If it is not installed; says what needs it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ImportError(f"{what} needs {name}: pip install {name}") from None
+
+
 def _restored(
-    table: Table, documents: int, tokens: int, run: RunInfo | None, smallest: int
+    table: Table, documents: int | None, tokens: int, run: RunInfo | None, smallest: int
 ) -> WordCounts:
     """Return what was pickled."""
     return WordCounts.of(table, documents=documents, tokens=tokens, run=run, smallest=smallest)

@@ -37,6 +37,18 @@ class MemoryTable:
         self._ordered = ordered
 
     @classmethod
+    def of_columns(cls, parts: Iterable[Columns], *, document_frequency: bool) -> MemoryTable:
+        """Return the table of rows in the order of tables, each key of which occurs once."""
+        counts: dict[Any, int] = {}
+        frequency: dict[Any, int] = {}
+        for part in parts:
+            keys = part.keys()
+            counts.update(zip(keys, part.count.tolist(), strict=True))
+            if part.documents is not None:
+                frequency.update(zip(keys, part.documents.tolist(), strict=True))
+        return cls(counts, frequency if document_frequency else None, ordered=True)
+
+    @classmethod
     def of_rows(
         cls, rows: Iterable[Row], *, document_frequency: bool, ordered: bool = False
     ) -> MemoryTable:
@@ -90,9 +102,14 @@ class MemoryTable:
 
     def columns(self) -> Iterator[Columns]:
         """Yield the rows in the order of tables as columns, in parts."""
-        from perftricks.wordcount.table.columns import columns_of
+        from perftricks.wordcount.table.columns import Columns, columns_of
 
-        return columns_of(self.rows(), document_frequency=self.counts_documents)
+        of_key = self._frequency or {}
+        rows = ((key, count, of_key.get(key, 0)) for key, count in self._counts.items())
+        parts = columns_of(rows, document_frequency=self.counts_documents)
+        if self._ordered or not self._counts:
+            return parts
+        return Columns.joined(list(parts)).ordered().parts()
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield the rows sorted by key, in blocks of a size."""

@@ -30,14 +30,14 @@ class Facts:
     """What belongs to a table beside its rows.
 
     Attributes:
-        documents: How many documents were counted.
+        documents: How many documents were counted; None if that is not known.
         tokens: How many tokens were counted, the ones that were filtered out included.
         smallest: Rows with a smaller count have been left out.
         document_frequency: Whether documents were counted for each key.
         rows: How many rows there are.
     """
 
-    documents: int
+    documents: int | None
     tokens: int
     smallest: int
     document_frequency: bool

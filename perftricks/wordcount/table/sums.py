@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from perftricks.wordcount.table.in_memory import MemoryTable
+from perftricks.wordcount.table.runs import Block
 from perftricks.wordcount.table.spill import Spill
 from perftricks.wordcount.table.spilled import SpilledTable
 from perftricks.wordcount.table.table import Table, table_bytes
+
+if TYPE_CHECKING:
+    from perftricks.wordcount.table.columns import Columns
+
+_MOST = 1 << 63  # more does not fit into a column of numbers
 
 
 def added(tables: Sequence[Table], limit: int) -> Table:
@@ -32,9 +38,51 @@ def added(tables: Sequence[Table], limit: int) -> Table:
         for table in tables:
             spill.add_table(table)
         return SpilledTable(spill, document_frequency=documents)
+    if sum(table.total for table in tables) < _MOST:
+        parts = (part for table in tables for part in table.columns())
+        return gathered(parts, limit, document_frequency=documents)
     counts: Counter[Any] = Counter()
     frequency: Counter[Any] = Counter()
     for table in tables:
         counts.update(table.counts())
         frequency.update(table.frequency())
     return MemoryTable(counts, frequency if documents else None)
+
+
+def gathered(parts: Iterable[Columns], limit: int, *, document_frequency: bool) -> Table:
+    """Return the table of rows, in which those with the same key add up.
+
+    Args:
+        parts: The rows.
+        limit: Bytes that the table may take in memory. One that might take more is on the disk.
+        document_frequency: Whether documents were counted.
+
+    Raises:
+        SpillError: If the disk is full or fails.
+    """
+    from perftricks.wordcount.table.columnar import ColumnTable
+    from perftricks.wordcount.table.columns import Columns
+
+    waiting: list[Columns] = []
+    rows = 0
+    spill: Spill | None = None
+    for part in parts:
+        waiting.append(part)
+        rows += len(part)
+        if table_bytes(rows, document_frequency=document_frequency) > limit:
+            spill = Spill(limit) if spill is None else spill
+            spill.add(_sorted_blocks(waiting, spill.block_rows))
+            waiting, rows = [], 0
+    if spill is not None:
+        if waiting:
+            spill.add(_sorted_blocks(waiting, spill.block_rows))
+        return SpilledTable(spill, document_frequency=document_frequency)
+    if not waiting:
+        return MemoryTable({}, {} if document_frequency else None)
+    return ColumnTable.of(Columns.joined(waiting).summed())
+
+
+def _sorted_blocks(parts: Sequence[Columns], size: int) -> Iterable[Block]:
+    from perftricks.wordcount.table.columns import Columns
+
+    return (list(part.rows()) for part in Columns.joined(parts).summed().parts(size))

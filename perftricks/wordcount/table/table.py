@@ -17,6 +17,10 @@ from perftricks.wordcount.table.runs import Block, Row
 if TYPE_CHECKING:
     from perftricks.wordcount.table.columns import Columns
 
+# What the columns of a table are called in files.
+TOKEN, NGRAM = "token", "ngram"
+COUNT, DOCUMENT_FREQUENCY = "count", "document_frequency"
+
 Keep = Callable[[Any, int], bool]
 
 # Bytes that a row takes as Python objects, about: its key, its count, and its place in a dict or

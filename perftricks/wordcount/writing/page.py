@@ -21,7 +21,7 @@ from perftricks.wordcount.reading.sources import PathLike, Source
 from perftricks.wordcount.table.counts import WordCounts
 from perftricks.wordcount.table.printable import printable
 from perftricks.wordcount.writing import svg
-from perftricks.wordcount.writing.export import check_place, holds_ngrams
+from perftricks.wordcount.writing.export import check_place
 from perftricks.wordcount.writing.zipf import zipf
 
 ROWS = 10_000  # a browser searches and sorts that many at once, in a page of some hundred kB
@@ -88,7 +88,7 @@ def render(counts: WordCounts, *, title: str, details: Mapping[str, str], rows: 
     top = list(counts.rows(rows))
     plot = zipf(counts)
     script = _resource("page.js")
-    unit = "n-gram" if holds_ngrams(counts) else "token"
+    unit = "n-gram" if counts.are_ngrams else "token"
     return Template(_resource("page.html")).substitute(
         policy=f"script-src 'sha256-{_digest(script)}'",
         title=escape(title),

@@ -1,0 +1,168 @@
+"""Tables as Arrow: the columns of one are the buffers of the other, and nothing is converted.
+
+A table has the columns ``token`` (string) and ``count`` (int64), and ``document_frequency`` (int64)
+if documents were counted. A table of n-grams has ``ngram`` (list of strings) in place of ``token``.
+What else belongs to it is in the schema's metadata, as JSON under ``perftricks``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from perftricks.wordcount.table.columns import PART_ROWS, Columns, Strings
+from perftricks.wordcount.table.saved import Facts
+from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY, NGRAM, TOKEN
+
+_METADATA = b"perftricks"
+
+
+def why_not() -> str | None:
+    """Say why Arrow cannot be used here; None if it can."""
+    try:
+        pyarrow("it")
+    except ImportError as error:
+        return str(error)
+    return None
+
+
+def pyarrow(what: str) -> Any:
+    """Import pyarrow.
+
+    Raises:
+        ImportError: If it is not installed; says what needs it.
+    """
+    try:
+        import pyarrow
+    except ImportError:
+        raise ImportError(f"{what} needs pyarrow: pip install 'perftricks[arrow]'") from None
+    return pyarrow
+
+
+def schema_of(facts: Facts, *, ngrams: bool) -> Any:
+    """Return the schema of a table."""
+    pa = pyarrow("a table of Arrow")
+    key = pa.field(NGRAM, pa.list_(pa.string())) if ngrams else pa.field(TOKEN, pa.string())
+    fields = [key, pa.field(COUNT, pa.int64())]
+    if facts.document_frequency:
+        fields.append(pa.field(DOCUMENT_FREQUENCY, pa.int64()))
+    return pa.schema(fields, metadata={_METADATA: json.dumps(asdict(facts)).encode()})
+
+
+def batches_of(parts: Iterator[Columns], schema: Any) -> Iterator[Any]:
+    """Yield rows as record batches, which share their memory.
+
+    Raises:
+        ValueError: If a token holds a lone surrogate, which Arrow's strings cannot hold.
+    """
+    pa = pyarrow("a table of Arrow")
+    for part in parts:
+        keys = _array(pa, part.tokens)
+        if part.ngram:
+            ends = np.arange(0, len(part.tokens) + 1, part.ngram, dtype=np.int32)
+            keys = pa.ListArray.from_arrays(pa.array(ends), keys)
+        numbers = [part.count] if part.documents is None else [part.count, part.documents]
+        yield pa.record_batch([keys, *map(pa.array, numbers)], schema=schema)
+
+
+def _array(pa: Any, strings: Strings) -> Any:
+    start = strings.start.astype(np.int32)  # a part is far from two gigabytes
+    # Of UTF-8 three bytes from 0xed on with more than 0x9f behind stand for a surrogate.
+    text = strings.text
+    if ((text[:-1] == 0xED) & (text[1:] > 0x9F)).any():
+        token = next(token for token in strings.decoded() if not _is_unicode(token))
+        raise ValueError(
+            f"the token {token!r} holds a lone surrogate, which Arrow's strings cannot: write "
+            ".tsv, .csv or .json"
+        )
+    buffers = [None, pa.py_buffer(start), pa.py_buffer(np.ascontiguousarray(text))]
+    return pa.Array.from_buffers(pa.string(), len(strings), buffers)
+
+
+def _is_unicode(token: str) -> bool:
+    try:
+        token.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def facts_in(schema: Any) -> Facts | None:
+    """Return what the metadata says; None if it was not written by :func:`schema_of`.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    content = (schema.metadata or {}).get(_METADATA)
+    if content is None:
+        return None
+    try:
+        return Facts(**json.loads(content))
+    except (ValueError, TypeError):
+        raise ValueError("what the metadata says of the table is damaged") from None
+
+
+def check_schema(schema: Any) -> tuple[bool, bool]:
+    """Return whether a schema is one of n-grams, and whether documents were counted.
+
+    Raises:
+        ValueError: If it is not that of a table.
+    """
+    pa = pyarrow("a table of Arrow")
+    names = list(schema.names)
+    if names[1:] not in ([COUNT], [COUNT, DOCUMENT_FREQUENCY]) or names[0] not in (TOKEN, NGRAM):
+        raise ValueError(f"expected columns {TOKEN}, {COUNT}, found {', '.join(names) or 'none'}")
+    key = schema.field(0).type
+    strings = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    if names[0] == NGRAM:
+        key = key.value_type if pa.types.is_list(key) or pa.types.is_large_list(key) else None
+    if key is None or not any(is_one(key) for is_one in strings):
+        raise ValueError(f"column {names[0]!r} is {schema.field(0).type}, not of strings")
+    for name in names[1:]:
+        if not pa.types.is_integer(schema.field(name).type):
+            raise ValueError(f"column {name!r} is {schema.field(name).type}, not of whole numbers")
+    return names[0] == NGRAM, len(names) == 3
+
+
+def columns_in(batch: Any) -> Iterator[Columns]:
+    """Yield the rows of a record batch that passed :func:`check_schema`, in parts.
+
+    Raises:
+        ValueError: If a value is missing, or the n-grams are of different lengths.
+    """
+    pa = pyarrow("a table of Arrow")
+    for first in range(0, batch.num_rows, PART_ROWS):
+        part = batch.slice(first, PART_ROWS)
+        key, *numbers = part.columns
+        if any(column.null_count for column in part.columns):
+            raise ValueError("a value is missing")
+        ngram = 0
+        if part.schema.names[0] == NGRAM:
+            lengths = key.value_lengths().unique().to_pylist()
+            if len(lengths) > 1 or lengths[0] < 1:
+                raise ValueError(f"n-grams of different lengths: {lengths}")
+            ngram = lengths[0]
+            key = key.flatten()
+            if key.null_count:
+                raise ValueError("a value is missing")
+        counts = [np.asarray(column.cast(pa.int64())) for column in numbers]
+        if any((count < 0).any() for count in counts):
+            raise ValueError("a count is negative")
+        documents = counts[1] if len(counts) > 1 else None
+        yield Columns(strings_in(key), counts[0], documents, ngram)
+
+
+def strings_in(array: Any) -> Strings:
+    """Return an array of strings, none of which is missing, as columns."""
+    pa = pyarrow("a table of Arrow")
+    array = array.cast(pa.large_string())
+    _, start, text = array.buffers()
+    begin, size = array.offset, len(array)
+    starts = np.frombuffer(start, np.int64, size + 1, begin * 8) if size else np.zeros(1, np.int64)
+    first, last = int(starts[0]), int(starts[-1])
+    data = np.frombuffer(text, np.uint8)[first:last] if last > first else np.zeros(0, np.uint8)
+    return Strings(data, starts - first)

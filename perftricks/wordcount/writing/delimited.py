@@ -1,0 +1,254 @@
+"""Tables in columns: .tsv with backslash escapes, .csv as in RFC 4180."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+from perftricks.wordcount.errors import CorpusError
+from perftricks.wordcount.table.runs import Row
+from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY, NGRAM, TOKEN
+from perftricks.wordcount.writing.escapes import (
+    escape,
+    escape_in_ngram,
+    unescape,
+    unescape_ngram,
+)
+from perftricks.wordcount.writing.formats import Found, Written, column_names
+
+if TYPE_CHECKING:
+    from perftricks.wordcount.table.columns import Columns, Strings
+    from perftricks.wordcount.table.counts import WordCounts
+
+_PART_BYTES = 1 << 20  # of a file, that are looked at together
+
+
+class Tsv:
+    """A token, a tab, its count, and a tab and its documents if they were counted."""
+
+    def why_not(self) -> str | None:
+        """Say why the format cannot be used here."""
+        return None
+
+    def write(self, file: IO[bytes], counts: WordCounts, written: Written) -> None:
+        """Write a table."""
+        _write(file, counts, written, b"\t", _tsv_keys)
+
+    def read(self, name: str) -> Found:
+        """Read a table."""
+        content = read_text(name)
+        # Lines end at \n alone, so that no other separator in a token could end one.
+        header, _, body = content.partition("\n")
+        width, unescaped = _check_header(header.split("\t"), name, unescape)
+        parts = None
+        if unescaped is unescape:
+            parts = _tsv_columns(body.encode("utf-8", "surrogatepass"), width)
+        if parts is not None:
+            return Found(iter(parts), None, width == 3)
+        return found(_tsv_rows(body, name, width, unescaped), document_frequency=width == 3)
+
+
+class Csv:
+    """A token, a comma, its count, and a comma and its documents if they were counted."""
+
+    def why_not(self) -> str | None:
+        """Say why the format cannot be used here."""
+        return None
+
+    def write(self, file: IO[bytes], counts: WordCounts, written: Written) -> None:
+        """Write a table."""
+        _write(file, counts, written, b",", _csv_keys)
+
+    def read(self, name: str) -> Found:
+        """Read a table."""
+        content = read_text(name)
+        header, _, _ = content.partition("\n")
+        width, unescaped = _check_header(header.rstrip("\r").split(","), name, str)
+        rows = _csv_rows(content, name, len(header) + 1, width, unescaped)
+        return found(rows, document_frequency=width == 3)
+
+
+def read_text(name: str) -> str:
+    """Read a file; a lone surrogate may be in it as three bytes.
+
+    Raises:
+        CorpusError: If it is not UTF-8.
+    """
+    with open(name, "rb") as file:
+        data = file.read()
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        problem = f"not a table: 0x{data[error.start]:02x} is not UTF-8"
+        raise CorpusError(name, problem, offset=error.start) from None
+
+
+def found(rows: Iterator[Row], *, document_frequency: bool) -> Found:
+    """Return what a file holds that says nothing of its table but the rows."""
+    from perftricks.wordcount.table.columns import columns_of
+
+    return Found(columns_of(rows, document_frequency=document_frequency), None, document_frequency)
+
+
+def _write(
+    file: IO[bytes],
+    counts: WordCounts,
+    written: Written,
+    separator: bytes,
+    keys: Callable[[Columns], Strings],
+) -> None:
+    from perftricks.wordcount.writing.bulk import interleaved, numbers_of
+
+    file.write(separator.join(name.encode() for name in column_names(counts)) + b"\n")
+    for part in counts.columns():
+        pieces: list[bytes | Strings] = [keys(part)]
+        for number in numbers_of(part):
+            pieces += [separator, number]
+        file.write(interleaved([*pieces, b"\n"], len(part)).text.data)
+        written(len(part))
+
+
+def _tsv_keys(part: Columns) -> Strings:
+    """Return what a column of keys holds: tokens that are escaped, and a space between them."""
+    from perftricks.wordcount.table.columns import Columns
+    from perftricks.wordcount.writing.bulk import (
+        Suspects,
+        interleaved,
+        rewritten,
+        separated_ngrams,
+    )
+
+    # Control characters (of which some are two bytes from 0xc2 on), the backslash, line separators
+    # (three bytes from 0xe2 on) and surrogates (from 0xed on); in an n-gram the space too.
+    bytes_of = (range(0x20), range(0x5C, 0x5D), range(0x7F, 0x80), range(0xC2, 0xC3))
+    more = (range(0xE2, 0xE3), range(0xED, 0xEE))
+    if not part.ngram:
+        return rewritten(part.tokens, Suspects.of(*bytes_of, *more), _encoded(escape))
+    suspects = Suspects.of(*bytes_of, *more, range(0x20, 0x21))
+    tokens = rewritten(part.tokens, suspects, _encoded(escape_in_ngram))
+    escaped = Columns(tokens, part.count, part.documents, part.ngram)
+    return interleaved(separated_ngrams(escaped, b" "), len(part))
+
+
+def _csv_keys(part: Columns) -> Strings:
+    """Return what a column of keys holds: quotes around those that need them."""
+    from perftricks.wordcount.writing.bulk import Suspects, rewritten
+
+    # White space (of which some is bytes from 0xc2, 0xe1, 0xe2 and 0xe3 on), quotes and commas.
+    bytes_of = (range(0x21), range(0x22, 0x23), range(0x2C, 0x2D))
+    more = (range(0xC2, 0xC3), range(0xE1, 0xE4))
+    keys = _tsv_keys(part) if part.ngram else part.tokens
+    return rewritten(keys, Suspects.of(*bytes_of, *more, empty=True), _encoded(_quoted))
+
+
+def _encoded(write: Callable[[str], str]) -> Callable[[str], bytes]:
+    return lambda token: write(token).encode("utf-8", "surrogatepass")
+
+
+def _quoted(token: str) -> str:
+    if token and not _NEEDS_QUOTES.search(token):
+        return token
+    return '"' + token.replace('"', '""') + '"'
+
+
+_NEEDS_QUOTES = re.compile(r'[",\r\n]|^\s|\s$')
+# Not the csv module: before Python 3.11 it cannot read a NUL.
+_CSV_ROW = re.compile(r'(?:"((?:[^"]|"")*)"|([^",\r\n]*)),([^"\r\n]*)\r?(?:\n|\Z)')
+
+
+def _tsv_rows(body: str, name: str, width: int, unescaped: Callable[[str], Any]) -> Iterator[Row]:
+    if not body:
+        return
+    for number, line in enumerate(body.removesuffix("\n").split("\n"), 2):
+        token, *numbers = line.split("\t")
+        try:
+            yield _row(unescaped(token), numbers, width)
+        except ValueError as error:
+            raise CorpusError(name, f"not a row of a table: {error}", line=number) from None
+
+
+def _tsv_columns(body: bytes, width: int) -> list[Columns] | None:
+    """Return the rows of a table of tokens; None if there is something wrong with one of them."""
+    parts = []
+    position = 0
+    while position < len(body):
+        end = position + _PART_BYTES
+        end = len(body) if end >= len(body) else body.rfind(b"\n", position, end) + 1
+        if end <= position:
+            return None  # a line that long
+        part = _tsv_part(body[position:end].removesuffix(b"\n") + b"\n", width)
+        if part is None:
+            return None
+        parts.append(part)
+        position = end
+    return parts
+
+
+def _tsv_part(lines: bytes, width: int) -> Columns | None:
+    import numpy as np
+
+    from perftricks.wordcount.table.columns import Columns, Strings
+    from perftricks.wordcount.writing.bulk import Suspects, numbers_in, rewritten
+
+    text = np.frombuffer(lines, np.uint8)
+    end = np.flatnonzero(text == ord("\n"))
+    begin = np.concatenate(([0], end[:-1] + 1))
+    tabs = np.flatnonzero(text == ord("\t"))
+    if tabs.size != end.size * (width - 1):
+        return None
+    borders = np.column_stack((begin, tabs.reshape(end.size, width - 1), end))
+    if (borders[:, 1:] < borders[:, :-1]).any():
+        return None
+    numbers = [
+        numbers_in(text, borders[:, column] + 1, borders[:, column + 1])
+        for column in range(1, width)
+    ]
+    tokens = Strings.cut(text, begin, borders[:, 1])
+    try:
+        tokens = rewritten(tokens, Suspects.of(range(0x5C, 0x5D)), _encoded(unescape))
+    except ValueError:
+        return None
+    if numbers[0] is None or numbers[-1] is None:
+        return None
+    return Columns(tokens, numbers[0], numbers[1] if width == 3 else None)
+
+
+def _csv_rows(
+    content: str, name: str, position: int, width: int, unescaped: Callable[[str], Any]
+) -> Iterator[Row]:
+    while position < len(content):
+        match = _CSV_ROW.match(content, position)
+        try:
+            if match is None:
+                raise ValueError("expected a token and its count")
+            quoted, plain, numbers = match.groups()
+            token = plain if quoted is None else quoted.replace('""', '"')
+            yield _row(unescaped(token), numbers.split(","), width)
+        except ValueError as error:
+            line = content.count("\n", 0, position) + 1
+            raise CorpusError(name, f"not a row of a table: {error}", line=line) from None
+        position = match.end()
+
+
+def _check_header(
+    columns: list[str], name: str, unescaped: Callable[[str], str]
+) -> tuple[int, Callable[[str], Any]]:
+    """Return the number of columns, and what turns the first one into a token or an n-gram."""
+    if columns[1:] in ([COUNT], [COUNT, DOCUMENT_FREQUENCY]):
+        if columns[0] == TOKEN:
+            return len(columns), unescaped
+        if columns[0] == NGRAM:
+            return len(columns), unescape_ngram
+    expected = f"{TOKEN}, {COUNT}"
+    raise CorpusError(name, f"not a table: expected a header with {expected}", line=1)
+
+
+def _row(token: Any, numbers: list[str], width: int) -> Row:
+    if len(numbers) != width - 1:
+        raise ValueError(f"expected {width} columns, found {len(numbers) + 1}")
+    for number in numbers:
+        # More digits than that are no number of a column.
+        if not (number.isascii() and number.isdigit() and len(number) < 19):
+            raise ValueError(f"{number!r} is no count")
+    return token, int(numbers[0]), int(numbers[1]) if width == 3 else 0
