@@ -7,11 +7,13 @@ import os
 import sys
 import warnings
 from enum import Enum
-from typing import IO, TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from perftricks.cli import merging
 from perftricks.cli.errors import BAD_DATA, complain, forget_stdout, reported
+from perftricks.cli.table_files import STDOUT, TableFiles
 
 if TYPE_CHECKING:
     from perftricks.wordcount import WordCounts
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from perftricks.wordcount.writing.export import TableFormat
 
 COMMAND = "perftricks wordcount"
-STDOUT = "-"
 
 # "\b" keeps the lines of the next paragraph apart.
 HELP = """Count the words of a corpus, exactly as jieba cuts them.
@@ -40,6 +41,7 @@ Examples:
   perftricks wordcount corpus/ --skip-bad --encoding auto -v
   perftricks wordcount corpus/ --compare
   perftricks wordcount corpus/ --report counts.html --plot zipf.svg
+  perftricks wordcount --merge monday.tsv tuesday.parquet -o both.tsv
 
 Exit status: 0 done, 1 bad data, 2 wrong usage, 130 interrupted, 128 + n ended by signal n.
 """
@@ -94,6 +96,9 @@ class OutputFormat(str, Enum):
     TSV = "tsv"
     CSV = "csv"
     JSON = "json"
+    PARQUET = "parquet"
+    ARROW = "arrow"
+    FEATHER = "feather"
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -101,6 +106,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command("wordcount", help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 def wordcount(
+    context: typer.Context,
     paths: Annotated[
         list[str],
         typer.Argument(
@@ -116,8 +122,8 @@ def wordcount(
             "-o",
             "--output",
             metavar="FILE",
-            help="Write the whole table: .tsv, .csv or .json; - for the standard output, and "
-            "everything else goes to stderr.",
+            help="Write the whole table: .tsv, .csv, .json, or .parquet, .arrow, .feather (with "
+            "pyarrow); - for the standard output, and everything else goes to stderr.",
         ),
     ] = None,
     output_format: Annotated[
@@ -166,6 +172,13 @@ def wordcount(
             "--compare",
             help="Run all methods on the first 5 MB of text, show times and "
             "whether the tables are equal.",
+        ),
+    ] = False,
+    merge: Annotated[
+        bool,
+        typer.Option(
+            "--merge",
+            help="PATHS are tables that --output has written, in any format: add them up.",
         ),
     ] = False,
     tokenizer: Annotated[
@@ -354,8 +367,6 @@ def wordcount(
     from perftricks.wordcount.settings import Settings, TableFilter
     from perftricks.wordcount.tokenizers import make_spec
     from perftricks.wordcount.verify import VerificationError
-    from perftricks.wordcount.writing import check_plot, check_report
-    from perftricks.wordcount.writing.export import check_apart, check_output
 
     with reported(
         COMMAND,
@@ -418,6 +429,23 @@ def wordcount(
                 raise OptionError(message)
         if ":" in tokenizer:  # a module of the user's is looked for where they are
             sys.path.insert(0, os.getcwd())
+        table_format: TableFormat | None = None if output_format is None else output_format.value
+        output = STDOUT if output == "/dev/stdout" else output
+        title = ", ".join(paths) if len(paths) <= 3 else f"{paths[0]} and {len(paths) - 1} more"
+        target = sys.stdout.buffer if output == STDOUT and sys.__stdout__ is not None else output
+        files = TableFiles(target, table_format, report, plot, title)
+        to_stdout = output == STDOUT
+        shown = 0 if to_stdout and not json else top
+        aside = contextlib.redirect_stdout(sys.stderr) if to_stdout else contextlib.nullcontext()
+        if merge:
+            merging.refuse_others(context)
+            files.check((), [*paths, stop_words])
+            with aside:
+                table_filter = (stop_words, min_count, min_length)
+                merging.merge(
+                    paths, table_filter, memory_limit, files, shown, quiet=quiet, as_json=json
+                )
+            return
         with warnings.catch_warnings(record=True) as doubts:
             warnings.simplefilter("always", UserWarning)
             spec = make_spec(
@@ -451,50 +479,18 @@ def wordcount(
             ),
         )
         job.check()
-        # What stands for a stream that is closed writes nowhere.
-        if sys.__stdout__ is None and not (output or report or plot):
-            raise OptionError("the standard output is closed: name a file with --output")
         if verbose:
             for path, reason in job.corpus.not_read:
                 complain(COMMAND, f"not read: {path}: {reason}")
         if compare:
             _compare(job, quiet=quiet, as_json=json)
             return
-        table_format: TableFormat | None = None if output_format is None else output_format.value
-        if output == "/dev/stdout":
-            output = STDOUT
-        if output == STDOUT:
-            if sys.__stdout__ is None:
-                raise OptionError("output '-': the standard output is closed; name a file")
-        elif output is not None:
-            check_output(output, job.corpus.sources, format=table_format)
-        if report is not None:
-            check_report(report, job.corpus.sources)
-        if plot is not None:
-            check_plot(plot, job.corpus.sources)
-        check_apart(
-            [None if output == STDOUT else output, report, plot],
-            [stop_words, user_dict, dictionary],
-        )
-        title = ", ".join(paths) if len(paths) <= 3 else f"{paths[0]} and {len(paths) - 1} more"
-        to_stdout = output == STDOUT
-        target = sys.stdout.buffer if to_stdout else output
-        files = Files(target, table_format, report, plot, title)
-        with contextlib.redirect_stdout(sys.stderr) if to_stdout else contextlib.nullcontext():
-            _count(job, files, 0 if to_stdout and not json else top, quiet=quiet, as_json=json)
+        files.check(job.corpus.sources, [stop_words, user_dict, dictionary])
+        with aside:
+            _count(job, files, shown, quiet=quiet, as_json=json)
 
 
-class Files(NamedTuple):
-    """The files to write, each None if it is not wanted, and what the report is about."""
-
-    output: str | IO[bytes] | None
-    format: TableFormat | None
-    report: str | None
-    plot: str | None
-    title: str
-
-
-def _count(job: FileJob, files: Files, top: int, *, quiet: bool, as_json: bool) -> None:
+def _count(job: FileJob, files: TableFiles, top: int, *, quiet: bool, as_json: bool) -> None:
     """Count, write the files, show what came out; name what was skipped, whoever reads on."""
     from perftricks.cli.render import wordcount as render
 
@@ -514,27 +510,18 @@ def _count(job: FileJob, files: Files, top: int, *, quiet: bool, as_json: bool) 
 
 
 def _show(
-    job: FileJob, counts: WordCounts, files: Files, top: int, *, quiet: bool, as_json: bool
+    job: FileJob, counts: WordCounts, files: TableFiles, top: int, *, quiet: bool, as_json: bool
 ) -> None:
     """Write the files, show what came out."""
     from perftricks.cli.render import terminal
     from perftricks.cli.render import wordcount as render
-    from perftricks.wordcount.writing import write_plot, write_report
-    from perftricks.wordcount.writing.export import write_table
 
-    if files.output is not None:
-        write_table(files.output, counts, format=files.format)
-    if files.report is not None:
-        details = render.report_details(job.settings)
-        write_report(files.report, counts, title=files.title, details=details)
-    if files.plot is not None:
-        write_plot(files.plot, counts)
-    output = files.output if isinstance(files.output, str | None) else STDOUT
+    seconds = files.write(counts, render.report_details(job.settings), quiet=quiet)
     if as_json:
-        record = render.summary(counts, job.settings, top=top, output=output)
+        record = render.summary(counts, job.settings, seconds, top=top, output=files.name)
         terminal.print_json({**record, "report": files.report, "plot": files.plot})
     elif not quiet:
-        render.show_counts(counts, job.settings, top=top, output=output)
+        render.show_counts(counts, job.settings, seconds, top=top, output=files.name)
         render.show_files({"report": files.report, "plot": files.plot})
     sys.stdout.flush()
 

@@ -18,6 +18,7 @@ from perftricks.wordcount.errors import (
     TokenizerError,
 )
 from perftricks.wordcount.job import count_files, count_words
+from perftricks.wordcount.merging import merge_tables
 from perftricks.wordcount.table.counts import RunInfo, WordCounts
 from perftricks.wordcount.verify import VerificationError
 from perftricks.wordcount.writing import write_plot, write_report
@@ -34,6 +35,7 @@ __all__ = [
     "WordCounts",
     "count_files",
     "count_words",
+    "merge_tables",
     "read_table",
     "write_plot",
     "write_report",

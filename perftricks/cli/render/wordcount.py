@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,11 +15,13 @@ from perftricks.cli.render.terminal import print_facts, print_line, show_table
 from perftricks.wordcount.table.printable import printable
 
 if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
     from perftricks.wordcount.methods.compare import Comparison
     from perftricks.wordcount.methods.method import Progress
     from perftricks.wordcount.reading.sources import NotRead
     from perftricks.wordcount.settings import Settings
-    from perftricks.wordcount.table.counts import WordCounts
+    from perftricks.wordcount.table.counts import RunInfo, WordCounts
 
 _REFRESH_SECONDS = 0.1
 _FACT_WIDTH = 10
@@ -41,13 +43,39 @@ def progress_bar(*, hidden: bool = False) -> Iterator[Progress | None]:
         return
     from rich import progress
 
+    with _bar(
+        "counting",
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(compact=True),
+    ) as update:
+        yield update
+
+
+@contextlib.contextmanager
+def row_bar(*, hidden: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+    """Show a bar over the rows that are written, like :func:`progress_bar`."""
+    if hidden or not sys.stderr.isatty():
+        yield None
+        return
+    from rich import progress
+
+    rows = progress.TextColumn("writing {task.completed:,} of {task.total:,} rows")
+    with _bar("writing", rows, total=1) as update:
+        yield update
+
+
+@contextlib.contextmanager
+def _bar(
+    what: str, *columns: ProgressColumn, total: int | None = None
+) -> Iterator[Callable[[int, int | None], None]]:
+    from rich import progress
+
     # No refreshing thread: workers are forked from this process.
     bar = progress.Progress(
         progress.BarColumn(bar_width=None),
         progress.TaskProgressColumn(),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(compact=True),
+        *columns,
         console=Console(stderr=True),
         auto_refresh=False,
         redirect_stdout=False,
@@ -55,7 +83,7 @@ def progress_bar(*, hidden: bool = False) -> Iterator[Progress | None]:
         transient=True,
         expand=True,
     )
-    task = bar.add_task("counting", total=None)
+    task = bar.add_task(what, total=total)
     refreshed = 0.0
 
     def update(done: int, total: int | None) -> None:
@@ -70,12 +98,15 @@ def progress_bar(*, hidden: bool = False) -> Iterator[Progress | None]:
         yield update
 
 
-def show_counts(counts: WordCounts, settings: Settings, *, top: int, output: str | None) -> None:
+def show_counts(
+    counts: WordCounts, settings: Settings, writing: float, *, top: int, output: str | None
+) -> None:
     """Print the most frequent tokens, then what was counted and how fast.
 
     Args:
         counts: The table; ``counts.run`` must be there.
         settings: How it was counted.
+        writing: Seconds that writing files took.
         top: How many tokens to show.
         output: Where the whole table was written to.
     """
@@ -83,7 +114,7 @@ def show_counts(counts: WordCounts, settings: Settings, *, top: int, output: str
     if rows:
         _show_tokens(counts, rows)
         print()
-    print_facts(_facts(counts, settings, output), width=_FACT_WIDTH)
+    print_facts(_facts(counts, settings, writing, output), width=_FACT_WIDTH)
 
 
 def show_files(paths: Mapping[str, str | None]) -> None:
@@ -91,6 +122,49 @@ def show_files(paths: Mapping[str, str | None]) -> None:
     written = {name: printable(path) for name, path in paths.items() if path is not None}
     if written:
         print_facts(written, width=_FACT_WIDTH)
+
+
+def show_sum(
+    counts: WordCounts, paths: Sequence[str], seconds: float, *, top: int, output: str | None
+) -> None:
+    """Print the most frequent tokens of a sum of tables, then what was added up.
+
+    Args:
+        counts: The sum.
+        paths: The tables.
+        seconds: What all of it took.
+        top: How many tokens to show.
+        output: Where the sum was written to.
+    """
+    rows = list(counts.rows(top))
+    if rows:
+        _show_tokens(counts, rows)
+        print()
+    known = counts.facts.documents
+    facts = {
+        "tables": f"{len(paths):,}, in {seconds:.2f} s",
+        "documents": "not known: a table does not say" if known is None else f"{known:,}",
+        "tokens": f"{counts.tokens:,}",
+        "distinct": f"{len(counts):,}",
+    }
+    if output is not None:
+        facts["table"] = "standard output" if output == "-" else printable(output)
+    print_facts(facts, width=_FACT_WIDTH)
+
+
+def sum_summary(
+    counts: WordCounts, paths: Sequence[str], seconds: float, *, top: int, output: str | None
+) -> dict[str, Any]:
+    """Return a sum of tables for machines; see :func:`show_sum`."""
+    return {
+        "tables": list(paths),
+        "documents": counts.facts.documents,
+        "tokens": counts.tokens,
+        "distinct": len(counts),
+        "seconds": round(seconds, 3),
+        "output": output,
+        "top": [_top_row(counts, *row) for row in counts.rows(top)],
+    }
 
 
 def report_details(settings: Settings) -> dict[str, str]:
@@ -106,8 +180,7 @@ def report_details(settings: Settings) -> dict[str, str]:
 
 
 def _show_tokens(counts: WordCounts, rows: list[tuple[Any, int, int | None]]) -> None:
-    ngrams = counts.run is not None and counts.run.ngrams > 1
-    header = ["ngram" if ngrams else "token", "count", "share"] + (
+    header = ["ngram" if counts.are_ngrams else "token", "count", "share"] + (
         ["documents"] if counts.has_document_frequency else []
     )
 
@@ -148,13 +221,14 @@ def show_comparison(comparison: Comparison) -> None:
 
 
 def summary(
-    counts: WordCounts, settings: Settings, *, top: int, output: str | None
+    counts: WordCounts, settings: Settings, writing: float, *, top: int, output: str | None
 ) -> dict[str, Any]:
     """Return the result for machines.
 
     Args:
         counts: The table; ``counts.run`` must be there.
         settings: How it was counted.
+        writing: Seconds that writing files took.
         top: How many tokens to include.
         output: Where the whole table was written to.
     """
@@ -172,8 +246,9 @@ def summary(
         "encodings": dict(run.encodings) or None,
         "text_bytes": run.text_bytes,
         "stored_bytes": run.stored_bytes,
-        "seconds": round(run.seconds, 3),
-        "megabytes_per_second": round(run.megabytes_per_second, 3),
+        "seconds": round(run.seconds + writing, 3),
+        "writing_seconds": round(writing, 3),
+        "megabytes_per_second": round(_speed(run, writing), 3),
         "method": run.method,
         "method_note": run.note or None,
         "workers": run.workers,
@@ -218,10 +293,18 @@ def comparison_summary(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _facts(counts: WordCounts, settings: Settings, output: str | None) -> dict[str, str]:
+def _speed(run: RunInfo, writing: float) -> float:
+    """Return the megabytes of text a second, from the first byte read to the last one written."""
+    return run.text_bytes / 1e6 / max(run.seconds + writing, 1e-9)
+
+
+def _facts(
+    counts: WordCounts, settings: Settings, writing: float, output: str | None
+) -> dict[str, str]:
     run = counts.run
     assert run is not None
     stored = "" if run.stored_bytes == run.text_bytes else f", {decimal(run.stored_bytes)} stored"
+    written = f", {writing:.2f} s of which to write" if output is not None else ""
     passed_over = f", {run.passed_over:,} passed over" if run.passed_over else ""
     bad = f", {len(run.bad):,} SKIPPED, which could not be read" if run.bad else ""
     facts = {
@@ -229,8 +312,8 @@ def _facts(counts: WordCounts, settings: Settings, output: str | None) -> dict[s
         "tokens": f"{counts.tokens:,}",
         "distinct": f"{len(counts):,}",
         "files": f"{run.files:,}{passed_over}{bad}",
-        "speed": f"{run.megabytes_per_second:.2f} MB/s"
-        f" ({decimal(run.text_bytes)} of text{stored}, in {run.seconds:.2f} s)",
+        "speed": f"{_speed(run, writing):.2f} MB/s ({decimal(run.text_bytes)} of text{stored}, "
+        f"in {run.seconds + writing:.2f} s{written})",
         "workers": f"{run.workers:,}",
         "method": run.method + (f" (not compiled: {run.note})" if run.note else ""),
         "tokenizer": _tokenizer(settings, run.tokenizer),

@@ -63,10 +63,17 @@ def batches_of(parts: Iterator[Columns], schema: Any) -> Iterator[Any]:
     for part in parts:
         keys = _array(pa, part.tokens)
         if part.ngram:
-            ends = np.arange(0, len(part.tokens) + 1, part.ngram, dtype=np.int32)
-            keys = pa.ListArray.from_arrays(pa.array(ends), keys)
-        numbers = [part.count] if part.documents is None else [part.count, part.documents]
-        yield pa.record_batch([keys, *map(pa.array, numbers)], schema=schema)
+            ends = np.arange(0, len(part.tokens) + 1, part.ngram)
+            keys = pa.ListArray.from_arrays(_numbers(pa, pa.int32(), ends), keys)
+        columns = [part.count] if part.documents is None else [part.count, part.documents]
+        numbers = (_numbers(pa, pa.int64(), column) for column in columns)
+        yield pa.record_batch([keys, *numbers], schema=schema)
+
+
+def _numbers(pa: Any, kind: Any, numbers: np.ndarray) -> Any:
+    """Return an array of Arrow; its own ``pa.array`` would import pandas first."""
+    values = np.ascontiguousarray(numbers, kind.to_pandas_dtype())
+    return pa.Array.from_buffers(kind, numbers.size, [None, pa.py_buffer(values)])
 
 
 def _array(pa: Any, strings: Strings) -> Any:
@@ -149,11 +156,18 @@ def columns_in(batch: Any) -> Iterator[Columns]:
             key = key.flatten()
             if key.null_count:
                 raise ValueError("a value is missing")
-        counts = [np.asarray(column.cast(pa.int64())) for column in numbers]
+        counts = [_values(column.cast(pa.int64())) for column in numbers]
         if any((count < 0).any() for count in counts):
             raise ValueError("a count is negative")
         documents = counts[1] if len(counts) > 1 else None
         yield Columns(strings_in(key), counts[0], documents, ngram)
+
+
+def _values(array: Any) -> np.ndarray:
+    """Return an array of int64 without missing values; its own conversion would import pandas."""
+    if not len(array):
+        return np.zeros(0, np.int64)
+    return np.frombuffer(array.buffers()[1], np.int64, len(array), array.offset * 8)
 
 
 def strings_in(array: Any) -> Strings:

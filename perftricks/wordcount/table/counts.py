@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Collection, ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Collection, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -425,27 +425,52 @@ class WordCounts(Mapping[Any, int]):
         """
         if not isinstance(other, WordCounts):
             return NotImplemented
-        both = [counts for counts in (self, other) if counts._documents or len(counts)]
-        for counts in both:
+        return WordCounts.sum_of([self, other])
+
+    @classmethod
+    def sum_of(cls, tables: Sequence[WordCounts], *, limit: int | None = None) -> WordCounts:
+        """Return the table of all corpora together; see :meth:`__add__`.
+
+        Args:
+            tables: One table or more.
+            limit: Bytes that the sum may take in memory; None for half of what there is.
+
+        Raises:
+            ValueError: If the sum would not be exact.
+        """
+        filled = cls._checked(tables)
+        documents = [counts._documents for counts in tables]
+        return cls.of(
+            added(
+                [counts._table for counts in filled or tables[:1]],
+                default_limit() if limit is None else limit,
+            ),
+            documents=None if None in documents else sum(n for n in documents if n is not None),
+            tokens=sum(counts._tokens for counts in tables),
+        )
+
+    @staticmethod
+    def _checked(tables: Sequence[WordCounts]) -> list[WordCounts]:
+        """Return the tables that hold something.
+
+        Raises:
+            ValueError: If they do not add up.
+        """
+        filled = [counts for counts in tables if counts._documents or len(counts)]
+        for counts in filled:
             if counts._smallest > 1:
                 raise ValueError(
                     f"a table without what occurs fewer than {counts._smallest} times cannot be "
                     "added: what is missing may add up to more; add first, then leave rows out"
                 )
-        if len({counts.has_document_frequency for counts in both}) > 1:
+        if len({counts.has_document_frequency for counts in filled}) > 1:
             raise ValueError(
                 "one table has document frequencies and the other has none; count both with "
                 "document_frequency, or neither"
             )
-        if len({_form(key) for counts in both for key, _, _ in counts._table.rows(1)}) > 1:
+        if len({_form(key) for counts in filled for key, _, _ in counts._table.rows(1)}) > 1:
             raise ValueError("the tables count n-grams of different lengths, which do not add up")
-        tables = [counts._table for counts in both or [self]]
-        known = self._documents is not None and other._documents is not None
-        return WordCounts.of(
-            tables[0] if len(tables) == 1 else added(tables, default_limit()),
-            documents=self.documents + other.documents if known else None,
-            tokens=self._tokens + other._tokens,
-        )
+        return filled
 
     def __radd__(self, other: object) -> WordCounts:
         """Return this table for ``0 + table``, with which ``sum`` begins."""

@@ -32,6 +32,8 @@ def added(tables: Sequence[Table], limit: int) -> Table:
     >>> list(added([tea, water], 1 << 20).rows())
     [('茶', 3, 0), ('水', 1, 0)]
     """
+    if len(tables) == 1:
+        return tables[0]
     documents = any(table.counts_documents for table in tables)
     if table_bytes(sum(map(len, tables)), document_frequency=documents) > limit:
         spill = Spill(limit)

@@ -121,8 +121,9 @@ def _digest(text: str) -> str:
 
 
 def _figures(counts: WordCounts) -> list[tuple[str, str]]:
+    documents = counts.facts.documents
     figures = [
-        ("documents", f"{counts.documents:,}"),
+        *([] if documents is None else [("documents", f"{documents:,}")]),
         ("tokens", f"{counts.tokens:,}"),
         ("distinct", f"{len(counts):,}"),
     ]

@@ -1,0 +1,71 @@
+"""``perftricks wordcount --merge``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
+
+    from perftricks.cli.table_files import TableFiles
+
+# What --merge goes together with.
+_OF_MERGE = frozenset(
+    {"paths", "merge", "output", "output_format", "top", "stop_words", "min_count", "min_length"}
+    | {"memory_limit", "report", "plot", "quiet", "json"}
+)
+
+
+def refuse_others(context: typer.Context) -> None:
+    """Refuse options that mean nothing to tables that are added up."""
+    from perftricks.wordcount.errors import OptionError
+
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        given = source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+        if given and parameter.name not in _OF_MERGE:
+            raise OptionError(
+                f"--merge adds tables up, to which {parameter.opts[-1]} means nothing; leave it out"
+            )
+
+
+def merge(
+    paths: Sequence[str],
+    table_filter: tuple[str | None, int, int],
+    memory_limit: str | None,
+    files: TableFiles,
+    top: int,
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Add tables up, write the files, show what came out."""
+    from perftricks.cli.render import terminal
+    from perftricks.cli.render import wordcount as render
+    from perftricks.wordcount import merge_tables
+
+    began = time.perf_counter()
+    stop_words, min_count, min_length = table_filter
+    with terminal.announcer(hidden=quiet) as announce:
+        if announce is not None:
+            announce("adding up")
+        counts = merge_tables(
+            paths,
+            stop_words=stop_words,
+            min_count=min_count,
+            min_length=min_length,
+            memory_limit=memory_limit,
+        )
+    details = {"sum of": files.title}
+    files.write(counts, details, quiet=quiet)
+    seconds = time.perf_counter() - began
+    if as_json:
+        record = render.sum_summary(counts, paths, seconds, top=top, output=files.name)
+        terminal.print_json({**record, "report": files.report, "plot": files.plot})
+    elif not quiet:
+        render.show_sum(counts, paths, seconds, top=top, output=files.name)
+        render.show_files({"report": files.report, "plot": files.plot})
+    sys.stdout.flush()

@@ -1,0 +1,85 @@
+"""Tables in files add up to one, which equals the table of one run over all of the text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+from perftricks.wordcount.errors import OptionError
+from perftricks.wordcount.reading.sources import PathLike
+from perftricks.wordcount.settings import TableFilter
+from perftricks.wordcount.table.counts import WordCounts
+from perftricks.wordcount.table.limits import default_limit, parse_limit
+from perftricks.wordcount.table.table import table_bytes
+from perftricks.wordcount.writing.export import read_table
+
+
+def merge_tables(
+    paths: PathLike | Iterable[PathLike],
+    *,
+    stop_words: PathLike | Iterable[str] | None = None,
+    min_count: int = 1,
+    min_length: int = 0,
+    memory_limit: int | float | str | None = None,
+) -> WordCounts:
+    """Add up tables in files, as :func:`~perftricks.wordcount.write_table` writes them.
+
+    Args:
+        paths: The files: ``.tsv``, ``.csv``, ``.json``, ``.parquet``, ``.arrow``, ``.feather``, or
+            folders of ``.parquet``; one or several.
+        stop_words: Tokens to leave out of the sum; see :func:`~perftricks.wordcount.count_files`,
+            as for what follows.
+        min_count: Leave out tokens that occur less often in all of them together.
+        min_length: Leave out tokens of fewer characters.
+        memory_limit: What tables may take, in bytes or as a size such as "500MB".
+
+    Returns:
+        The sum. ``documents`` is known if every file says it; see
+        :func:`~perftricks.wordcount.read_table`.
+
+    Raises:
+        OptionError: If nothing is named, a file is named twice, or the tables do not add up: some
+            have document frequencies and some have none, they count n-grams of different lengths,
+            or one says that rows were left out of it by a smallest count.
+        CorpusError: If a file is no table; it names the file and the line.
+        OSError: If a file cannot be read.
+
+    >>> from perftricks.wordcount import count_words, write_table
+    >>> folder = getfixture("tmp_path")
+    >>> write_table(folder / "one.tsv", count_words(["我爱喝茶"]))
+    >>> write_table(folder / "two.json", count_words(["茶", "喝茶"]))
+    >>> merge_tables([folder / "one.tsv", folder / "two.json"])
+    WordCounts({'喝茶': 2, '我': 1, '爱': 1, '茶': 1}, 4 distinct of 5 tokens)
+    """
+    names = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if not names:
+        raise OptionError("no path given; name tables to add up")
+    table_filter = TableFilter.make(stop_words, min_count, min_length)
+    limit = default_limit() if memory_limit is None else parse_limit(memory_limit)
+    _check_different(names)
+    tables: list[WordCounts] = []
+    for name in names:
+        tables.append(read_table(name))
+        rows = sum(map(len, tables))
+        documents = any(counts.has_document_frequency for counts in tables)
+        if len(tables) > 1 and table_bytes(rows, document_frequency=documents) > limit:
+            tables = [_sum(tables, name, limit)]
+    return table_filter.apply(_sum(tables, names[-1], limit))
+
+
+def _sum(tables: Sequence[WordCounts], name: PathLike, limit: int) -> WordCounts:
+    try:
+        return WordCounts.sum_of(tables, limit=limit)
+    except ValueError as error:
+        raise OptionError(f"the tables up to {os.fspath(name)!r} do not add up: {error}") from None
+
+
+def _check_different(names: Iterable[PathLike]) -> None:
+    seen = set()
+    for name in names:
+        real = os.path.realpath(name)
+        if real in seen:
+            raise OptionError(
+                f"table {os.fspath(name)!r} is given twice; what it counts would count double"
+            )
+        seen.add(real)
