@@ -25,7 +25,8 @@ COMMAND = "perftricks wordcount"
 # "\b" keeps the lines of the next paragraph apart.
 HELP = """Count the words of a corpus, exactly as jieba cuts them.
 
-A document is a line of a text file (see --document), or a record of a jsonl, csv or tsv file.
+A document is a line of a text file (see --document), or a record of a jsonl, csv, tsv, parquet or
+arrow file.
 
 \b
 Examples:
@@ -88,6 +89,8 @@ class Format(str, Enum):
     TSV = "tsv"
     TSV_RAW = "tsv-raw"
     JSON = "json"
+    PARQUET = "parquet"
+    ARROW = "arrow"
 
 
 class OutputFormat(str, Enum):
@@ -112,7 +115,8 @@ def wordcount(
         typer.Argument(
             metavar="PATHS",
             help="Files, folders (searched to the bottom), or - for the standard input. Plain or "
-            ".gz, .bz2, .xz, .zst; text, .jsonl, .json, .csv or .tsv.",
+            ".gz, .bz2, .xz, .zst; text, .jsonl, .json, .csv or .tsv; .parquet, .arrow or "
+            ".feather (with pyarrow).",
             show_default=False,
         ),
     ],
@@ -310,8 +314,8 @@ def wordcount(
         typer.Option(
             "--field",
             metavar="NAME",
-            help="Where the text is in jsonl and json (a key, or keys "
-            "with dots between) and csv, tsv (a column's name, or number from 1).",
+            help="Where the text is in jsonl and json (a key, or keys with dots between) and csv, "
+            "tsv, parquet, arrow (a column's name, or number from 1).",
         ),
     ] = None,
     format: Annotated[

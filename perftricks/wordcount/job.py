@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from perftricks.wordcount.methods.choice import check, choose
 from perftricks.wordcount.methods.compiled import Compiled
 from perftricks.wordcount.methods.method import Method, Progress, Work
 from perftricks.wordcount.reading.documents import Document, ReadOptions
-from perftricks.wordcount.reading.feeds import Feed, FileFeed, TextFeed
+from perftricks.wordcount.reading.feeds import ColumnFeed, Feed, FileFeed, TextFeed
 from perftricks.wordcount.reading.partitions import PARTITION_BYTES, divided
 from perftricks.wordcount.reading.sources import Corpus, Format, PathLike, find_sources
 from perftricks.wordcount.settings import MethodName, Settings, TableFilter
@@ -57,7 +58,9 @@ def count_words(
     ``for text in texts: for token in jieba.lcut(text): tokens[token] = tokens.get(token, 0) + 1``.
 
     Args:
-        texts: The documents, read once, in the calling thread, a bounded number ahead.
+        texts: The documents, read once, in the calling thread, a bounded number ahead. Or a column
+            of Arrow that holds them (a ``pyarrow.Array`` or ``ChunkedArray``, a ``polars.Series``),
+            which is counted without a Python object for a document.
         tokenizer: "jieba", "chars" (every character is a token), "whitespace" (``str.split``),
             "module:function", or a function from a str to an iterable of str.
         workers: Worker processes, or threads of method "compiled"; None for the number of cores
@@ -124,7 +127,15 @@ def count_words(
     )
     check(settings)
     table_filter = TableFilter.make(stop_words, min_count, min_length)
-    return table_filter.apply(run(TextFeed(texts), settings, progress))
+    return table_filter.apply(run(_feed(texts), settings, progress))
+
+
+def _feed(texts: Iterable[str]) -> Feed:
+    """Return documents in memory as a feed; a column of Arrow is read as what it is."""
+    if hasattr(texts, "__arrow_c_stream__") or hasattr(texts, "__arrow_c_array__"):
+        with contextlib.suppress(ImportError):
+            return ColumnFeed(texts)
+    return TextFeed(texts)
 
 
 def count_files(
@@ -183,10 +194,11 @@ def count_files(
             U+FFFD in their place, "ignore" leaves them out.
         document: What a document is in text files: "line" (ends at ``\n`` or ``\r\n``, which are
             not part of it) or "file" (everything in it, line ends included).
-        field: Where the text is in jsonl, json, csv and tsv: a key, a path of keys with dots
-            between, the name of a column or its number from 1.
+        field: Where the text is in jsonl, json, csv, tsv, parquet and arrow: a key, a path of keys
+            with dots between, the name of a column or its number from 1.
         format: Read every file as "text", "jsonl", "json" (an array, or values one after the
-            other), "csv", "tsv" or "tsv-raw" (no quoting); None goes by the extension.
+            other), "csv", "tsv", "tsv-raw" (no quoting), "parquet" or "arrow"; None goes by the
+            extension.
         method: "naive", "batched", "parallel" or "compiled"; None chooses the fastest that can be
             used, and ``run.note`` of the result says why it is not "compiled".
         batch_size: Documents in a batch, of methods "batched" and "parallel".

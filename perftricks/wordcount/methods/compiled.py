@@ -265,6 +265,8 @@ class KernelRun:
             state.text, state.stored = meter.text, meter.stored
             if portion.text is not None:
                 self._count_text(portion.text, portion.options)
+            elif portion.encoded is not None and self._takes_buffers:
+                self._count_buffers(portion.encoded(), portion.name)
             else:
                 self._count_documents(portion.documents, portion.name)
             state.source += 1
@@ -314,11 +316,20 @@ class KernelRun:
             documents: The documents.
             name: Where they come from.
         """
+        documents = itertools.islice(documents, self._state.offset, None)
+        self._count_buffers(_buffers(self._encoded(documents, name)), name)
+
+    @property
+    def _takes_buffers(self) -> bool:
+        """Whether documents need not be seen one by one."""
+        return self._sampler is None and self._work.checkpoint is None
+
+    def _count_buffers(self, buffers: Iterable[Any], name: str) -> None:
+        """Count documents that are UTF-8, each with the byte behind it that ends a document."""
         from perftricks.wordcount.kernel import StretchTooLongError
 
         counter = self._counter("byte")
-        documents = itertools.islice(documents, self._state.offset, None)
-        for buffer in _buffers(self._encoded(documents, name)):
+        for buffer in buffers:
             try:
                 counter.feed(buffer)
             except StretchTooLongError as error:

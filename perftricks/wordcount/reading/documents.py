@@ -4,6 +4,7 @@ r"""From the text of a file to its documents.
 * jsonl: a document is a field of the JSON object on each line.
 * json: a document is a field of each object, or a string, in an array or one after the other.
 * csv, tsv: a document is a column of each row.
+* parquet, arrow: so it is there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from perftricks.wordcount.errors import CorpusError, OptionError, too_long
+from perftricks.wordcount.reading.arrow_documents import ARROW_FORMATS, ArrowDocuments
 from perftricks.wordcount.reading.sources import Source
 from perftricks.wordcount.reading.streams import Meter, check_compression, check_encoding, read_text
 
@@ -64,8 +66,8 @@ class ReadOptions:
                 )
         if self.field is not None and not records:
             raise OptionError(
-                f"field {self.field!r} is given, but no file is jsonl, csv, tsv or json; leave it "
-                "out, or name the format (--format)"
+                f"field {self.field!r} is given, but no file is jsonl, csv, tsv, json, parquet or "
+                "arrow; leave it out, or name the format (--format)"
             )
         if records and self.document == "file":
             raise OptionError(
@@ -74,6 +76,27 @@ class ReadOptions:
             )
         for source in sources:
             check_compression(source.compression)
+            if source.format in ARROW_FORMATS:
+                _check_arrow(source)
+
+
+def _check_arrow(source: Source) -> None:
+    """Check that a file of Arrow can be read.
+
+    Raises:
+        OptionError: If not.
+    """
+    from perftricks.wordcount.table.arrow import why_not
+
+    if source.compression:
+        raise OptionError(
+            f"{source.name!r}: a .{source.format} is compressed inside; decompress the file"
+        )
+    if source.size is None:
+        raise OptionError(f"{source.name!r} is {source.format}, which is read from files only")
+    reason = why_not()
+    if reason is not None:
+        raise OptionError(f"{source.name!r} cannot be read: {reason}")
 
 
 def read_documents(source: Source, options: ReadOptions, meter: Meter) -> Iterator[str]:
@@ -87,6 +110,8 @@ def read_documents(source: Source, options: ReadOptions, meter: Meter) -> Iterat
     Raises:
         CorpusError: If the data is bad; it names the file and the line or the byte.
     """
+    if source.format in ARROW_FORMATS:
+        return iter(ArrowDocuments(source, options, meter))
     text = read_text(source, options.encoding, options.errors, meter)
     if options.limit is not None:
         lines = source.format != "text" or options.document == "line"
@@ -101,17 +126,26 @@ def read_documents(source: Source, options: ReadOptions, meter: Meter) -> Iterat
     return _columns(text, source, options.field)
 
 
+def most_characters(limit: int) -> int:
+    """Return how many characters a document may have within a memory limit."""
+    return max(limit // _BYTES_OF_A_CHARACTER, _LEAST_CHARACTERS)
+
+
+def needed_bytes(characters: int) -> str:
+    """Say how many bytes of memory a document of so many characters needs."""
+    return f"about {characters * _BYTES_OF_A_CHARACTER:,} bytes"
+
+
 def _bounded(chunks: Iterable[str], name: str, limit: int, *, lines: bool) -> Iterator[str]:
     """Pass the pieces of a text on, and look that no document needs more memory than it may."""
-    most = max(limit // _BYTES_OF_A_CHARACTER, _LEAST_CHARACTERS)
+    most = most_characters(limit)
     begun = 0
     for chunk in chunks:
         last = chunk.rfind("\n") if lines else -1
         begun = len(chunk) - last - 1 if last >= 0 else begun + len(chunk)
         if begun > most:
             what = f"a document of more than {begun:,} characters"
-            need = f"about {begun * _BYTES_OF_A_CHARACTER:,} bytes"
-            raise CorpusError(name, too_long(what, need, limit))
+            raise CorpusError(name, too_long(what, needed_bytes(begun), limit))
         yield chunk
 
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 import codecs
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from perftricks.wordcount.errors import CorpusError
+from perftricks.wordcount.reading.arrow_documents import (
+    ARROW_FORMATS,
+    ArrowDocuments,
+    checked_parts,
+    ended,
+    holds_strings,
+)
 from perftricks.wordcount.reading.documents import ReadOptions, read_documents
 from perftricks.wordcount.reading.sources import STDIN, Corpus, NotRead, Source
 from perftricks.wordcount.reading.streams import (
@@ -35,12 +42,15 @@ class Portion(NamedTuple):
         documents: Its documents; none where ``text`` is not None.
         text: A text file in UTF-8, which may be read as bytes.
         options: How that is read.
+        encoded: Gives the documents as UTF-8, each with a byte 0xff behind it, if they are at hand
+            like that.
     """
 
     name: str
     documents: Iterable[str] = ()
     text: Source | None = None
     options: ReadOptions = ReadOptions()
+    encoded: Callable[[], Iterator[Any]] | None = None
 
 
 class Feed(Protocol):
@@ -115,6 +125,63 @@ class TextFeed:
             yield Portion("texts", self)
 
 
+class ColumnFeed:
+    """Documents that are a column of Arrow, in memory.
+
+    Args:
+        column: What has Arrow's interface of arrays or of streams of them: a ``pyarrow.Array`` or
+            ``ChunkedArray``, a ``polars.Series``.
+
+    Raises:
+        TypeError: If it does not hold strings.
+    """
+
+    files = 0
+    passed_over = 0
+    not_read: Sequence[NotRead] = ()
+    bad: Sequence[NotRead] = ()
+
+    def __init__(self, column: Any) -> None:
+        import pyarrow as pa
+
+        self.meter = Meter()
+        streamed = hasattr(column, "__arrow_c_stream__")
+        self._column = (
+            pa.chunked_array(column) if streamed else pa.chunked_array([pa.array(column)])
+        )
+        kind = self._column.type
+        if pa.types.is_struct(kind):
+            raise TypeError("texts is a table; expected one of its columns, such as table['text']")
+        if not holds_strings(kind):
+            raise TypeError(f"texts is a column of {kind}; expected strings")
+        if self._column.null_count:
+            row = self._column.is_null().index(True).as_py()
+            raise TypeError(f"document {row} is null, not a string")
+        self.total: int | None = self._column.nbytes
+
+    def __iter__(self) -> Iterator[str]:
+        for part in self._parts():
+            yield from part.to_pylist()
+
+    def _parts(self) -> Iterator[Any]:
+        row = 0
+        for chunk in self._column.chunks:
+            for part in checked_parts(chunk, "texts", "texts", row, None):
+                row += len(part)
+                self.meter.text += part.nbytes
+                self.meter.stored = self.meter.text
+                yield part
+
+    def estimate(self) -> float:
+        """Return how many bytes the column has."""
+        return float(self._column.nbytes)
+
+    def portions(self, done: int = 0) -> Iterator[Portion]:
+        """Yield all documents, which come from one place."""
+        if not done:
+            yield Portion("texts", self, encoded=lambda: map(ended, self._parts()))
+
+
 _NONE: Any = object()
 
 
@@ -179,6 +246,9 @@ class FileFeed:
             source = with_whole_lines(source)
             if bad:
                 yield Portion(source.name)
+            elif source.format in ARROW_FORMATS:
+                arrow = ArrowDocuments(source, options, self.meter)
+                yield Portion(source.name, arrow, encoded=arrow.encoded)
             elif source.format == "text" and options.errors == "strict" and self._is_utf8(source):
                 yield Portion(source.name, (), source, options)
             else:

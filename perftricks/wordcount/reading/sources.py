@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 from perftricks.wordcount.errors import OptionError
+from perftricks.wordcount.reading.arrow_documents import data_files
 
-Format = Literal["text", "jsonl", "csv", "tsv", "tsv-raw", "json"]
+Format = Literal["text", "jsonl", "csv", "tsv", "tsv-raw", "json", "parquet", "arrow"]
 Compression = Literal["", "gz", "bz2", "xz", "zst"]
 PathLike = str | os.PathLike[str]
 
@@ -29,6 +30,9 @@ _EXTENSIONS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".json": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
 }
 
 
@@ -115,8 +119,10 @@ def find_sources(
     A file that is named is read whatever its extension. A folder is searched with everything below
     it, in sorted order, links followed; there, hidden files are passed over and so are extensions
     other than ``.txt .text .md .jsonl .ndjson .csv .tsv`` and none, each also with ``.gz``,
-    ``.bz2``, ``.xz`` or ``.zst``, and files without extension that hold NUL bytes. ``.json`` is
-    read where it is named, or the format is "json". No file is read twice.
+    ``.bz2``, ``.xz`` or ``.zst``, and ``.parquet .arrow .feather``; so are files without extension
+    that hold NUL bytes. ``.json`` is read where it is named, or the format is "json". Of a folder
+    that ``Dataset.save_to_disk`` of Hugging Face has written, the files of the dataset are read. No
+    file is read twice.
 
     Args:
         paths: Files, folders, ``-`` for the standard input; one path or several.
@@ -241,7 +247,7 @@ class _Finder:
                 f"folder {folder!r} holds no text to count"
                 + (f" ({self.passed_over} files passed over)" if self.passed_over else "")
                 + "; expected .txt, .text, .md, .jsonl, .ndjson, .csv, .tsv or no extension, "
-                "also compressed (.gz, .bz2, .xz, .zst)"
+                "also compressed (.gz, .bz2, .xz, .zst), or .parquet, .arrow, .feather"
             )
 
     def _why_not(self, path: str, format: Format | None, compression: Compression) -> str | None:
@@ -256,6 +262,10 @@ class _Finder:
             return f"unknown extension {extension}"
         if format == "json" and self._format != "json":
             return f"{extension} is read where it is named, or with format json"
+        if format == "arrow":
+            names = data_files(os.path.dirname(path))
+            if names is not None and name not in names:
+                return "not one of the dataset's files (state.json)"
         if not os.path.exists(path):
             reason = "a link that leads nowhere"
             if self._skip_bad:

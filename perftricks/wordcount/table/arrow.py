@@ -43,6 +43,17 @@ def pyarrow(what: str) -> Any:
     return pyarrow
 
 
+def is_damage(error: BaseException) -> bool:
+    """Say whether pyarrow has raised an error because a file is not what it should be.
+
+    It raises OSError for that too, without the number that those of the system have.
+    """
+    pa = pyarrow("a file of Arrow")
+    if isinstance(error, OSError) and not isinstance(error, pa.ArrowException):
+        return error.errno is None
+    return isinstance(error, (pa.ArrowException, ValueError, EOFError))
+
+
 def schema_of(facts: Facts, *, ngrams: bool) -> Any:
     """Return the schema of a table."""
     pa = pyarrow("a table of Arrow")
@@ -180,3 +191,23 @@ def strings_in(array: Any) -> Strings:
     first, last = int(starts[0]), int(starts[-1])
     data = np.frombuffer(text, np.uint8)[first:last] if last > first else np.zeros(0, np.uint8)
     return Strings(data, starts - first)
+
+
+def opened_arrow(name: str) -> tuple[Any, Iterator[Any], int]:
+    """Open a file of Arrow, in its file format or its stream format.
+
+    Returns:
+        The schema; the record batches, which are read when they are asked for; how many there
+        are, 0 if that is not known.
+    """
+    pa = pyarrow("a file of Arrow")
+
+    file = pa.memory_map(name)
+    try:
+        reader = pa.ipc.open_file(file)
+    except pa.ArrowInvalid:
+        file.seek(0)
+        stream = pa.ipc.open_stream(file)
+        return stream.schema, iter(stream), 0
+    size = reader.num_record_batches
+    return reader.schema, map(reader.get_batch, range(size)), size

@@ -139,6 +139,36 @@ class Strings:
         return order, repeats
 
 
+def interleaved(pieces: Sequence[bytes | Strings], rows: int) -> Strings:
+    """Return for each row its pieces, one behind the other.
+
+    Args:
+        pieces: Bytes that are in all rows, and strings, one for each row.
+        rows: How many rows there are.
+
+    >>> interleaved([b"<", Strings.of(["茶", "tea"]), b">"], 2).decoded()
+    ['<茶>', '<tea>']
+    """
+    length = np.zeros(rows, np.int64)
+    for piece in pieces:
+        length += len(piece) if isinstance(piece, bytes) else np.diff(piece.start)
+    start = np.concatenate(([0], np.cumsum(length)))
+    text = np.empty(int(start[-1]), np.uint8)
+    place = start[:-1].copy()
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            for byte in piece:
+                text[place] = byte
+                place += 1
+        else:
+            size = np.diff(piece.start)
+            into = np.repeat(place - piece.start[:-1], size)
+            into += np.arange(into.size)
+            text[into] = piece.text
+            place += size
+    return Strings(text, start)
+
+
 class _Words:
     """Eight bytes of a text from any place on, as a number that sorts like them."""
 

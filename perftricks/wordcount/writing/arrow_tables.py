@@ -112,25 +112,10 @@ class ArrowFile(_ArrowFormat):
         return pa.ipc.new_file(file, schema)
 
     def _opened(self, name: str) -> tuple[Any, Iterator[Any]]:
-        return opened_arrow(name)
+        from perftricks.wordcount.table.arrow import opened_arrow
 
-
-def opened_arrow(name: str) -> tuple[Any, Iterator[Any]]:
-    """Open a file of Arrow, in its file format or its stream format.
-
-    Returns:
-        The schema, and the record batches, which are read when they are asked for.
-    """
-    import pyarrow as pa
-
-    file = pa.memory_map(name)
-    try:
-        reader = pa.ipc.open_file(file)
-    except pa.ArrowInvalid:
-        file.seek(0)
-        stream = pa.ipc.open_stream(file)
-        return stream.schema, iter(stream)
-    return reader.schema, map(reader.get_batch, range(reader.num_record_batches))
+        schema, batches, _ = opened_arrow(name)
+        return schema, batches
 
 
 @contextlib.contextmanager
@@ -140,11 +125,13 @@ def explained(name: str) -> Iterator[None]:
     Raises:
         CorpusError: In place of it.
     """
-    import pyarrow as pa
+    from perftricks.wordcount.table.arrow import is_damage
 
     try:
         yield
-    except (pa.ArrowException, ValueError, EOFError) as error:
+    except Exception as error:
+        if not is_damage(error):
+            raise
         what = str(error).partition("\n")[0]
         raise CorpusError(name, f"not a table: {what}") from None
 

@@ -7,7 +7,7 @@ one; that they are among the rest is seen by the bytes that are in them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,36 +109,6 @@ def numbers_in(text: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarr
             return None
         value[rows] += digit * 10**place
     return value
-
-
-def interleaved(pieces: Sequence[bytes | Strings], rows: int) -> Strings:
-    """Return for each row its pieces, one behind the other.
-
-    Args:
-        pieces: Bytes that are in all rows, and strings, one for each row.
-        rows: How many rows there are.
-
-    >>> interleaved([b"<", decimals(np.array([1, 20])), b">"], 2).decoded()
-    ['<1>', '<20>']
-    """
-    length = np.zeros(rows, np.int64)
-    for piece in pieces:
-        length += len(piece) if isinstance(piece, bytes) else np.diff(piece.start)
-    start = np.concatenate(([0], np.cumsum(length)))
-    text = np.empty(int(start[-1]), np.uint8)
-    place = start[:-1].copy()
-    for piece in pieces:
-        if isinstance(piece, bytes):
-            for byte in piece:
-                text[place] = byte
-                place += 1
-        else:
-            size = np.diff(piece.start)
-            into = np.repeat(place - piece.start[:-1], size)
-            into += np.arange(into.size)
-            text[into] = piece.text
-            place += size
-    return Strings(text, start)
 
 
 def token_of_ngrams(columns: Columns, place: int) -> Strings:

@@ -98,7 +98,8 @@ def _write(
     separator: bytes,
     keys: Callable[[Columns], Strings],
 ) -> None:
-    from perftricks.wordcount.writing.bulk import interleaved, numbers_of
+    from perftricks.wordcount.table.columns import interleaved
+    from perftricks.wordcount.writing.bulk import numbers_of
 
     file.write(separator.join(name.encode() for name in column_names(counts)) + b"\n")
     for part in counts.columns():
@@ -111,10 +112,9 @@ def _write(
 
 def _tsv_keys(part: Columns) -> Strings:
     """Return what a column of keys holds: tokens that are escaped, and a space between them."""
-    from perftricks.wordcount.table.columns import Columns
+    from perftricks.wordcount.table.columns import Columns, interleaved
     from perftricks.wordcount.writing.bulk import (
         Suspects,
-        interleaved,
         rewritten,
         separated_ngrams,
     )

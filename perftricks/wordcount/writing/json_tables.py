@@ -49,10 +49,9 @@ class Json:
 
 def _rendered(part: Columns) -> Strings:
     """Return the rows, each with the comma that separates it from the one before."""
-    from perftricks.wordcount.table.columns import Columns
+    from perftricks.wordcount.table.columns import Columns, interleaved
     from perftricks.wordcount.writing.bulk import (
         Suspects,
-        interleaved,
         numbers_of,
         rewritten,
         separated_ngrams,

@@ -1,0 +1,223 @@
+"""Documents in columns of Arrow: .parquet, .arrow and .feather, Hugging Face datasets on the disk.
+
+A column goes to the kernel as it is in memory, without a Python object for a document.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from perftricks.wordcount.errors import CorpusError, OptionError, too_long
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from perftricks.wordcount.reading.documents import ReadOptions
+    from perftricks.wordcount.reading.sources import Source
+    from perftricks.wordcount.reading.streams import Meter
+
+ARROW_FORMATS = ("parquet", "arrow")
+
+# Bytes and rows of a part of a column, about, that is in memory at a time.
+_PART_BYTES = 8 << 20
+_PART_ROWS = 1 << 16
+
+# The byte behind every document, which no UTF-8 has.
+_END = b"\xff"
+
+
+class ArrowDocuments:
+    """The documents of a file.
+
+    Args:
+        source: The file.
+        options: How it is read; ``field`` is the column.
+        meter: Counts the bytes.
+    """
+
+    def __init__(self, source: Source, options: ReadOptions, meter: Meter) -> None:
+        self._source = source
+        self._options = options
+        self._meter = meter
+
+    def __iter__(self) -> Iterator[str]:
+        for part in self._parts():
+            yield from part.to_pylist()
+
+    def encoded(self) -> Iterator[np.ndarray]:
+        """Yield the documents as bytes of UTF-8, each with a byte behind it that ends it."""
+        return map(ended, self._parts())
+
+    def _parts(self) -> Iterator[Any]:
+        """Yield arrays of strings, none of which is missing.
+
+        Raises:
+            CorpusError: If the file is damaged, has no such column, or a value is missing or
+                longer than memory allows.
+        """
+        from perftricks.wordcount.table.arrow import is_damage
+
+        name, field = self._source.name, self._options.field
+        assert field is not None
+        stored = self._meter.stored
+        size = self._source.size or 0
+        row = 0
+        try:
+            open_file = _opened_parquet if self._source.format == "parquet" else _opened_arrow
+            for column, done in open_file(self._source.path, field):
+                for part in checked_parts(column, field, name, row, self._options.limit):
+                    row += len(part)
+                    self._meter.text += part.nbytes
+                    yield part
+                self._meter.stored = stored + int(size * done)
+        except _NoColumnError as error:
+            raise CorpusError(name, str(error)) from None
+        except CorpusError:
+            raise
+        except Exception as error:
+            if not is_damage(error):
+                raise
+            what = str(error).partition("\n")[0]
+            raise CorpusError(name, f"not {self._source.format}: {what}") from None
+        self._meter.stored = stored + size
+
+
+def ended(part: Any) -> np.ndarray:
+    """Return an array of strings as UTF-8, each with a byte behind it that ends it."""
+    from perftricks.wordcount.table.arrow import strings_in
+    from perftricks.wordcount.table.columns import interleaved
+
+    return interleaved([strings_in(part), _END], len(part)).text
+
+
+def holds_strings(kind: Any) -> bool:
+    """Whether a type of Arrow is one of strings."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_one(kind) for is_one in kinds)
+
+
+def checked_parts(
+    column: Any, field: str, name: str, first: int, limit: int | None
+) -> Iterator[Any]:
+    """Yield a column in parts of a size, as arrays of strings.
+
+    Args:
+        column: An array of Arrow.
+        field: What to call it.
+        name: Where it comes from.
+        first: The number of the row in front of it.
+        limit: Bytes of memory that a document may need; None for any number.
+
+    Raises:
+        CorpusError: If it holds no strings, or a value is missing or too long.
+    """
+    import pyarrow as pa
+    from pyarrow import compute
+
+    from perftricks.wordcount.reading.documents import most_characters, needed_bytes
+
+    if not holds_strings(column.type):
+        raise CorpusError(name, f"column {field!r} is {column.type}; expected strings")
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    rows = max(1, min(_PART_ROWS, _PART_BYTES * len(column) // max(column.nbytes, 1)))
+    for start in range(0, len(column), rows):
+        part = column.slice(start, rows)
+        if part.null_count:
+            missing = first + start + part.is_null().index(True).as_py() + 1
+            raise CorpusError(name, f"row {missing:,}: column {field!r} is null; expected a string")
+        longest = compute.max(compute.utf8_length(part)).as_py() if limit is not None else 0
+        if limit is not None and longest > most_characters(limit):
+            what = f"a document of {longest:,} characters"
+            raise CorpusError(name, too_long(what, needed_bytes(longest), limit))
+        yield part.cast(pa.large_string())
+
+
+class _NoColumnError(Exception):
+    """A file has no such column."""
+
+
+def _opened_parquet(path: str, field: str) -> Iterator[tuple[Any, float]]:
+    """Yield the column in parts, each with the share of the rows that have been read."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        number, take = _find_column(file.schema_arrow, field)
+        metadata = file.metadata
+        size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+        rows = max(1, min(_PART_ROWS, _PART_BYTES * metadata.num_rows // max(size, 1)))
+        done = 0
+        # By name, of which a file may have two; a column inside another has its path for a name.
+        for batch in file.iter_batches(rows, columns=[file.schema_arrow.names[number]]):
+            done += batch.num_rows
+            yield take(batch.column(0)), done / metadata.num_rows
+
+
+def _opened_arrow(path: str, field: str) -> Iterator[tuple[Any, float]]:
+    """Yield the column in parts, each with the share of the file that has been read, about."""
+    from perftricks.wordcount.table.arrow import opened_arrow
+
+    schema, batches, number_of_batches = opened_arrow(path)
+    number, take = _find_column(schema, field)
+    for done, batch in enumerate(batches, 1):
+        yield take(batch.column(number)), done / max(number_of_batches, done)
+
+
+def _find_column(schema: Any, field: str) -> tuple[int, Callable[[Any], Any]]:
+    """Return which column holds a field, and what takes the field from it.
+
+    Raises:
+        _NoColumnError: If there is none.
+    """
+    from pyarrow import compute, types
+
+    names = list(schema.names)
+    if names.count(field) > 1:
+        raise _NoColumnError(f"{names.count(field)} columns are named {field!r}")
+    if field in names:
+        return names.index(field), lambda column: column
+    outer, *inner = field.split(".")
+    if inner and names.count(outer) == 1:
+        kind = schema.field(outer).type
+        for key in inner:
+            if not types.is_struct(kind) or kind.get_field_index(key) < 0:
+                break
+            kind = kind.field(key).type
+        else:
+            return names.index(outer), lambda column: compute.struct_field(column, inner)
+    if field.isascii() and field.isdigit() and 0 < int(field) <= len(names):
+        return int(field) - 1, lambda column: column
+    columns = ", ".join(map(repr, names)) or "none"
+    raise _NoColumnError(f"no column {field!r}; the columns are: {columns}")
+
+
+def data_files(folder: str) -> Iterable[str] | None:
+    """Return the names of the files of a Hugging Face dataset; None if a folder holds none.
+
+    Others beside them are results that its library keeps, of which the rows would count twice.
+
+    Args:
+        folder: The folder that ``Dataset.save_to_disk`` has written.
+
+    Raises:
+        OptionError: If the rows are to be taken by an index, which is not followed.
+    """
+    try:
+        with open(os.path.join(folder, "state.json"), encoding="utf-8") as file:
+            state = json.load(file)
+        names = [str(entry["filename"]) for entry in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if state.get("_indices_data_files") or state.get("_indices_files"):
+        raise OptionError(
+            f"dataset {folder!r} takes its rows by an index, which is not followed here: "
+            "call flatten_indices() before save_to_disk"
+        )
+    return names
