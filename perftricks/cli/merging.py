@@ -27,8 +27,9 @@ def refuse_others(context: typer.Context) -> None:
         source = context.get_parameter_source(parameter.name or "")
         given = source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
         if given and parameter.name not in _OF_MERGE:
+            name = next(name for name in parameter.opts if name.startswith("--"))
             raise OptionError(
-                f"--merge adds tables up, to which {parameter.opts[-1]} means nothing; leave it out"
+                f"--merge adds tables up, to which {name} means nothing; leave it out"
             )
 
 

@@ -65,6 +65,7 @@ def test_summary_for_machines(run, corpus):
     result = run(corpus, "--json", "-n", 1, "--doc-freq", "-w", 2, "--method", "parallel")
     summary = result.json
     assert summary.pop("seconds") > 0
+    assert summary.pop("writing_seconds") >= 0
     assert summary.pop("megabytes_per_second") >= 0
     assert summary.pop("tokenizer").startswith("jieba 0.")
     assert summary == {
