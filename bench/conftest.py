@@ -19,7 +19,8 @@ from perftricks.wordcount.reading.feeds import FileFeed, sample
 from perftricks.wordcount.reading.sources import find_sources
 
 GENERATED = "generated"
-SIZE = 3_000_000  # bytes; the naive loop takes about 3 s
+SIZE = 3_000_000  # bytes; the naive loop takes about 5 s
+LARGE = 60_000_000
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,21 +46,32 @@ def _corpora() -> list[str]:
 
 
 @pytest.fixture(scope="session", params=_corpora(), ids=lambda name: Path(name).name)
-def corpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text file, a document a line; of a given corpus, the first few megabytes."""
-    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
-    if request.param == GENERATED:
-        write_corpus(path, SIZE, seed=7)
+def corpus_name(request: pytest.FixtureRequest) -> str:
+    """Name a corpus: the one that is generated, or a file."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def corpus(corpus_name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file of 3 MB, a document a line; of a given corpus, its beginning."""
+    return _written(corpus_name, tmp_path_factory.mktemp("corpus") / "corpus.txt", SIZE)
+
+
+@pytest.fixture(scope="session")
+def large_corpus(corpus_name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of 60 MB, nothing of which is repeated; of a given corpus, what there is of it."""
+    return _written(corpus_name, tmp_path_factory.mktemp("large") / "large.txt", LARGE)
+
+
+def _written(name: str, path: Path, size: int) -> Path:
+    if name == GENERATED:
+        write_corpus(path, size, seed=7)
     else:
-        path.write_text(_head(Path(request.param)), encoding="utf-8", newline="\n")
+        # Any format that needs no further option.
+        documents, _ = sample(FileFeed(find_sources([name]), ReadOptions()), size)
+        with open(path, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{document}\n" for document in documents)
     return path
-
-
-def _head(path: Path) -> str:
-    """Return the beginning of a corpus in any format that needs no further option."""
-    feed = FileFeed(find_sources([path]), ReadOptions())
-    documents, _ = sample(feed, SIZE)
-    return "".join(f"{document}\n" for document in documents)
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
@@ -73,7 +85,7 @@ def pytest_benchmark_group_stats(
     """Show what was measured on the same corpus together; most benchmarks have none."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for benchmark in benchmarks:
-        corpus = (benchmark["params"] or {}).get("corpus")
+        corpus = (benchmark["params"] or {}).get("corpus_name")
         name = benchmark["group"] or benchmark["name"]
         groups[f"{name}, {Path(corpus).name}" if corpus else name].append(benchmark)
     return sorted(groups.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from perftricks.wordcount.table import columns as columns_module
 from perftricks.wordcount.table.columns import Columns, Strings, columns_of
+from perftricks.wordcount.table.table import Filter
 
 # NUL is what is put behind the end of a token, and eight bytes are compared at once.
 CHARACTERS = st.sampled_from(["\0", "a", "é", "茶", "水", "\ud800", "\uffff", "😀", "\n", " "])
@@ -59,6 +61,24 @@ def test_order_of_ngrams(table):
     assert list(columns.rows()) == rows
     assert list(columns.ordered().rows()) == sorted(rows, key=lambda row: (-row[1], row[0]))
     assert columns.ngram == (3 if rows else 0)
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(TOKENS, st.integers(1, 3))
+    | st.dictionaries(st.tuples(TOKENS, TOKENS), st.integers(1, 3)),
+    st.builds(Filter, st.integers(1, 3), st.integers(0, 3), st.frozensets(TOKENS)),
+)
+def test_filters(table, chosen):
+    """The rows that are kept are those that are kept one by one."""
+    rows = [(key, count, 0) for key, count in table.items()]
+    columns = Columns.of_rows(rows, document_frequency=False)
+    words = frozenset(
+        word for key in list(table)[::2] for word in ([key] if isinstance(key, str) else key[:1])
+    )
+    for one in (chosen, replace(chosen, stop_words=words), Filter()):
+        expected = [row for row in rows if one.keeps(row[0], row[1])]
+        assert list(columns.filtered(one).rows()) == expected
 
 
 @settings(deadline=None)

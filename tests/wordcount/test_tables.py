@@ -17,6 +17,7 @@ from perftricks.wordcount.table.in_memory import MemoryTable
 from perftricks.wordcount.table.spill import Spill
 from perftricks.wordcount.table.spilled import SpilledTable
 from perftricks.wordcount.table.sums import added
+from perftricks.wordcount.table.table import Filter
 
 _GENERATOR = random.Random(3)
 COUNTS = {f"{_GENERATOR.choice('茶水火a😀')}{n}": _GENERATOR.randrange(1, 9) for n in range(400)}
@@ -152,11 +153,11 @@ def test_looking_up(table, frequency):
 
 def test_filtered(table, frequency):
     """Rows are left out of both, and of the sum."""
-    kept = table.filtered(lambda key, count: count > 3 and key[0] != "茶")
-    keys = [key for key in ORDER if COUNTS[key] > 3 and key[0] != "茶"]
+    kept = table.filtered(Filter(4, 3, frozenset(key for key in COUNTS if key[0] == "茶")))
+    keys = [key for key in ORDER if COUNTS[key] > 3 and len(key) > 2 and key[0] != "茶"]
     assert list(kept.rows()) == rows(keys, frequency)
     assert (len(kept), kept.total) == (len(keys), sum(COUNTS[key] for key in keys))
-    again = kept.filtered(lambda key, count: count > 6)
+    again = kept.filtered(Filter(7))
     assert list(again.rows()) == rows([key for key in keys if COUNTS[key] > 6], frequency)
     assert list(table.rows(1)) == rows(ORDER[:1], frequency)
 

@@ -8,7 +8,7 @@ from typing import Any
 from perftricks.wordcount.table.columns import Columns
 from perftricks.wordcount.table.in_memory import MemoryTable
 from perftricks.wordcount.table.runs import Block, Row
-from perftricks.wordcount.table.table import Keep
+from perftricks.wordcount.table.table import Filter
 
 
 class ColumnTable:
@@ -82,6 +82,12 @@ class ColumnTable:
         """Return key -> documents; empty if they were not counted."""
         return self._in_memory().frequency()
 
-    def filtered(self, keep: Keep) -> MemoryTable:
-        """Return the table without the rows that are not to be kept."""
-        return self._in_memory().filtered(keep)
+    def filtered(self, chosen: Filter) -> ColumnTable:
+        """Return the table without the rows that are not kept."""
+        parts = [part.filtered(chosen) for part in self._parts(None)]
+        return ColumnTable(
+            sum(map(len, parts)),
+            sum(int(part.count.sum()) for part in parts),
+            self.counts_documents,
+            lambda _: (part for part in parts if len(part)),
+        )

@@ -12,13 +12,14 @@ radix sort of strings from the left, in words).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from perftricks.wordcount.table.runs import Row
+from perftricks.wordcount.table.table import Filter
 
 # Rows of a part: its arrays and what is made of them fit into a cache.
 PART_ROWS = 1 << 15
@@ -91,6 +92,22 @@ class Strings:
     def taken(self, index: np.ndarray) -> Strings:
         """Return the strings at these places, in this order."""
         return Strings.cut(self.text, self.start[index], self.start[index + 1])
+
+    def characters(self) -> np.ndarray:
+        """Return how many characters each string has."""
+        begins = np.concatenate(([0], np.cumsum((self.text & 0xC0) != 0x80)))
+        length: np.ndarray = np.diff(begins[self.start])
+        return length
+
+    def among(self, words: Collection[str]) -> np.ndarray:
+        """Return for each string whether it is one of some words."""
+        both = Strings.joined([self, Strings.of(list(words))])
+        order, repeats = both.order()
+        group = np.empty(order.size, np.int64)
+        group[order] = np.cumsum(~repeats)
+        is_word = np.zeros(order.size + 1, np.bool_)
+        is_word[group[len(self) :]] = True
+        return is_word[group[: len(self)]]
 
     def decoded(self) -> list[str]:
         """Return the strings as Python's."""
@@ -284,6 +301,18 @@ class Columns:
         repeats = np.zeros(order.size, np.bool_)
         repeats[1:] = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
         return order, repeats
+
+    def filtered(self, chosen: Filter) -> Columns:
+        """Return the rows that are kept, in the same order."""
+        kept = self.count >= chosen.min_count
+        width = self.ngram or 1
+        if chosen.min_length > 0:
+            long = self.tokens.characters() >= chosen.min_length
+            kept &= long.reshape(-1, width).all(axis=1)
+        if chosen.stop_words:
+            stopped = self.tokens.among(chosen.stop_words)
+            kept &= ~stopped.reshape(-1, width).any(axis=1)
+        return self if kept.all() else self.taken(np.flatnonzero(kept))
 
     def taken(self, index: np.ndarray) -> Columns:
         """Return the rows at these places, in this order."""

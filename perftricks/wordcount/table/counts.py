@@ -15,7 +15,7 @@ from perftricks.wordcount.table.in_memory import MemoryTable
 from perftricks.wordcount.table.limits import default_limit
 from perftricks.wordcount.table.saved import Facts, load, save
 from perftricks.wordcount.table.sums import added
-from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY, NGRAM, TOKEN, Table
+from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY, NGRAM, TOKEN, Filter, Table
 
 if TYPE_CHECKING:
     from perftricks.wordcount.table.columns import Columns
@@ -324,14 +324,8 @@ class WordCounts(Mapping[Any, int]):
         """
         if min_count <= 1 and min_length <= 0 and not stop_words:
             return self
-        dropped = frozenset(stop_words)
-
-        def stays(key: Any) -> bool:
-            tokens = key if isinstance(key, tuple) else (key,)
-            return all(len(token) >= min_length and token not in dropped for token in tokens)
-
         return WordCounts.of(
-            self._table.filtered(lambda key, count: count >= min_count and stays(key)),
+            self._table.filtered(Filter(min_count, min_length, frozenset(stop_words))),
             documents=self._documents,
             tokens=self._tokens,
             run=self._run,

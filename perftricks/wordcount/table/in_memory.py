@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from perftricks.wordcount.table.runs import Block, Row, blocks_of
-from perftricks.wordcount.table.table import Keep
+from perftricks.wordcount.table.table import Filter
 
 if TYPE_CHECKING:
     from perftricks.wordcount.table.columns import Columns
@@ -127,9 +127,9 @@ class MemoryTable:
         """Return key -> documents; empty if they were not counted."""
         return {} if self._frequency is None else self._frequency
 
-    def filtered(self, keep: Keep) -> MemoryTable:
-        """Return the table without the rows that are not to be kept."""
-        kept = {key: count for key, count in self._counts.items() if keep(key, count)}
+    def filtered(self, chosen: Filter) -> MemoryTable:
+        """Return the table without the rows that are not kept."""
+        kept = {key: count for key, count in self._counts.items() if chosen.keeps(key, count)}
         frequency = self._frequency
         return MemoryTable(
             kept,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perftricks.wordcount.errors import TableTooLargeError
 from perftricks.wordcount.table.in_memory import MemoryTable
 from perftricks.wordcount.table.runs import Block, Row, Run, merged, read_run
 from perftricks.wordcount.table.spill import Spill, flattened
-from perftricks.wordcount.table.table import Keep, table_bytes
+from perftricks.wordcount.table.table import Filter, table_bytes
 
 if TYPE_CHECKING:
     from perftricks.wordcount.table.columns import Columns
@@ -25,12 +25,14 @@ class SpilledTable:
     Args:
         spill: The parts.
         document_frequency: Whether documents were counted.
-        keep: Says by key and count which rows are left in; None for all.
+        filters: A row is left in if all of these keep it.
     """
 
-    def __init__(self, spill: Spill, *, document_frequency: bool, keep: Keep | None = None) -> None:
+    def __init__(
+        self, spill: Spill, *, document_frequency: bool, filters: Sequence[Filter] = ()
+    ) -> None:
         self._spill = spill
-        self._keep = keep
+        self._filters = tuple(filters)
         self.counts_documents = document_frequency
         self._ordered: list[Run] | None = None
         self._size = 0
@@ -40,7 +42,7 @@ class SpilledTable:
     @property
     def total(self) -> int:
         """The sum of the counts."""
-        if self._keep is None:
+        if not self._filters:
             return self._spill.total
         self._order()
         return self._total
@@ -67,20 +69,18 @@ class SpilledTable:
             SpillError: If the disk is full or fails.
         """
         for block in self._spill.summed():
-            kept = block
-            if self._keep is not None:
-                kept = [row for row in block if self._keep(row[0], row[1])]
-            if kept:
-                yield kept
+            for chosen in self._filters:
+                block = [row for row in block if chosen.keeps(row[0], row[1])]
+            if block:
+                yield block
 
-    def filtered(self, keep: Keep) -> SpilledTable:
-        """Return the table without the rows that are not to be kept."""
-        before = self._keep
-
-        def stays(key: Any, count: int) -> bool:
-            return (before is None or before(key, count)) and keep(key, count)
-
-        return SpilledTable(self._spill, document_frequency=self.counts_documents, keep=stays)
+    def filtered(self, chosen: Filter) -> SpilledTable:
+        """Return the table without the rows that are not kept."""
+        return SpilledTable(
+            self._spill,
+            document_frequency=self.counts_documents,
+            filters=(*self._filters, chosen),
+        )
 
     def _order(self) -> list[Run]:
         """Return the rows as runs in the order of the table."""

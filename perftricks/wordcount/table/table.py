@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from perftricks.wordcount.table.runs import Block, Row
@@ -21,7 +22,28 @@ if TYPE_CHECKING:
 TOKEN, NGRAM = "token", "ngram"
 COUNT, DOCUMENT_FREQUENCY = "count", "document_frequency"
 
-Keep = Callable[[Any, int], bool]
+
+@dataclass(frozen=True)
+class Filter:
+    """Which rows are kept.
+
+    Attributes:
+        min_count: Those with at least this count.
+        min_length: Those whose tokens have at least so many characters.
+        stop_words: Those none of whose tokens is among these.
+    """
+
+    min_count: int = 1
+    min_length: int = 0
+    stop_words: frozenset[str] = frozenset()
+
+    def keeps(self, key: Any, count: int) -> bool:
+        """Say whether a row is kept."""
+        tokens = key if isinstance(key, tuple) else (key,)
+        return count >= self.min_count and all(
+            len(token) >= self.min_length and token not in self.stop_words for token in tokens
+        )
+
 
 # Bytes that a row takes as Python objects, about: its key, its count, and its place in a dict or
 # a list; and the same with the number of documents.
@@ -81,5 +103,5 @@ class Table(Protocol):
             TableTooLargeError: If the memory limit does not allow that.
         """
 
-    def filtered(self, keep: Keep) -> Table:
-        """Return the table without the rows that are not to be kept, by key and count."""
+    def filtered(self, chosen: Filter) -> Table:
+        """Return the table without the rows that are not kept."""
