@@ -483,13 +483,13 @@ def wordcount(
             ),
         )
         job.check()
+        files.check(job.corpus.sources, [stop_words, user_dict, dictionary])
         if verbose:
             for path, reason in job.corpus.not_read:
                 complain(COMMAND, f"not read: {path}: {reason}")
         if compare:
             _compare(job, quiet=quiet, as_json=json)
             return
-        files.check(job.corpus.sources, [stop_words, user_dict, dictionary])
         with aside:
             _count(job, files, shown, quiet=quiet, as_json=json)
 

@@ -115,8 +115,9 @@ def test_csv(refused, tmp_path):
 
 def test_output(refused, tmp_path):
     """An output that cannot be written is found before counting."""
-    assert refused(2, "a.txt", "-o", "a.parquet") == (
-        "output 'a.parquet': unknown extension '.parquet'; expected .tsv, .csv or .json"
+    assert refused(2, "a.txt", "-o", "a.xlsx") == (
+        "output 'a.xlsx': unknown extension '.xlsx'; expected .tsv, .csv, .json, .parquet, .arrow "
+        "or .feather"
     )
     assert refused(2, "a.txt", "-o", "no/a.tsv") == (
         f"output 'no/a.tsv': folder {str(tmp_path / 'no')!r} does not exist; create it first"
@@ -180,7 +181,10 @@ def test_tokenizer(refused, tmp_path, monkeypatch):
         ("--compare --method naive", "--compare runs all methods; --method says one"),
         ("--compare -o a.tsv", "--compare writes no table; leave --output out"),
         ("--quiet", "--quiet leaves nothing to show; add --output, --report,"),
-        ("--field text", "field 'text' is given, but no file is jsonl, csv, tsv or json; leave"),
+        (
+            "--field text",
+            "field 'text' is given, but no file is jsonl, csv, tsv, json, parquet or arrow; leave",
+        ),
         ("--format csv", "'a.txt' is csv: say which field holds the text (--field)"),
         ("--format csv --field 1 --document file", "'a.txt' is csv, where a document is a record"),
     ],

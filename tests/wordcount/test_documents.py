@@ -247,7 +247,8 @@ def test_contradictions(tmp_path):
     with pytest.raises(OptionError, match=r"a\.csv' is csv: say which field holds the text"):
         read(table)
     with pytest.raises(
-        OptionError, match="field 'x' is given, but no file is jsonl, csv, tsv or json"
+        OptionError,
+        match="field 'x' is given, but no file is jsonl, csv, tsv, json, parquet or arrow",
     ):
         read(text, field="x")
     with pytest.raises(OptionError, match="document 'file' is for text files"):
