@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,7 @@ from perftricks.wordcount.methods.choice import check, choose
 from perftricks.wordcount.methods.compiled import Compiled
 from perftricks.wordcount.methods.method import Method, Progress, Work
 from perftricks.wordcount.reading.documents import Document, ReadOptions
-from perftricks.wordcount.reading.feeds import ColumnFeed, Feed, FileFeed, TextFeed
+from perftricks.wordcount.reading.feeds import ColumnFeed, Feed, FileFeed, TextFeed, arrow_column
 from perftricks.wordcount.reading.partitions import PARTITION_BYTES, divided
 from perftricks.wordcount.reading.sources import Corpus, Format, PathLike, find_sources
 from perftricks.wordcount.settings import MethodName, Settings, TableFilter
@@ -132,10 +131,8 @@ def count_words(
 
 def _feed(texts: Iterable[str]) -> Feed:
     """Return documents in memory as a feed; a column of Arrow is read as what it is."""
-    if hasattr(texts, "__arrow_c_stream__") or hasattr(texts, "__arrow_c_array__"):
-        with contextlib.suppress(ImportError):
-            return ColumnFeed(texts)
-    return TextFeed(texts)
+    column = arrow_column(texts)
+    return TextFeed(texts) if column is None else ColumnFeed(column)
 
 
 def count_files(

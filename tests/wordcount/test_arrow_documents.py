@@ -146,7 +146,7 @@ def test_what_cannot_be_read(tmp_path, monkeypatch):
     for path, options, problem in (
         ("-", {"format": "parquet", "field": "text"}, "read from files only"),
         (tmp_path / "a.parquet.gz", {"field": "text"}, "is compressed inside"),
-        (tmp_path / "a.parquet", {}, "say which field holds the text"),
+        (tmp_path / "a.parquet", {}, "which field holds the text .--field.; the columns are: 't"),
         (tmp_path / "a.parquet", {"field": "text", "document": "file"}, "a document is a record"),
     ):
         with pytest.raises(OptionError, match=problem):
@@ -189,6 +189,18 @@ def test_columns_in_memory(expected, parts, method):
         assert list(counts.rows()) == list(expected.rows())
         assert counts.documents == 300
     assert not count_words(pa.array([], pa.string()), method=method)
+
+
+def test_columns_of_pandas():
+    """A column of pandas holds strings, or any Python objects; it is counted as a list is."""
+    pandas = pytest.importorskip("pandas")
+    for column in (pandas.Series(TEXTS), pandas.Series(TEXTS, dtype=object)):
+        assert count_words(column) == count_words(TEXTS)
+    surrogate = ["茶", "a\ud800"]
+    assert count_words(pandas.Series(surrogate, dtype=object)) == count_words(surrogate)
+    assert not count_words(pandas.Series([], dtype=object))
+    with pytest.raises(TypeError, match="document 1 is of type int, not str"):
+        count_words(pandas.Series(["茶", 3], dtype=object))
 
 
 def test_columns_of_something_else():

@@ -198,6 +198,22 @@ def _find_column(schema: Any, field: str) -> tuple[int, Callable[[Any], Any]]:
     raise _NoColumnError(f"no column {field!r}; the columns are: {columns}")
 
 
+def names_of_columns(source: Source) -> str:
+    """Say which columns a file has; "" where that cannot be found out."""
+    try:
+        if source.format == "parquet":
+            import pyarrow.parquet as pq
+
+            names = pq.read_schema(source.path).names
+        else:
+            from perftricks.wordcount.table.arrow import opened_arrow
+
+            names = opened_arrow(source.path)[0].names
+    except Exception:  # the file is looked at when it is read
+        return ""
+    return f"; the columns are: {', '.join(map(repr, names))}" if names else ""
+
+
 def data_files(folder: str) -> Iterable[str] | None:
     """Return the names of the files of a Hugging Face dataset; None if a folder holds none.
 

@@ -18,7 +18,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from perftricks.wordcount.errors import CorpusError, OptionError, too_long
-from perftricks.wordcount.reading.arrow_documents import ARROW_FORMATS, ArrowDocuments
+from perftricks.wordcount.reading.arrow_documents import (
+    ARROW_FORMATS,
+    ArrowDocuments,
+    names_of_columns,
+)
 from perftricks.wordcount.reading.sources import Source
 from perftricks.wordcount.reading.streams import Meter, check_compression, check_encoding, read_text
 
@@ -61,8 +65,10 @@ class ReadOptions:
         records = [source for source in sources if source.format != "text"]
         for source in records:
             if self.field is None and source.format != "json":  # which may hold strings
+                columns = names_of_columns(source) if source.format in ARROW_FORMATS else ""
                 raise OptionError(
                     f"{source.name!r} is {source.format}: say which field holds the text (--field)"
+                    f"{columns}"
                 )
         if self.field is not None and not records:
             raise OptionError(

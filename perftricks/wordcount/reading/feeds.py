@@ -129,8 +129,7 @@ class ColumnFeed:
     """Documents that are a column of Arrow, in memory.
 
     Args:
-        column: What has Arrow's interface of arrays or of streams of them: a ``pyarrow.Array`` or
-            ``ChunkedArray``, a ``polars.Series``.
+        column: A ``pyarrow.ChunkedArray``.
 
     Raises:
         TypeError: If it does not hold strings.
@@ -145,10 +144,8 @@ class ColumnFeed:
         import pyarrow as pa
 
         self.meter = Meter()
-        streamed = hasattr(column, "__arrow_c_stream__")
-        self._column = (
-            pa.chunked_array(column) if streamed else pa.chunked_array([pa.array(column)])
-        )
+        # Of no values, or of missing ones, no kind is known.
+        self._column = column.cast(pa.string()) if pa.types.is_null(column.type) else column
         kind = self._column.type
         if pa.types.is_struct(kind):
             raise TypeError("texts is a table; expected one of its columns, such as table['text']")
@@ -180,6 +177,23 @@ class ColumnFeed:
         """Yield all documents, which come from one place."""
         if not done:
             yield Portion("texts", self, encoded=lambda: map(ended, self._parts()))
+
+
+def arrow_column(texts: Any) -> Any:
+    """Return documents as a ``pyarrow.ChunkedArray`` if they are a column of Arrow, else None.
+
+    So they are if they have its interface of arrays or of streams, and pyarrow can be used. A
+    column of Python objects, as pandas has, may hold what Arrow cannot.
+    """
+    streamed = hasattr(texts, "__arrow_c_stream__")
+    if not streamed and not hasattr(texts, "__arrow_c_array__"):
+        return None
+    try:
+        import pyarrow as pa
+
+        return pa.chunked_array(texts if streamed else [pa.array(texts)])
+    except (ImportError, TypeError, ValueError):  # what pyarrow raises is among these
+        return None
 
 
 _NONE: Any = object()
