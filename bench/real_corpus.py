@@ -1,6 +1,6 @@
-"""Real Chinese text from public repositories, for measuring: ``python -m bench.real_corpus FOLDER``.
+"""Real Chinese text from public repositories, for measuring.
 
-Writes one file for each kind of text, UTF-8, a document a line, no document twice:
+``python -m bench.real_corpus FOLDER`` writes one file for each kind of text, UTF-8, a document a line, no document twice:
 
 =============  ==============================================================================
 laws.txt       laws, regulations and judicial interpretations, a whole one a line; court cases
@@ -168,9 +168,7 @@ PARTS = (
     Part("questions", *CASES, r"阅读理解/data/.*\.json", values("question")),
     Part("questions", *TRAVEL, r"data/crosswoz/\w+\.json\.zip", zipped(values("content"))),
     Part("questions", *NEWS, r"NER/boson/origindata\.txt", annotated),
-    Part(
-        "poetry", *POETRY, r"(全唐诗|宋词|元曲|御定全唐詩|五代诗词)/.*\.json", values("paragraphs")
-    ),
+    Part("poetry", *POETRY, r"(全唐诗|宋词|元曲|御定全唐詩|五代).*\.json", values("paragraphs")),
 )
 KINDS = tuple(dict.fromkeys(part.kind for part in PARTS))
 
@@ -209,8 +207,8 @@ def files_of(part: Part, folder: Path) -> Iterator[bytes]:
             names.append(name)
     answer = io.BytesIO(git(folder, "cat-file", "--batch", given="\n".join(names).encode()))
     for _ in names:
-        size = int(answer.readline().split()[2])
-        yield answer.read(size)
+        length = int(answer.readline().split()[2])
+        yield answer.read(length)
         answer.read(1)
 
 
