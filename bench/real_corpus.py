@@ -1,6 +1,7 @@
 """Real Chinese text from public repositories, for measuring.
 
-``python -m bench.real_corpus FOLDER`` writes one file for each kind of text, UTF-8, a document a line, no document twice:
+``python -m bench.real_corpus FOLDER`` writes one file for each kind of text, UTF-8, a document a
+line, no document twice:
 
 =============  ==============================================================================
 laws.txt       laws, regulations and judicial interpretations, a whole one a line; court cases
