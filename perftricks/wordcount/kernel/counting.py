@@ -267,9 +267,9 @@ def count_text(lexicon, buffer, table, ngrams, job):
                 return GROW_BUFFER
         if not has_room(table, ready):
             return GROW_TABLE
-        one, two = buffer.symbol[ready], buffer.symbol[ready + 1]
+        symbol = buffer.symbol[ready]
         state[TOKENS_TO] = segment(lexicon, buffer, table, job, ready)
-        buffer.symbol[ready], buffer.symbol[ready + 1] = one, two  # where find_words put end marks
+        buffer.symbol[ready] = symbol  # where find_words put an end mark
         state[FILLED] = drop_segmented(buffer, ready, filled)
 
 
@@ -369,13 +369,16 @@ def buffer_at(address, i):
         pointer(address[i + 4], INT32),
         pointer(address[i + 5], FLOAT64),
         pointer(address[i + 6], FLOAT64),
-        pointer(address[i + 7], INT32),
+        pointer(address[i + 7], FLOAT64),
         pointer(address[i + 8], INT32),
-        pointer(address[i + 9], INT8),
+        pointer(address[i + 9], FLOAT64),
         pointer(address[i + 10], INT32),
         pointer(address[i + 11], INT32),
-        pointer(address[i + 12], INT32),
-        pointer(address[i + 13], INT64),
+        pointer(address[i + 12], INT8),
+        pointer(address[i + 13], INT32),
+        pointer(address[i + 14], INT32),
+        pointer(address[i + 15], INT32),
+        pointer(address[i + 16], INT64),
     )
 
 

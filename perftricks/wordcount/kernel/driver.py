@@ -126,7 +126,6 @@ class Worker:
         size = characters + PADDING
         sizes = [size] * len(DTYPES[Buffer])
         sizes[Buffer._fields.index("token")] = size * self.tokens_per_character
-        sizes[Buffer._fields.index("score")] = size * 3
         return Buffer(*(np.zeros(n, t) for n, t in zip(sizes, DTYPES[Buffer], strict=True)))
 
     def _grow_buffer(self) -> None:

@@ -119,8 +119,11 @@ class Buffer(NamedTuple):
     symbol: Any  # uint16[capacity + padding]
     pair: Any  # int32: slot of the two characters starting here, 0 if they start no word
     triple: Any  # int32: slot of the three characters starting here, 0 if they start no word
-    base: Any  # int32: base of the node of the three characters; 0 if it has no children
-    score: Any  # float64[3 *]: scores of the one, two and three characters starting here
+    longer: Any  # int32: slot of the four characters starting here, 0 if they start no word
+    one: Any  # float64: score of the character as a word, +inf outside blocks
+    two: Any  # float64: score of the two characters starting here
+    three: Any  # float64: score of the three characters starting here
+    hit: Any  # int32: positions where something was found
     best: Any  # float64: score of the best path from here to the end of the block
     end: Any  # int32: where the first word of that path ends
     word: Any  # int32: token id of that word
@@ -168,8 +171,8 @@ DTYPES: dict[type, tuple[str, ...]] = {
         "int64", "uint16", "int32",
     ),
     Buffer: (
-        "int32", "uint16", "int32", "int32", "int32", "float64", "float64", "int32", "int32",
-        "int8", "int32", "int32", "int32", "int64",
+        "int32", "uint16", "int32", "int32", "int32", "float64", "float64", "float64", "int32",
+        "float64", "int32", "int32", "int8", "int32", "int32", "int32", "int64",
     ),
     Table: ("int64", "int64", "uint16", "int64", "int64", "int64", "int64"),
     NgramTable: ("int64", "int64", "int32", "int64", "int32", "int64", "int64"),

@@ -50,6 +50,21 @@ def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
     return types.void(array, types.int64), codegen
 
 
+@intrinsic
+def computed(typingctx: Any, value: Any) -> Any:
+    """An integer as it is, by a way that LLVM does not look into.
+
+    What is made of it stays arithmetic: LLVM turns a choice by a condition into a branch where it
+    waits for memory, and a branch that depends on the text is guessed wrong every few characters.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        integer = ir.IntType(64)
+        return builder.asm(ir.FunctionType(integer, [integer]), "", "=r,0", args, False)
+
+    return types.int64(types.int64), codegen
+
+
 # No exceptions and no fast math: the order of float sums decides ties. No wrappers for calls from
 # Python and C either: only the exported functions are called from outside, and wrappers take a
 # third of the time to compile.

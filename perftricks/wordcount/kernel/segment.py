@@ -53,7 +53,7 @@ from .layout import (
     UNSEEN,
 )
 from .oov import intern_late, intern_text
-from .pointers import inlined, kernel
+from .pointers import computed, inlined, kernel
 
 NEG_INF = float("-inf")
 B, M, E, S = 0, 1, 2, 3
@@ -155,51 +155,72 @@ def score_of(lexicon, slot):
     return lexicon.score[lexicon.node[slot] & SCORE_MASK]
 
 
+@inlined
+def slot_if(slot, found, wanted):
+    """The slot if the two symbols are equal, else 0, without a branch: every third one fails."""
+    return slot & computed(((found ^ wanted) - 1) >> 63)
+
+
 @kernel
 def find_words(lexicon, buffer, n):
     """``Tokenizer.get_DAG`` for words of up to three characters, at every position.
 
-    Free of branches that depend on the text, and one level of the trie after the other, so that
-    the cache misses of many positions overlap. Slot 0 stands for "not in the trie": no children
-    and the score -inf.
+    And whether longer ones may start there. Free of branches that depend on the text, and one
+    level of the trie after the other, so that the cache misses of many positions overlap. Each
+    level goes on where the one before found something: a third of the positions or fewer. Slot 0
+    stands for "not in the trie": no children and the score -inf.
     """
+    for i in range(n):
+        buffer.two[i] = NEG_INF
+        buffer.three[i] = NEG_INF
+        buffer.triple[i] = 0
+        buffer.longer[i] = 0
     buffer.symbol[n] = 0
-    buffer.symbol[n + 1] = 0
     following = int64(buffer.symbol[0])
+    hits = int64(0)
     for i in range(n):
         symbol, following = following, int64(buffer.symbol[i + 1])
-        node = lexicon.node[symbol]
-        slot = (node >> BASE_SHIFT) + following
-        buffer.pair[i] = slot if lexicon.check[slot] == following else 0
-        buffer.score[3 * i] = lexicon.single[symbol]
-    for i in range(n):
+        slot = (lexicon.node[symbol] >> BASE_SHIFT) + following
+        slot = slot_if(slot, int64(lexicon.check[slot]), following)
+        buffer.pair[i] = slot
+        buffer.one[i] = lexicon.single[symbol]
+        buffer.hit[hits] = i
+        hits += int64(slot != 0)
+    pairs = hits
+    hits = int64(0)
+    for j in range(pairs):
+        i = int64(buffer.hit[j])
         following = int64(buffer.symbol[i + 2])
         node = lexicon.node[buffer.pair[i]]
+        buffer.two[i] = lexicon.score[node & SCORE_MASK]
         slot = (node >> BASE_SHIFT) + following
-        buffer.triple[i] = slot if lexicon.check[slot] == following else 0
-        buffer.score[3 * i + 1] = lexicon.score[node & SCORE_MASK]
-    for i in range(n):
+        slot = slot_if(slot, int64(lexicon.check[slot]), following)
+        buffer.triple[i] = slot
+        buffer.hit[hits] = i
+        hits += int64(slot != 0)
+    for j in range(hits):
+        i = int64(buffer.hit[j])
+        following = int64(buffer.symbol[i + 3])
         node = lexicon.node[buffer.triple[i]]
-        buffer.base[i] = node >> BASE_SHIFT
-        buffer.score[3 * i + 2] = lexicon.score[node & SCORE_MASK]
+        buffer.three[i] = lexicon.score[node & SCORE_MASK]
+        slot = (node >> BASE_SHIFT) + following
+        buffer.longer[i] = slot_if(slot, int64(lexicon.check[slot]), following)
 
 
 @inlined
 def find_longer_words(lexicon, buffer, i, best, end, word):
     """``Tokenizer.get_DAG`` and ``calc`` for the words of more than three characters."""
-    base = int64(buffer.base[i])
-    x = i + 3
-    while base != 0:
-        symbol = int64(buffer.symbol[x])
-        slot = base + symbol
-        if lexicon.check[slot] != symbol:
-            break
+    slot = int64(buffer.longer[i])
+    x = i + 4
+    while slot != 0:
         node = lexicon.node[slot]
-        x += 1
         score = lexicon.score[node & SCORE_MASK] + buffer.best[x]
         if score >= best:
             best, end, word = score, x, slot
-        base = node >> BASE_SHIFT
+        symbol = int64(buffer.symbol[x])
+        slot = (node >> BASE_SHIFT) + symbol
+        slot = slot_if(slot, int64(lexicon.check[slot]), symbol)
+        x += 1
     return best, end, word
 
 
@@ -216,9 +237,9 @@ def find_best_path(lexicon, buffer, n):
     after1 = after2 = after3 = 0.0  # best[i + 1], best[i + 2], best[i + 3]
     buffer.best[n] = 0.0
     for i in range(n - 1, -1, -1):
-        one = buffer.score[3 * i] + after1
-        two = buffer.score[3 * i + 1] + after2
-        three = buffer.score[3 * i + 2] + after3
+        one = buffer.one[i] + after1
+        two = buffer.two[i] + after2
+        three = buffer.three[i] + after3
         symbol = int64(buffer.symbol[i])
         # The value is chosen by ">" (one maximum instruction), the word by ">=": of equal values
         # either is right.
@@ -228,7 +249,7 @@ def find_best_path(lexicon, buffer, n):
         end = end if best >= one else i + 1
         word = word if best >= one else symbol
         best = best if best > one else one
-        if buffer.base[i] != 0:
+        if buffer.longer[i] != 0:
             best, end, word = find_longer_words(lexicon, buffer, i, best, end, word)
         if best == NEG_INF:  # no word starts here: jieba takes the character with log(1)
             best = lexicon.model[UNSEEN] + after1
