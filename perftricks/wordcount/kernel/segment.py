@@ -53,7 +53,7 @@ from .layout import (
     UNSEEN,
 )
 from .oov import intern_late, intern_text
-from .pointers import computed, inlined, kernel
+from .pointers import computed, inlined, kernel, prefetch
 
 NEG_INF = float("-inf")
 B, M, E, S = 0, 1, 2, 3
@@ -177,28 +177,37 @@ def find_words(lexicon, buffer, n):
         buffer.longer[i] = 0
     buffer.symbol[n] = 0
     following = int64(buffer.symbol[0])
-    hits = int64(0)
     for i in range(n):
         symbol, following = following, int64(buffer.symbol[i + 1])
         slot = (lexicon.node[symbol] >> BASE_SHIFT) + following
-        slot = slot_if(slot, int64(lexicon.check[slot]), following)
+        prefetch(lexicon.check, slot)
         buffer.pair[i] = slot
         buffer.one[i] = lexicon.single[symbol]
-        buffer.hit[hits] = i
-        hits += int64(slot != 0)
-    pairs = hits
-    hits = int64(0)
+    pairs = int64(0)
+    for i in range(n):
+        slot = int64(buffer.pair[i])
+        slot = slot_if(slot, int64(lexicon.check[slot]), int64(buffer.symbol[i + 1]))
+        prefetch(lexicon.node, slot)
+        buffer.pair[i] = slot
+        buffer.hit[pairs] = i
+        pairs += int64(slot != 0)
     for j in range(pairs):
         i = int64(buffer.hit[j])
-        following = int64(buffer.symbol[i + 2])
         node = lexicon.node[buffer.pair[i]]
-        buffer.two[i] = lexicon.score[node & SCORE_MASK]
-        slot = (node >> BASE_SHIFT) + following
-        slot = slot_if(slot, int64(lexicon.check[slot]), following)
+        slot = (node >> BASE_SHIFT) + int64(buffer.symbol[i + 2])
+        prefetch(lexicon.check, slot)
         buffer.triple[i] = slot
-        buffer.hit[hits] = i
-        hits += int64(slot != 0)
-    for j in range(hits):
+        buffer.two[i] = lexicon.score[node & SCORE_MASK]
+    triples = int64(0)
+    for j in range(pairs):
+        i = int64(buffer.hit[j])
+        slot = int64(buffer.triple[i])
+        slot = slot_if(slot, int64(lexicon.check[slot]), int64(buffer.symbol[i + 2]))
+        prefetch(lexicon.node, slot)
+        buffer.triple[i] = slot
+        buffer.hit[triples] = i
+        triples += int64(slot != 0)
+    for j in range(triples):
         i = int64(buffer.hit[j])
         following = int64(buffer.symbol[i + 3])
         node = lexicon.node[buffer.triple[i]]
