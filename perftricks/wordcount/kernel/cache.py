@@ -47,7 +47,20 @@ def _key(*parts: bytes | str) -> str:
     return digest.hexdigest()[:32]
 
 
-KERNEL_SOURCES = ("layout", "pointers", "segment", "oov", "counting", "trie", "native")
+KERNEL_SOURCES = (
+    "layout",
+    "pointers",
+    "decoding",
+    "segment",
+    "hmm",
+    "emission",
+    "path",
+    "cut_all",
+    "oov",
+    "counting",
+    "trie",
+    "native",
+)
 TABLE_SOURCES = ("layout", "tables", "trie")
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from numba import int64
 
+from .cut_all import emit_all
+from .decoding import decode, decode_character, last_clean_cut
+from .emission import emit_hmm, emit_no_hmm
 from .layout import (
     CAPACITY,
     DOC_FREQ,
@@ -24,10 +27,12 @@ from .layout import (
     MODE_HMM,
     N_ENTRIES,
     N_SLOTS,
+    N_SPLIT,
     NEWLINE,
     NEWLINE_BYTE,
     NEWLINE_NONE,
     NGRAM,
+    NO_TOKEN,
     POSITION,
     SEARCH,
     SEPARATOR,
@@ -46,17 +51,9 @@ from .layout import (
 )
 from .oov import FNV_PRIME, first_slot, has_room, rehash, resolve_late
 from .oov import merge_entries as merge_oov_entries
+from .path import emit_path
 from .pointers import FLOAT64, INT8, INT32, INT64, UINT8, UINT16, UINT64, kernel, pointer
-from .segment import (
-    decode,
-    decode_character,
-    emit_all,
-    emit_hmm,
-    emit_no_hmm,
-    find_best_path,
-    find_words,
-    last_clean_cut,
-)
+from .segment import find_best_path, find_words
 from .trie import place_families
 
 # Where the arrays of one structure end and those of the next begin in the table of addresses.
@@ -75,6 +72,7 @@ def count_tokens(table, token, start, end):
     """Count every token of the buffer; the separators of documents are counted along."""
     for i in range(start, end):
         table.count[token[i]] += 1
+    table.count[NO_TOKEN] = 0
 
 
 @kernel
@@ -86,7 +84,7 @@ def count_documents(lexicon, job, table, token, start, end):
         this = token[i]
         if this == separator:
             document += 1
-        elif table.last_document[this] != document:
+        elif this != NO_TOKEN and table.last_document[this] != document:
             table.last_document[this] = document
             table.doc_freq[this] += 1
     job.state[DOCUMENT] = document
@@ -181,6 +179,8 @@ def count_ngrams(lexicon, job, ngrams, token, start, end):
             filled = int64(0)
             document += 1
             continue
+        if token[i] == NO_TOKEN:
+            continue
         if filled == n:
             for j in range(n - 1):
                 ngrams.window[j] = ngrams.window[j + 1]
@@ -204,7 +204,9 @@ def segment(lexicon, buffer, table, job, n):
     if mode == MODE_ALL:
         return emit_all(lexicon, buffer, table, n)
     find_best_path(lexicon, buffer, n)
-    if mode == MODE_HMM:
+    if mode == MODE_HMM and not search and lexicon.shape[N_SPLIT] == 0:
+        k = emit_path(lexicon, buffer, table, n)
+    elif mode == MODE_HMM:
         k = emit_hmm(lexicon, buffer, table, n, search)
     else:
         k = emit_no_hmm(lexicon, buffer, table, n, search)
@@ -374,11 +376,15 @@ def buffer_at(address, i):
         pointer(address[i + 9], FLOAT64),
         pointer(address[i + 10], INT32),
         pointer(address[i + 11], INT32),
-        pointer(address[i + 12], INT8),
+        pointer(address[i + 12], INT32),
         pointer(address[i + 13], INT32),
-        pointer(address[i + 14], INT32),
+        pointer(address[i + 14], INT8),
         pointer(address[i + 15], INT32),
-        pointer(address[i + 16], INT64),
+        pointer(address[i + 16], INT32),
+        pointer(address[i + 17], INT32),
+        pointer(address[i + 18], INT32),
+        pointer(address[i + 19], INT32),
+        pointer(address[i + 20], INT64),
     )
 
 

@@ -5,7 +5,8 @@ arrays; inside the kernel the same tuple holds raw pointers (see :mod:`.pointers
 imports neither numba nor jieba, so that a warm start pays for neither.
 
 Token ids
-    ``0 .. n_slots``            a word of the dictionary, by its slot in the trie
+    ``NO_TOKEN``                nothing: the place of a character that belongs to a word behind it
+    ``1 .. n_slots``            a word of the dictionary, by its slot in the trie
     ``n_slots + code``          a character outside jieba's blocks, by UTF-16 code unit
     ``n_slots + SEPARATOR``     the end of a document: counted as a document, never as a token
     ``n_slots + CRLF``          the token ``"\r\n"``
@@ -34,6 +35,7 @@ SCORE_MASK = (1 << SCORE_BITS) - 1
 FORCE_SPLIT = 1 << SCORE_BITS
 BASE_SHIFT = SCORE_BITS + 1
 MAX_SLOTS = 1 << 24
+NO_TOKEN = 0  # slot 0 holds no word, so this is no token: it is passed over
 NO_SYMBOL = 0xFFFF  # the check of an empty slot and of a first character: matches no symbol
 
 # Kinds of characters, by what jieba's regular expressions tell apart.
@@ -46,7 +48,7 @@ E_TO_B, S_TO_B, B_TO_M, M_TO_M, B_TO_E, M_TO_E, E_TO_S, S_TO_S = range(5, 13)
 MODEL_SIZE = 13
 
 # Indices into Lexicon.shape.
-N_SLOTS, FIRST_HAN, MAX_DEPTH = 0, 1, 2
+N_SLOTS, FIRST_HAN, MAX_DEPTH, N_SPLIT = 0, 1, 2, 3
 
 # Modes of segmentation.
 MODE_HMM, MODE_NO_HMM, MODE_ALL = 0, 1, 2
@@ -127,7 +129,11 @@ class Buffer(NamedTuple):
     best: Any  # float64: score of the best path from here to the end of the block
     end: Any  # int32: where the first word of that path ends
     word: Any  # int32: token id of that word
-    tag: Any  # int8: HMM states, and scratch space of the backtracking
+    place: Any  # int32: where the token of the word that starts here stands
+    lone: Any  # int32: positions of the characters that the HMM looks at
+    tag: Any  # int8: their states, and scratch space of the backtracking
+    odd: Any  # int32: where the runs start that need a closer look
+    odd_size: Any  # int32: how long they are
     token: Any  # int32: the token ids of the buffer, in order
     joined: Any  # int32: codes of a token that is not contiguous text (cut_all)
     late: Any  # int32: where the tokens whose ids are still to be looked up stand in token
@@ -172,7 +178,8 @@ DTYPES: dict[type, tuple[str, ...]] = {
     ),
     Buffer: (
         "int32", "uint16", "int32", "int32", "int32", "float64", "float64", "float64", "int32",
-        "float64", "int32", "int32", "int8", "int32", "int32", "int32", "int64",
+        "float64", "int32", "int32", "int32", "int32", "int8", "int32", "int32", "int32", "int32",
+        "int32", "int64",
     ),
     Table: ("int64", "int64", "uint16", "int64", "int64", "int64", "int64"),
     NgramTable: ("int64", "int64", "int32", "int64", "int32", "int64", "int64"),

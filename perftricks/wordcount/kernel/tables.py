@@ -290,7 +290,7 @@ def build_lexicon(kernel: Kernel, tokenizer: Any) -> Lexicon:
         single=single,
         emission=emission,
         model=model,
-        shape=np.array([n_slots, first_han, depth, 0], np.int64),
+        shape=np.array([n_slots, first_han, depth, len(split)], np.int64),
         text=text,
         text_start=text_start,
     )
