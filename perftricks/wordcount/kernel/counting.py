@@ -26,8 +26,8 @@ from .layout import (
     MODE_ALL,
     MODE_HMM,
     N_ENTRIES,
-    N_SLOTS,
     N_SPLIT,
+    N_WORDS,
     NEWLINE,
     NEWLINE_BYTE,
     NEWLINE_NONE,
@@ -78,7 +78,7 @@ def count_tokens(table, token, start, end):
 @kernel
 def count_documents(lexicon, job, table, token, start, end):
     """Count for every token the documents that contain it."""
-    separator = lexicon.shape[N_SLOTS] + SEPARATOR
+    separator = lexicon.shape[N_WORDS] + SEPARATOR
     document = job.state[DOCUMENT]
     for i in range(start, end):
         this = token[i]
@@ -169,7 +169,7 @@ def ngrams_have_room(ngrams, more):
 @kernel
 def count_ngrams(lexicon, job, ngrams, token, start, end):
     """Count the n-grams of consecutive tokens of a document."""
-    separator = lexicon.shape[N_SLOTS] + SEPARATOR
+    separator = lexicon.shape[N_WORDS] + SEPARATOR
     n = job.state[NGRAM]
     with_documents = job.state[DOC_FREQ] != 0
     filled = job.state[WINDOW_FILLED]
@@ -357,6 +357,7 @@ def lexicon_at(address):
         pointer(address[9], INT64),
         pointer(address[10], UINT16),
         pointer(address[11], INT32),
+        pointer(address[12], UINT8),
     )
 
 

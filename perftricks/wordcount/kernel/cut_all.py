@@ -5,17 +5,17 @@ from __future__ import annotations
 from numba import int64
 
 from .emission import is_alphanumeric, put_outside
-from .layout import CRLF, EMPTY, N_SLOTS, SEPARATOR, SUPPLEMENTARY
+from .layout import CRLF, EMPTY, N_WORDS, SEPARATOR, SUPPLEMENTARY
 from .oov import intern_text
 from .pointers import kernel
-from .segment import NEG_INF, child, score_of, token_of_text
+from .segment import NEG_INF, child, score_of, token_of, token_of_text
 
 
 @kernel
 def token_of_codes(lexicon, table, code, n):
     """The token id of any text given by its codes, contiguous or not."""
     if n == 0:
-        return lexicon.shape[N_SLOTS] + EMPTY
+        return lexicon.shape[N_WORDS] + EMPTY
     slot = int64(0)
     for i in range(n):
         symbol = int64(0)
@@ -30,9 +30,9 @@ def token_of_codes(lexicon, table, code, n):
         if slot == 0:
             break
     if slot != 0:
-        return slot
+        return token_of(lexicon, slot)
     if n == 1 and code[0] < SUPPLEMENTARY:
-        return lexicon.shape[N_SLOTS] + code[0]
+        return lexicon.shape[N_WORDS] + code[0]
     return intern_text(lexicon, table, code, 0, n)
 
 
@@ -50,7 +50,7 @@ def emit_all_outside(lexicon, buffer, table, start, n, k):
             break
         if code == CRLF or (code < 0x10000 and lexicon.space[code]):
             buffer.token[k] = token_of_codes(lexicon, table, buffer.joined, length)
-            buffer.token[k + 1] = lexicon.shape[N_SLOTS] + code
+            buffer.token[k + 1] = lexicon.shape[N_WORDS] + code
             k += 2
             length = int64(0)
         else:
@@ -88,7 +88,7 @@ def put_longer_words(lexicon, buffer, start, end, k):
     x = start + 2
     while slot != 0:
         if score_of(lexicon, slot) != NEG_INF:
-            buffer.token[k] = slot
+            buffer.token[k] = token_of(lexicon, slot)
             k += 1
         if x >= end:
             break

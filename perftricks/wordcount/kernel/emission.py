@@ -9,10 +9,10 @@ from __future__ import annotations
 from numba import int64
 
 from .hmm import E, find_states
-from .layout import DIGIT, DOT, FORCE_SPLIT, HAN, LETTER, N_SLOTS, PERCENT, SHORT, SUPPLEMENTARY
+from .layout import DIGIT, DOT, HAN, LETTER, N_SPLIT, N_WORDS, PERCENT, SHORT, SUPPLEMENTARY
 from .oov import intern_late, intern_text
 from .pointers import inlined, kernel
-from .segment import NEG_INF, find_slot, score_of
+from .segment import NEG_INF, find_slot, score_of, token_of
 
 
 @kernel
@@ -25,23 +25,23 @@ def put_words_inside(lexicon, buffer, start, end, k):
         for i in range(start, end - 1):
             slot = int64(buffer.pair[i])
             if slot != 0 and score_of(lexicon, slot) != NEG_INF:
-                buffer.token[k] = slot
+                buffer.token[k] = token_of(lexicon, slot)
                 k += 1
     if end - start > 3:
         for i in range(start, end - 2):
             slot = int64(buffer.triple[i])
             if slot != 0 and score_of(lexicon, slot) != NEG_INF:
-                buffer.token[k] = slot
+                buffer.token[k] = token_of(lexicon, slot)
                 k += 1
     return k
 
 
 @inlined
-def put(lexicon, buffer, start, end, token, search, k):
-    """Append a token of the vocabulary."""
+def put(lexicon, buffer, start, end, slot, search, k):
+    """Append a word of the vocabulary."""
     if search:
         k = put_words_inside(lexicon, buffer, start, end, k)
-    buffer.token[k] = token
+    buffer.token[k] = token_of(lexicon, slot)
     return k + 1
 
 
@@ -52,7 +52,7 @@ def put_text(lexicon, buffer, table, start, end, search, k):
         k = put_words_inside(lexicon, buffer, start, end, k)
     slot = find_slot(lexicon, buffer, start, end)
     if slot != 0:
-        buffer.token[k] = slot
+        buffer.token[k] = token_of(lexicon, slot)
     elif end - start <= SHORT:
         intern_late(buffer, table, start, end, k)
     else:
@@ -74,7 +74,7 @@ def put_outside(lexicon, buffer, table, i, k):
     """Append a character outside the blocks (or the end of a document)."""
     code = int64(buffer.code[i])
     if code < SUPPLEMENTARY:
-        buffer.token[k] = lexicon.shape[N_SLOTS] + code
+        buffer.token[k] = lexicon.shape[N_WORDS] + code
     else:
         buffer.token[k] = intern_text(lexicon, table, buffer.code, i, i + 1)
     return k + 1
@@ -98,7 +98,7 @@ def emit_han(lexicon, buffer, table, start, end, search, k):
             k += 1
         else:
             slot = find_slot(lexicon, buffer, begin, i + 1)
-            if slot != 0 and lexicon.node[slot] & FORCE_SPLIT:
+            if slot != 0 and lexicon.shape[N_SPLIT] != 0 and lexicon.split[token_of(lexicon, slot)]:
                 k = put_characters(buffer, begin, i + 1, k)
             else:
                 k = put_text(lexicon, buffer, table, begin, i + 1, search, k)

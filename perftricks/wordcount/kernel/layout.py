@@ -6,12 +6,13 @@ imports neither numba nor jieba, so that a warm start pays for neither.
 
 Token ids
     ``NO_TOKEN``                nothing: the place of a character that belongs to a word behind it
-    ``1 .. n_slots``            a word of the dictionary, by its slot in the trie
-    ``n_slots + code``          a character outside jieba's blocks, by UTF-16 code unit
-    ``n_slots + SEPARATOR``     the end of a document: counted as a document, never as a token
-    ``n_slots + CRLF``          the token ``"\r\n"``
-    ``n_slots + EMPTY``         the token ``""`` (jieba's ``cut_all`` yields it)
-    ``n_slots + FIRST_OOV ..``  tokens outside the vocabulary, in order of first appearance
+    ``1 .. n_words - 1``        a word of the dictionary or a prefix of one: single characters by
+                                their symbols, then the others by frequency
+    ``n_words + code``          a character outside jieba's blocks, by UTF-16 code unit
+    ``n_words + SEPARATOR``     the end of a document: counted as a document, never as a token
+    ``n_words + CRLF``          the token ``"\r\n"``
+    ``n_words + EMPTY``         the token ``""`` (jieba's ``cut_all`` yields it)
+    ``n_words + FIRST_OOV ..``  tokens outside the vocabulary, in order of first appearance
 """
 
 from __future__ import annotations
@@ -27,15 +28,17 @@ FIRST_OOV = 0x10003
 SUPPLEMENTARY = 0x10010  # code of U+10000
 SUPPLEMENTARY_SHIFT = SUPPLEMENTARY - 0x10000
 
-# A trie node is one integer: base | force split (1 bit) | score index (22 bits). The symbol that
-# leads to it is kept apart, two bytes each: most probes fail, and these fail within the
-# second-level cache.
-SCORE_BITS = 22
+# A trie node is one integer: base | word (24 bits) | score index (16 bits). The symbol that leads to
+# it is kept apart, two bytes each: most probes fail, and these fail within the second-level cache.
+# Words are numbered by frequency, and so are the counts: those of frequent words lie together.
+SCORE_BITS = 16
 SCORE_MASK = (1 << SCORE_BITS) - 1
-FORCE_SPLIT = 1 << SCORE_BITS
-BASE_SHIFT = SCORE_BITS + 1
-MAX_SLOTS = 1 << 24
-NO_TOKEN = 0  # slot 0 holds no word, so this is no token: it is passed over
+WORD_BITS = 24
+WORD_SHIFT = SCORE_BITS
+WORD_MASK = (1 << WORD_BITS) - 1
+BASE_SHIFT = WORD_SHIFT + WORD_BITS
+MAX_SLOTS = 1 << (63 - BASE_SHIFT)
+NO_TOKEN = 0  # no word has this number: it is passed over
 NO_SYMBOL = 0xFFFF  # the check of an empty slot and of a first character: matches no symbol
 
 # Kinds of characters, by what jieba's regular expressions tell apart.
@@ -48,7 +51,7 @@ E_TO_B, S_TO_B, B_TO_M, M_TO_M, B_TO_E, M_TO_E, E_TO_S, S_TO_S = range(5, 13)
 MODEL_SIZE = 13
 
 # Indices into Lexicon.shape.
-N_SLOTS, FIRST_HAN, MAX_DEPTH, N_SPLIT = 0, 1, 2, 3
+N_WORDS, FIRST_HAN, MAX_DEPTH, N_SPLIT = 0, 1, 2, 3
 
 # Modes of segmentation.
 MODE_HMM, MODE_NO_HMM, MODE_ALL = 0, 1, 2
@@ -99,7 +102,8 @@ class Lexicon(NamedTuple):
     model: Any  # float64[MODEL_SIZE]
     shape: Any  # int64[4]
     text: Any  # uint16[...]: the words as UTF-16, one after the other
-    text_start: Any  # int32[n_slots + 1]: where the word of a slot starts in text
+    text_start: Any  # int32[n_words + 1]: where a word starts in text
+    split: Any  # uint8[n_words]: whether the HMM must not make this word; one element if all may
 
 
 class Families(NamedTuple):
@@ -143,7 +147,7 @@ class Buffer(NamedTuple):
 class Table(NamedTuple):
     """Counts of every token, and the tokens outside the vocabulary: one per thread."""
 
-    count: Any  # int64[n_slots + FIRST_OOV + entry capacity], by token id
+    count: Any  # int64[n_words + FIRST_OOV + entry capacity], by token id
     slot: Any  # int64[2 << slot_bits]: (key, entry + 1 with a flag for long keys)
     unit: Any  # uint16: the out-of-vocabulary tokens as UTF-16
     start: Any  # int64[entry capacity + 1]: where each starts
@@ -174,7 +178,7 @@ class Job(NamedTuple):
 DTYPES: dict[type, tuple[str, ...]] = {
     Lexicon: (
         "uint16", "uint8", "uint8", "uint16", "int64", "float64", "float64", "float64", "float64",
-        "int64", "uint16", "int32",
+        "int64", "uint16", "int32", "uint8",
     ),
     Buffer: (
         "int32", "uint16", "int32", "int32", "int32", "float64", "float64", "float64", "int32",

@@ -17,8 +17,8 @@ from .layout import (
     FIRST_OOV,
     N_ENTRIES,
     N_LATE,
-    N_SLOTS,
     N_UNITS,
+    N_WORDS,
     SHORT,
     SLOT_BITS,
     SUPPLEMENTARY,
@@ -147,7 +147,7 @@ def intern_text(lexicon, table, code, start, end):
             table.unit[tail + n] = 0xD800 + (offset >> 10)
             table.unit[tail + n + 1] = 0xDC00 + (offset & 0x3FF)
             n += 2
-    return lexicon.shape[N_SLOTS] + FIRST_OOV + intern_tail(table, n)
+    return lexicon.shape[N_WORDS] + FIRST_OOV + intern_tail(table, n)
 
 
 @inlined
@@ -169,7 +169,7 @@ def intern_late(buffer, table, start, end, k):
 @kernel
 def resolve_late(lexicon, buffer, table):
     """Look up the tokens that :func:`intern_late` noted."""
-    first = lexicon.shape[N_SLOTS] + FIRST_OOV
+    first = lexicon.shape[N_WORDS] + FIRST_OOV
     for late in range(table.size[N_LATE]):
         buffer.token[buffer.late[late]] = first + intern_short(table, buffer.late_key[late])
     table.size[N_LATE] = 0

@@ -19,10 +19,10 @@ from numba import int64
 
 from .emission import emit_run
 from .hmm import E, find_states
-from .layout import FIRST_HAN, N_SLOTS, NO_TOKEN, SHORT, SUPPLEMENTARY
+from .layout import FIRST_HAN, N_WORDS, NO_TOKEN, SHORT, SUPPLEMENTARY
 from .oov import intern_late, intern_text
 from .pointers import chosen, computed, inlined, kernel
-from .segment import NEG_INF, find_slot
+from .segment import NEG_INF, find_slot, token_of
 
 
 @inlined
@@ -37,7 +37,7 @@ def is_odd(buffer, start, size, mixed):
 @kernel
 def walk(lexicon, buffer, table, n):
     """Put the words of the path into ``buffer.token``: (tokens, lone characters, odd runs)."""
-    n_slots, first_han = lexicon.shape[N_SLOTS], lexicon.shape[FIRST_HAN]
+    n_words, first_han = lexicon.shape[N_WORDS], lexicon.shape[FIRST_HAN]
     i = int64(0)
     k = int64(0)
     size = int64(0)  # of the run that ends here
@@ -52,7 +52,7 @@ def walk(lexicon, buffer, table, n):
             buffer.odd[odd], buffer.odd_size[odd] = i - size, size
             odd += 1
             lone -= size
-        token = chosen(symbol != 0, int64(buffer.word[i]), n_slots + code)
+        token = chosen(symbol != 0, token_of(lexicon, buffer.word[i]), n_words + code)
         if code >= SUPPLEMENTARY:
             token = intern_text(lexicon, table, buffer.code, i, i + 1)
         buffer.token[k] = token
@@ -83,9 +83,10 @@ def join(lexicon, buffer, table, lone):
         begin = chosen(over != 0, i, begin)
         over = int64(buffer.tag[h] >= E)
         size = i - begin + 1
-        token = chosen(size == 1, int64(buffer.symbol[i]), int64(buffer.pair[begin]))
-        token = chosen(size >= 3, int64(buffer.triple[begin]), token)
-        token = chosen(size >= 4, int64(NO_TOKEN), token)
+        slot = chosen(size == 1, int64(buffer.symbol[i]), int64(buffer.pair[begin]))
+        slot = chosen(size >= 3, int64(buffer.triple[begin]), slot)
+        slot = chosen(size >= 4, int64(0), slot)
+        token = token_of(lexicon, slot)
         place = int64(buffer.place[i])
         buffer.token[place] = token & computed(-over)
         buffer.late[late] = place
@@ -97,7 +98,7 @@ def join(lexicon, buffer, table, lone):
         if size > 3:
             slot = find_slot(lexicon, buffer, start, start + size)
             if slot != 0:
-                buffer.token[place] = slot
+                buffer.token[place] = token_of(lexicon, slot)
                 continue
             if size > SHORT:
                 end = start + size

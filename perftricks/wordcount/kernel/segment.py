@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from numba import int64
 
-from .layout import BASE_SHIFT, SCORE_MASK, UNSEEN
+from .layout import BASE_SHIFT, SCORE_MASK, UNSEEN, WORD_MASK, WORD_SHIFT
 from .oov import intern_text
 from .pointers import computed, inlined, kernel, prefetch
 
@@ -32,6 +32,12 @@ def child(lexicon, parent, symbol):
 def score_of(lexicon, slot):
     """log(frequency) - log(total) of a word; -inf for a mere prefix of words."""
     return lexicon.score[lexicon.node[slot] & SCORE_MASK]
+
+
+@inlined
+def token_of(lexicon, slot):
+    """The token id of the word or prefix that a slot stands for."""
+    return (lexicon.node[slot] >> WORD_SHIFT) & WORD_MASK
 
 
 @inlined
@@ -169,5 +175,5 @@ def token_of_text(lexicon, buffer, table, start, end):
         return int64(buffer.symbol[start])
     slot = find_slot(lexicon, buffer, start, end)
     if slot != 0:
-        return slot
+        return token_of(lexicon, slot)
     return intern_text(lexicon, table, buffer.code, start, end)

@@ -20,7 +20,6 @@ from .layout import (
     BASE_SHIFT,
     DIGIT,
     DOT,
-    FORCE_SPLIT,
     HAN,
     LETTER,
     MAX_SLOTS,
@@ -31,6 +30,8 @@ from .layout import (
     PERCENT,
     SCORE_BITS,
     SCORE_MASK,
+    WORD_MASK,
+    WORD_SHIFT,
     Families,
     Lexicon,
 )
@@ -266,16 +267,21 @@ def build_lexicon(kernel: Kernel, tokenizer: Any) -> Lexicon:
     # Padding: base + symbol must stay inside the array whatever the symbol.
     check = np.full(n_slots + n_symbols + 2, NO_SYMBOL, np.uint16)
     check[slot_of_word] = np.where(parent < 0, NO_SYMBOL, last)
+    number, n_words = number_words(parent, last, use, n_symbols)
+    if n_words > WORD_MASK:
+        raise UnsupportedDictionary("the dictionary is too large")
     node = np.zeros(check.size, np.int64)
-    node[slot_of_word] = base_of_word << BASE_SHIFT | score_index
+    node[: n_symbols + 1] = np.arange(n_symbols + 1) << WORD_SHIFT
+    node[slot_of_word] = base_of_word << BASE_SHIFT | number << WORD_SHIFT | score_index
     single = score[node[: n_symbols + 1] & SCORE_MASK]
     single[0] = float("inf")
-    slots = dict(zip(words, slot_of_word.tolist(), strict=True))
+    splits = np.zeros(n_words if split else 1, np.uint8)
+    numbers = dict(zip(words, number.tolist(), strict=True)) if split else {}
     for word in split:
-        if word in slots:
-            node[slots[word]] |= FORCE_SPLIT
+        if word in numbers:
+            splits[numbers[word]] = 1
 
-    text_start, text = word_texts(slot_of_word, lengths, codes, character, n_slots)
+    text_start, text = word_texts(number, lengths, codes, character, n_words)
     unseen = log(1) - log(tokenizer.total)
     emission, model = hmm_arrays(jieba.finalseg, character, first_han, unseen)
     is_word = np.array([bool(frequency[w]) for w in words], np.int64)
@@ -290,9 +296,10 @@ def build_lexicon(kernel: Kernel, tokenizer: Any) -> Lexicon:
         single=single,
         emission=emission,
         model=model,
-        shape=np.array([n_slots, first_han, depth, len(split)], np.int64),
+        shape=np.array([n_words, first_han, depth, len(split)], np.int64),
         text=text,
         text_start=text_start,
+        split=splits,
     )
 
 
@@ -349,18 +356,32 @@ def place_families(
         limit *= 2
 
 
+def number_words(
+    parent: np.ndarray, last: np.ndarray, use: np.ndarray, n_symbols: int
+) -> tuple[np.ndarray, int]:
+    """(number of each word, how many numbers there are): frequent words have small ones.
+
+    Single characters have their symbols, which go by frequency too.
+    """
+    number = last.copy()
+    longer = np.flatnonzero(parent >= 0)
+    longer = longer[np.argsort(-use[longer], kind="stable")]
+    number[longer] = np.arange(n_symbols + 1, n_symbols + 1 + longer.size)
+    return number, n_symbols + 1 + int(longer.size)
+
+
 def word_texts(
-    slot: np.ndarray, lengths: np.ndarray, codes: np.ndarray, character: np.ndarray, n_slots: int
+    number: np.ndarray, lengths: np.ndarray, codes: np.ndarray, character: np.ndarray, n_words: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(text_start, text): the word of each slot as UTF-16, single characters included."""
-    size = np.zeros(n_slots, np.int64)
+    """(text_start, text): each word as UTF-16, by its number, single characters included."""
+    size = np.zeros(n_words, np.int64)
     size[1 : character.size] = 1
-    size[slot] = lengths
+    size[number] = lengths
     start = np.concatenate(([0], np.cumsum(size)))
     text = np.zeros(int(start[-1]), np.uint16)
     text[start[1 : character.size]] = character[1:]
     offset = np.arange(codes.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    text[np.repeat(start[slot], lengths) + offset] = codes
+    text[np.repeat(start[number], lengths) + offset] = codes
     return start.astype(np.int32), text
 
 

@@ -20,8 +20,8 @@ from .layout import (
     ENTRY_CAPACITY,
     FIRST_OOV,
     N_ENTRIES,
-    N_SLOTS,
     N_UNITS,
+    N_WORDS,
     SEPARATOR,
     SIZE_FIELDS,
     SLOT_BITS,
@@ -33,7 +33,7 @@ from .layout import (
 from .native import Kernel
 
 UTF_16 = f"utf-16-{sys.byteorder[0]}e"
-_FORM = f"table 2 {sys.byteorder}"
+_FORM = f"table 3 {sys.byteorder}"
 INITIAL_ENTRIES = 3 << 14
 UNITS_PER_ENTRY = 4
 _ENTRY_BYTES = 40  # an entry's count, and its slots in a table that is half full
@@ -68,7 +68,7 @@ class TokenTable:
         self.lexicon = lexicon
         self.ngram = ngram
         self.has_doc_freq = doc_freq
-        self.first_oov = int(lexicon.shape[N_SLOTS]) + FIRST_OOV
+        self.first_oov = int(lexicon.shape[N_WORDS]) + FIRST_OOV
         size = np.zeros(SIZE_FIELDS, np.int64)
         size[ENTRY_CAPACITY] = INITIAL_ENTRIES
         size[UNIT_CAPACITY] = INITIAL_ENTRIES * UNITS_PER_ENTRY
@@ -367,13 +367,13 @@ class TokenTable:
     def _characters(self, codes: np.ndarray) -> list[str]:
         """The tokens of ids between those of words and those outside the vocabulary."""
         special = {CRLF: "\r\n", EMPTY: "", SEPARATOR: "\n"}
-        n_slots = self.first_oov - FIRST_OOV
-        return [special[c] if c in special else chr(c) for c in (codes - n_slots).tolist()]
+        n_words = self.first_oov - FIRST_OOV
+        return [special[c] if c in special else chr(c) for c in (codes - n_words).tolist()]
 
     def strings(self, ids: np.ndarray) -> list[str]:
         """The tokens of the given ids, which must be ascending."""
-        n_slots = self.first_oov - FIRST_OOV
-        words, codes, oov = np.split(ids, np.searchsorted(ids, [n_slots, self.first_oov]))
+        n_words = self.first_oov - FIRST_OOV
+        words, codes, oov = np.split(ids, np.searchsorted(ids, [n_words, self.first_oov]))
         lexicon, tokens = self.lexicon, self.tokens
         result = self._units("write_words", lexicon.text, lexicon.text_start, words).split("\n")
         result[-1:] = self._characters(codes)
@@ -387,8 +387,8 @@ class TokenTable:
         Returns:
             uint8, the tokens one after the other; int64, where each starts and the last one ends.
         """
-        n_slots = self.first_oov - FIRST_OOV
-        words, codes, oov = np.split(ids, np.searchsorted(ids, [n_slots, self.first_oov]))
+        n_words = self.first_oov - FIRST_OOV
+        words, codes, oov = np.split(ids, np.searchsorted(ids, [n_words, self.first_oov]))
         lexicon, tokens = self.lexicon, self.tokens
         characters = [code.encode() for code in self._characters(codes)]
         parts = (
