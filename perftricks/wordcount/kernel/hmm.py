@@ -18,12 +18,10 @@ from .layout import (
     M_TO_M,
     S_TO_B,
     S_TO_S,
-    START_B,
-    START_E,
-    START_M,
-    START_S,
+    STARTS,
+    TRANSITIONS,
 )
-from .pointers import chosen, kernel
+from .pointers import chosen, computed, kernel, masked
 
 B, M, E, S = 0, 1, 2, 3
 # The predecessors that compete, two bits each: B from E or S, M from B or M, E from B or M, S from
@@ -48,24 +46,21 @@ def find_states(lexicon, buffer, lone):
     for h in range(lone):
         i = int64(buffer.lone[h])
         row = 4 * (int64(buffer.symbol[i]) - first_han)
+        goes_on = computed(-int64(i == before + 1))
+        before = i
+        # Where a run starts, 0 + the logarithm of the start, and -inf for the other predecessor.
+        now = STARTS + (goes_on & (TRANSITIONS - STARTS))
+        b, e = masked(b, goes_on), masked(e, goes_on)
         emit_b, emit_m = emission[row], emission[row + 1]
         emit_e, emit_s = emission[row + 2], emission[row + 3]
-        b_e, b_s = e + model[E_TO_B] + emit_b, s + model[S_TO_B] + emit_b
-        m_b, m_m = b + model[B_TO_M] + emit_m, m + model[M_TO_M] + emit_m
-        e_b, e_m = b + model[B_TO_E] + emit_e, m + model[M_TO_E] + emit_e
-        s_e, s_s = e + model[E_TO_S] + emit_s, s + model[S_TO_S] + emit_s
-        first_b, first_m = model[START_B] + emit_b, model[START_M] + emit_m
-        first_e, first_s = model[START_E] + emit_e, model[START_S] + emit_s
-        goes_on = i == before + 1
-        before = i
+        b_e, b_s = e + model[now + E_TO_B] + emit_b, s + model[now + S_TO_B] + emit_b
+        m_b, m_m = b + model[now + B_TO_M] + emit_m, m + model[now + M_TO_M] + emit_m
+        e_b, e_m = b + model[now + B_TO_E] + emit_e, m + model[now + M_TO_E] + emit_e
+        s_e, s_s = e + model[now + E_TO_S] + emit_s, s + model[now + S_TO_S] + emit_s
         b = b_s if b_s > b_e else b_e  # a maximum instruction; of equal values either is right
         m = m_m if m_m > m_b else m_b
         e = e_m if e_m > e_b else e_b
         s = s_s if s_s > s_e else s_e
-        b = b if goes_on else first_b
-        m = m if goes_on else first_m
-        e = e if goes_on else first_e
-        s = s if goes_on else first_s
         # One bit per state says which of its two predecessors won.
         won = int64(b_s >= b_e) | int64(m_m >= m_b) << 1
         won |= int64(e_m >= e_b) << 2 | int64(s_s >= s_e) << 3

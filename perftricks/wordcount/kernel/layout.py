@@ -28,8 +28,8 @@ FIRST_OOV = 0x10003
 SUPPLEMENTARY = 0x10010  # code of U+10000
 SUPPLEMENTARY_SHIFT = SUPPLEMENTARY - 0x10000
 
-# A trie node is one integer: base | word (24 bits) | score index (16 bits). The symbol that leads to
-# it is kept apart, two bytes each: most probes fail, and these fail within the second-level cache.
+# A trie node is one integer: base | word (24 bits) | score index (16 bits). The symbol that leads
+# to it is kept apart, two bytes each: most probes fail, and these within the second-level cache.
 # Words are numbered by frequency, and so are the counts: those of frequent words lie together.
 SCORE_BITS = 16
 SCORE_MASK = (1 << SCORE_BITS) - 1
@@ -46,9 +46,11 @@ OUTSIDE, HAN, LETTER, DIGIT, DOT, PERCENT, OTHER = range(7)
 
 # Indices into Lexicon.model: the score of a character that starts no word, then the HMM.
 UNSEEN = 0
-START_B, START_M, START_E, START_S = 1, 2, 3, 4
-E_TO_B, S_TO_B, B_TO_M, M_TO_M, B_TO_E, M_TO_E, E_TO_S, S_TO_S = range(5, 13)
-MODEL_SIZE = 13
+# Twice the same eight logarithms: for the first character of a run, with the probability that it
+# begins in the state and nothing (-inf) for the other predecessor, and for the characters behind.
+STARTS, TRANSITIONS = 1, 9
+E_TO_B, S_TO_B, B_TO_M, M_TO_M, B_TO_E, M_TO_E, E_TO_S, S_TO_S = range(8)
+MODEL_SIZE = 17
 
 # Indices into Lexicon.shape.
 N_WORDS, FIRST_HAN, MAX_DEPTH, N_SPLIT = 0, 1, 2, 3

@@ -65,6 +65,17 @@ def computed(typingctx: Any, value: Any) -> Any:
     return types.int64(types.int64), codegen
 
 
+@intrinsic
+def masked(typingctx: Any, value: Any, mask: Any) -> Any:
+    """A float where all bits of the mask are set, 0.0 where none is; without a branch."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = builder.bitcast(args[0], ir.IntType(64))
+        return builder.bitcast(builder.and_(bits, args[1]), ir.DoubleType())
+
+    return types.float64(types.float64, types.int64), codegen
+
+
 # No exceptions and no fast math: the order of float sums decides ties. No wrappers for calls from
 # Python and C either: only the exported functions are called from outside, and wrappers take a
 # third of the time to compile.

@@ -30,6 +30,8 @@ from .layout import (
     PERCENT,
     SCORE_BITS,
     SCORE_MASK,
+    STARTS,
+    TRANSITIONS,
     WORD_MASK,
     WORD_SHIFT,
     Families,
@@ -42,7 +44,7 @@ STATES = "BMES"
 PREVIOUS = {"B": "ES", "M": "MB", "S": "SE", "E": "BM"}
 HOT_FAMILIES = 3000
 # The transitions in the order of layout.E_TO_B and following.
-TRANSITIONS = ("EB", "SB", "BM", "MM", "BE", "ME", "ES", "SS")
+PAIRS = ("EB", "SB", "BM", "MM", "BE", "ME", "ES", "SS")
 
 
 class UnsupportedDictionary(ValueError):
@@ -191,8 +193,10 @@ def hmm_arrays(
         emission[:, column] = [probability.get(c, floor) for c in han]
     model = np.empty(MODEL_SIZE, np.float64)
     model[0] = unseen
-    model[1:5] = [finalseg.start_P[state] for state in STATES]
-    model[5:] = [finalseg.trans_P[pair[0]].get(pair[1], floor) for pair in TRANSITIONS]
+    starts = [finalseg.start_P[pair[1]] for pair in PAIRS]
+    starts[1::2] = [float("-inf")] * len(STATES)
+    model[STARTS:TRANSITIONS] = starts
+    model[TRANSITIONS:] = [finalseg.trans_P[pair[0]].get(pair[1], floor) for pair in PAIRS]
     return emission.reshape(-1), model
 
 
