@@ -8,7 +8,7 @@ from .emission import is_alphanumeric, put_outside
 from .layout import CRLF, EMPTY, N_WORDS, SEPARATOR, SUPPLEMENTARY
 from .oov import intern_text
 from .pointers import kernel
-from .segment import NEG_INF, child, score_of, token_of, token_of_text
+from .segment import NEG_INF, child, score_of, token_of_text, word_of
 
 
 @kernel
@@ -30,7 +30,7 @@ def token_of_codes(lexicon, table, code, n):
         if slot == 0:
             break
     if slot != 0:
-        return token_of(lexicon, slot)
+        return word_of(lexicon.node[slot])
     if n == 1 and code[0] < SUPPLEMENTARY:
         return lexicon.shape[N_WORDS] + code[0]
     return intern_text(lexicon, table, code, 0, n)
@@ -84,16 +84,14 @@ def longest_or_only_word(lexicon, buffer, start, end):
 @kernel
 def put_longer_words(lexicon, buffer, start, end, k):
     """Append every word of two characters or more that starts here."""
-    slot = int64(buffer.pair[start])
-    x = start + 2
-    while slot != 0:
-        if score_of(lexicon, slot) != NEG_INF:
-            buffer.token[k] = token_of(lexicon, slot)
-            k += 1
-        if x >= end:
-            break
+    slot = int64(buffer.symbol[start])
+    for x in range(start + 1, end):
         slot = child(lexicon, slot, int64(buffer.symbol[x]))
-        x += 1
+        if slot == 0:
+            break
+        if score_of(lexicon, slot) != NEG_INF:
+            buffer.token[k] = word_of(lexicon.node[slot])
+            k += 1
     return k
 
 

@@ -71,6 +71,39 @@ def decode_line_end(text, position, stop, newline):
     return int64(SEPARATOR), position + 1
 
 
+@inlined
+def decode_han(lexicon, buffer, text, position, filled, most):
+    """Decode characters of three bytes, as Han are, until there is another: (position, filled)."""
+    last = filled + most
+    while filled < last:
+        lead, second = int64(text[position]), int64(text[position + 1])
+        third = int64(text[position + 2])
+        code = ((lead & 0x0F) << 12) | ((second & 0x3F) << 6) | (third & 0x3F)
+        wrong = (lead & 0xF0) ^ 0xE0 | (second & 0xC0) ^ 0x80 | (third & 0xC0) ^ 0x80
+        if (wrong != 0) | (code < 0x800) | ((code & 0xF800) == 0xD800):
+            break
+        buffer.symbol[filled] = lexicon.symbol[code]
+        buffer.code[filled] = code
+        filled += 1
+        position += 3
+    return position, filled
+
+
+@inlined
+def decode_ascii(lexicon, buffer, text, position, filled, most):
+    """Decode ASCII, control characters apart, until there is another: (position, filled)."""
+    last = filled + most
+    while filled < last:
+        code = int64(text[position])
+        if (code < 0x20) | (code >= 0x80):
+            break
+        buffer.symbol[filled] = lexicon.symbol[code]
+        buffer.code[filled] = code
+        filled += 1
+        position += 1
+    return position, filled
+
+
 @kernel
 def decode(lexicon, buffer, text, position, stop, filled, capacity, newline):
     """Decode characters until the text or the buffer ends: (position, characters in the buffer).
@@ -79,6 +112,14 @@ def decode(lexicon, buffer, text, position, stop, filled, capacity, newline):
     characters.
     """
     while position < stop and filled < capacity:
+        position, filled = decode_han(
+            lexicon, buffer, text, position, filled, min(capacity - filled, (stop - position) // 3)
+        )
+        position, filled = decode_ascii(
+            lexicon, buffer, text, position, filled, min(capacity - filled, stop - position)
+        )
+        if position >= stop or filled >= capacity:
+            break
         code, after = decode_character(text, position, stop)
         if code < 0:
             if newline != NEWLINE_BYTE or text[position] != SEPARATOR_BYTE:

@@ -9,10 +9,26 @@ from __future__ import annotations
 from numba import int64
 
 from .hmm import E, find_states
-from .layout import DIGIT, DOT, HAN, LETTER, N_SPLIT, N_WORDS, PERCENT, SHORT, SUPPLEMENTARY
+from .layout import (
+    DIGIT,
+    DOT,
+    HAN,
+    LETTER,
+    N_SPLIT,
+    N_WORDS,
+    NO_TOKEN,
+    PAIR,
+    PERCENT,
+    SHORT,
+    SUPPLEMENTARY,
+    THREE,
+    TRIPLE,
+    TWO,
+    WORD,
+)
 from .oov import intern_late, intern_text
 from .pointers import inlined, kernel
-from .segment import NEG_INF, find_slot, score_of, token_of
+from .segment import NEG_INF, find_token, is_word
 
 
 @kernel
@@ -23,25 +39,23 @@ def put_words_inside(lexicon, buffer, start, end, k):
     """
     if end - start > 2:
         for i in range(start, end - 1):
-            slot = int64(buffer.pair[i])
-            if slot != 0 and score_of(lexicon, slot) != NEG_INF:
-                buffer.token[k] = token_of(lexicon, slot)
+            if buffer.score[4 * i + TWO] != NEG_INF:
+                buffer.token[k] = buffer.found[4 * i + PAIR]
                 k += 1
     if end - start > 3:
         for i in range(start, end - 2):
-            slot = int64(buffer.triple[i])
-            if slot != 0 and score_of(lexicon, slot) != NEG_INF:
-                buffer.token[k] = token_of(lexicon, slot)
+            if buffer.score[4 * i + THREE] != NEG_INF:
+                buffer.token[k] = buffer.found[4 * i + TRIPLE]
                 k += 1
     return k
 
 
 @inlined
-def put(lexicon, buffer, start, end, slot, search, k):
-    """Append a word of the vocabulary."""
+def put(lexicon, buffer, start, end, token, search, k):
+    """Append a token of the vocabulary."""
     if search:
         k = put_words_inside(lexicon, buffer, start, end, k)
-    buffer.token[k] = token_of(lexicon, slot)
+    buffer.token[k] = token
     return k + 1
 
 
@@ -50,9 +64,9 @@ def put_text(lexicon, buffer, table, start, end, search, k):
     """Append a text of two characters or more inside a block, whether in the vocabulary or not."""
     if search:
         k = put_words_inside(lexicon, buffer, start, end, k)
-    slot = find_slot(lexicon, buffer, start, end)
-    if slot != 0:
-        buffer.token[k] = token_of(lexicon, slot)
+    token = find_token(lexicon, buffer, start, end)
+    if token != NO_TOKEN:
+        buffer.token[k] = token
     elif end - start <= SHORT:
         intern_late(buffer, table, start, end, k)
     else:
@@ -97,8 +111,8 @@ def emit_han(lexicon, buffer, table, start, end, search, k):
             buffer.token[k] = buffer.symbol[i]
             k += 1
         else:
-            slot = find_slot(lexicon, buffer, begin, i + 1)
-            if slot != 0 and lexicon.shape[N_SPLIT] != 0 and lexicon.split[token_of(lexicon, slot)]:
+            token = find_token(lexicon, buffer, begin, i + 1)
+            if lexicon.shape[N_SPLIT] != 0 and token != NO_TOKEN and lexicon.split[token] != 0:
                 k = put_characters(buffer, begin, i + 1, k)
             else:
                 k = put_text(lexicon, buffer, table, begin, i + 1, search, k)
@@ -165,10 +179,8 @@ def emit_run(lexicon, buffer, table, start, end, search, k):
 
     It goes to the HMM, unless it is a word itself.
     """
-    if end - start > 1:
-        slot = find_slot(lexicon, buffer, start, end)
-        if slot == 0 or score_of(lexicon, slot) == NEG_INF:
-            return emit_recognized(lexicon, buffer, table, start, end, search, k)
+    if end - start > 1 and not is_word(lexicon, buffer, start, end):
+        return emit_recognized(lexicon, buffer, table, start, end, search, k)
     return put_characters(buffer, start, end, k)
 
 
@@ -180,7 +192,7 @@ def emit_hmm(lexicon, buffer, table, n, search):
     while i < n:
         end = int64(buffer.end[i])
         if end - i > 1:
-            k = put(lexicon, buffer, i, end, int64(buffer.word[i]), search, k)
+            k = put(lexicon, buffer, i, end, int64(buffer.found[4 * i + WORD]), search, k)
             i = end
         elif buffer.symbol[i] == 0:
             k = put_outside(lexicon, buffer, table, i, k)
@@ -201,7 +213,7 @@ def emit_no_hmm(lexicon, buffer, table, n, search):
     while i < n:
         end = int64(buffer.end[i])
         if end - i > 1:
-            k = put(lexicon, buffer, i, end, int64(buffer.word[i]), search, k)
+            k = put(lexicon, buffer, i, end, int64(buffer.found[4 * i + WORD]), search, k)
         elif buffer.symbol[i] == 0:
             k = put_outside(lexicon, buffer, table, i, k)
         elif is_alphanumeric(lexicon.kind[buffer.symbol[i]]):

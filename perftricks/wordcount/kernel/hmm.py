@@ -34,7 +34,8 @@ LAST_BIT = 4  # of a tag: whether S wins over E if the run ends here
 def find_states(lexicon, buffer, lone):
     """The most probable states of the first characters in ``buffer.lone``; to ``buffer.tag``.
 
-    These are positions of Han characters; those that follow each other are a run.
+    These are positions of characters inside blocks; those that follow each other are a run. The
+    states of a run that is not of Han characters alone mean nothing.
     jieba takes the maximum of tuples (probability, state letter), so of two equal predecessors the
     letter later in the alphabet wins: S before E before B for the states that compete, M before B.
     """
@@ -45,7 +46,7 @@ def find_states(lexicon, buffer, lone):
     before = int64(-2)
     for h in range(lone):
         i = int64(buffer.lone[h])
-        row = 4 * (int64(buffer.symbol[i]) - first_han)
+        row = 4 * max(int64(buffer.symbol[i]) - first_han, int64(0))
         goes_on = computed(-int64(i == before + 1))
         before = i
         # Where a run starts, 0 + the logarithm of the start, and -inf for the other predecessor.

@@ -44,6 +44,12 @@ NO_SYMBOL = 0xFFFF  # the check of an empty slot and of a first character: match
 # Kinds of characters, by what jieba's regular expressions tell apart.
 OUTSIDE, HAN, LETTER, DIGIT, DOT, PERCENT, OTHER = range(7)
 
+# Indices into Buffer.found and Buffer.score, four of each for a character: the words of two and of
+# three characters that start there (of which PAIR and TRIPLE hold slots while they are sought), the
+# slot of the four characters, and the first word of the best path; their scores.
+PAIR, TRIPLE, LONGER, WORD = range(4)
+ONE, TWO, THREE, BEST = range(4)
+
 # Indices into Lexicon.model: the score of a character that starts no word, then the HMM.
 UNSEEN = 0
 # Twice the same eight logarithms: for the first character of a run, with the probability that it
@@ -125,21 +131,16 @@ class Buffer(NamedTuple):
 
     code: Any  # int32[capacity + padding]
     symbol: Any  # uint16[capacity + padding]
-    pair: Any  # int32: slot of the two characters starting here, 0 if they start no word
-    triple: Any  # int32: slot of the three characters starting here, 0 if they start no word
-    longer: Any  # int32: slot of the four characters starting here, 0 if they start no word
-    one: Any  # float64: score of the character as a word, +inf outside blocks
-    two: Any  # float64: score of the two characters starting here
-    three: Any  # float64: score of the three characters starting here
+    found: Any  # int32[4 *]: words that start here, see PAIR
+    score: Any  # float64[4 *]: their scores, see ONE
     hit: Any  # int32: positions where something was found
-    best: Any  # float64: score of the best path from here to the end of the block
-    end: Any  # int32: where the first word of that path ends
-    word: Any  # int32: token id of that word
+    end: Any  # int32: where the first word of the best path from here ends
     place: Any  # int32: where the token of the word that starts here stands
     lone: Any  # int32: positions of the characters that the HMM looks at
     tag: Any  # int8: their states, and scratch space of the backtracking
-    odd: Any  # int32: where the runs start that need a closer look
-    odd_size: Any  # int32: how long they are
+    run: Any  # int32: where the runs of single characters start
+    run_size: Any  # int32: how long they are, with the flag MIXED
+    run_lone: Any  # int32: where their characters start in lone
     token: Any  # int32: the token ids of the buffer, in order
     joined: Any  # int32: codes of a token that is not contiguous text (cut_all)
     late: Any  # int32: where the tokens whose ids are still to be looked up stand in token
@@ -183,9 +184,8 @@ DTYPES: dict[type, tuple[str, ...]] = {
         "int64", "uint16", "int32", "uint8",
     ),
     Buffer: (
-        "int32", "uint16", "int32", "int32", "int32", "float64", "float64", "float64", "int32",
-        "float64", "int32", "int32", "int32", "int32", "int8", "int32", "int32", "int32", "int32",
-        "int32", "int64",
+        "int32", "uint16", "int32", "float64", "int32", "int32", "int32", "int32", "int8", "int32",
+        "int32", "int32", "int32", "int32", "int32", "int64",
     ),
     Table: ("int64", "int64", "uint16", "int64", "int64", "int64", "int64"),
     NgramTable: ("int64", "int64", "int32", "int64", "int32", "int64", "int64"),

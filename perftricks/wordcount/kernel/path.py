@@ -18,58 +18,84 @@ from __future__ import annotations
 from numba import int64
 
 from .emission import emit_run
-from .hmm import E, find_states
-from .layout import FIRST_HAN, N_WORDS, NO_TOKEN, SHORT, SUPPLEMENTARY
+from .hmm import E, S, find_states
+from .layout import (
+    FIRST_HAN,
+    LONGER,
+    N_WORDS,
+    NO_TOKEN,
+    PAIR,
+    SHORT,
+    SUPPLEMENTARY,
+    THREE,
+    TRIPLE,
+    TWO,
+    WORD,
+)
 from .oov import intern_late, intern_text
-from .pointers import chosen, computed, inlined, kernel
-from .segment import NEG_INF, find_slot, token_of
+from .pointers import chosen, computed, kernel, prefetch
+from .segment import NEG_INF, find_token
 
-
-@inlined
-def is_odd(buffer, start, size, mixed):
-    """Whether a run is not the HMM's alone: a word, perhaps, or not of Han characters only."""
-    word = (size == 2) & (buffer.two[start] > NEG_INF)
-    word |= (size == 3) & (buffer.three[start] > NEG_INF)
-    word |= (size >= 4) & (buffer.longer[start] != 0)
-    return (size >= 2) & (word | (mixed != 0))
+MIXED_BIT = 30  # of a run's size: not all of its characters are Han
+MIXED = 1 << MIXED_BIT
 
 
 @kernel
 def walk(lexicon, buffer, table, n):
-    """Put the words of the path into ``buffer.token``: (tokens, lone characters, odd runs)."""
+    """Put the words of the path into ``buffer.token``: (tokens, lone characters, runs)."""
     n_words, first_han = lexicon.shape[N_WORDS], lexicon.shape[FIRST_HAN]
     i = int64(0)
     k = int64(0)
     size = int64(0)  # of the run that ends here
-    mixed = int64(0)
+    mixed = int64(0)  # MIXED if it is not of Han characters alone
     lone = int64(0)
-    odd = int64(0)
+    runs = int64(0)
     while i < n:
         end = int64(buffer.end[i])
         symbol, code = int64(buffer.symbol[i]), int64(buffer.code[i])
-        single = int64(end - i == 1) & int64(symbol != 0)
-        if is_odd(buffer, i - size, size * (1 - single), mixed):
-            buffer.odd[odd], buffer.odd_size[odd] = i - size, size
-            odd += 1
-            lone -= size
-        token = chosen(symbol != 0, token_of(lexicon, buffer.word[i]), n_words + code)
+        prefetch(lexicon.emission, 4 * (symbol - first_han))
+        token = chosen(symbol != 0, int64(buffer.found[4 * i + WORD]), n_words + code)
         if code >= SUPPLEMENTARY:
             token = intern_text(lexicon, table, buffer.code, i, i + 1)
         buffer.token[k] = token
         buffer.place[i] = k
-        size = (size + 1) & computed(-single)
+        size = (size + 1) & computed(-(int64(end - i == 1) & int64(symbol != 0)))
         second, grown = int64(size == 2), int64(size >= 2)
-        mixed = (mixed & computed(-grown)) | int64(symbol < first_han)
+        mixed = (mixed & computed(-grown)) | (int64(symbol < first_han) << MIXED_BIT)
         buffer.lone[lone] = i - second
         buffer.lone[lone + second] = i
         lone += grown + second
+        runs += second
+        run = runs - grown  # what is noted of no run, the next one is written over
+        buffer.run[run] = i + 1 - size
+        buffer.run_size[run] = size | mixed
+        buffer.run_lone[run] = lone - size
         k += 1
         i = end
-    if is_odd(buffer, n - size, size, mixed):
-        buffer.odd[odd], buffer.odd_size[odd] = n - size, size
-        odd += 1
-        lone -= size
-    return k, lone, odd
+    return k, lone, runs
+
+
+@kernel
+def set_odd_apart(lexicon, buffer, runs):
+    """Take from the HMM the runs that it does not decide alone: their number.
+
+    These are words, perhaps, or hold letters. For the time being their characters stand alone.
+    """
+    odd = int64(0)
+    for r in range(runs):
+        start, size = int64(buffer.run[r]), int64(buffer.run_size[r])
+        score, found = buffer.score, buffer.found
+        word = (size == 2) & (score[4 * start + TWO] > NEG_INF)
+        word |= (size == 3) & (score[4 * start + THREE] > NEG_INF)
+        word |= (size >= 4) & (found[4 * start + LONGER] != 0)
+        if word | (size > MIXED):
+            size &= MIXED - 1
+            for h in range(buffer.run_lone[r], buffer.run_lone[r] + size):
+                buffer.tag[h] = S
+            buffer.run[odd] = start
+            buffer.run_size[odd] = size
+            odd += 1
+    return odd
 
 
 @kernel
@@ -83,10 +109,9 @@ def join(lexicon, buffer, table, lone):
         begin = chosen(over != 0, i, begin)
         over = int64(buffer.tag[h] >= E)
         size = i - begin + 1
-        slot = chosen(size == 1, int64(buffer.symbol[i]), int64(buffer.pair[begin]))
-        slot = chosen(size >= 3, int64(buffer.triple[begin]), slot)
-        slot = chosen(size >= 4, int64(0), slot)
-        token = token_of(lexicon, slot)
+        token = chosen(size == 2, int64(buffer.found[4 * begin + PAIR]), int64(buffer.symbol[i]))
+        token = chosen(size == 3, int64(buffer.found[4 * begin + TRIPLE]), token)
+        token = chosen(size >= 4, int64(NO_TOKEN), token)
         place = int64(buffer.place[i])
         buffer.token[place] = token & computed(-over)
         buffer.late[late] = place
@@ -96,13 +121,12 @@ def join(lexicon, buffer, table, lone):
     for j in range(late):  # what is noted stands before what is read, or at the same place
         place, start, size = int64(buffer.late[j]), int64(buffer.hit[j]), buffer.late_key[j]
         if size > 3:
-            slot = find_slot(lexicon, buffer, start, start + size)
-            if slot != 0:
-                buffer.token[place] = token_of(lexicon, slot)
-                continue
-            if size > SHORT:
-                end = start + size
-                buffer.token[place] = intern_text(lexicon, table, buffer.code, start, end)
+            end = start + size
+            token = find_token(lexicon, buffer, start, end)
+            if token == NO_TOKEN and size > SHORT:
+                token = intern_text(lexicon, table, buffer.code, start, end)
+            if token != NO_TOKEN:
+                buffer.token[place] = token
                 continue
         intern_late(buffer, table, start, start + size, place)
 
@@ -111,7 +135,7 @@ def join(lexicon, buffer, table, lone):
 def amend(lexicon, buffer, table, odd):
     """Cut the odd runs one by one."""
     for r in range(odd):
-        start, size = int64(buffer.odd[r]), int64(buffer.odd_size[r])
+        start, size = int64(buffer.run[r]), int64(buffer.run_size[r])
         place = int64(buffer.place[start])
         k = emit_run(lexicon, buffer, table, start, start + size, False, place)
         for rest in range(k, place + size):
@@ -121,8 +145,9 @@ def amend(lexicon, buffer, table, odd):
 @kernel
 def emit_path(lexicon, buffer, table, n):
     """The number of token ids put into ``buffer.token``, NO_TOKEN among them."""
-    k, lone, odd = walk(lexicon, buffer, table, n)
+    k, lone, runs = walk(lexicon, buffer, table, n)
     find_states(lexicon, buffer, lone)
+    odd = set_odd_apart(lexicon, buffer, runs)
     join(lexicon, buffer, table, lone)
     amend(lexicon, buffer, table, odd)
     return k

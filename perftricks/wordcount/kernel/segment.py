@@ -14,7 +14,22 @@ from __future__ import annotations
 
 from numba import int64
 
-from .layout import BASE_SHIFT, SCORE_MASK, UNSEEN, WORD_MASK, WORD_SHIFT
+from .layout import (
+    BASE_SHIFT,
+    BEST,
+    LONGER,
+    NO_TOKEN,
+    ONE,
+    PAIR,
+    SCORE_MASK,
+    THREE,
+    TRIPLE,
+    TWO,
+    UNSEEN,
+    WORD,
+    WORD_MASK,
+    WORD_SHIFT,
+)
 from .oov import intern_text
 from .pointers import computed, inlined, kernel, prefetch
 
@@ -35,9 +50,9 @@ def score_of(lexicon, slot):
 
 
 @inlined
-def token_of(lexicon, slot):
-    """The token id of the word or prefix that a slot stands for."""
-    return (lexicon.node[slot] >> WORD_SHIFT) & WORD_MASK
+def word_of(node):
+    """The token id of the word or prefix that a node stands for."""
+    return (node >> WORD_SHIFT) & WORD_MASK
 
 
 @inlined
@@ -55,62 +70,64 @@ def find_words(lexicon, buffer, n):
     level goes on where the one before found something: a third of the positions or fewer. Slot 0
     stands for "not in the trie": no children and the score -inf.
     """
-    for i in range(n):
-        buffer.two[i] = NEG_INF
-        buffer.three[i] = NEG_INF
-        buffer.triple[i] = 0
-        buffer.longer[i] = 0
+    score, found = buffer.score, buffer.found
     buffer.symbol[n] = 0
     following = int64(buffer.symbol[0])
     for i in range(n):
         symbol, following = following, int64(buffer.symbol[i + 1])
         slot = (lexicon.node[symbol] >> BASE_SHIFT) + following
         prefetch(lexicon.check, slot)
-        buffer.pair[i] = slot
-        buffer.one[i] = lexicon.single[symbol]
+        found[4 * i + PAIR] = slot
+        found[4 * i + TRIPLE] = 0
+        found[4 * i + LONGER] = 0
+        score[4 * i + ONE] = lexicon.single[symbol]
+        score[4 * i + TWO] = NEG_INF
+        score[4 * i + THREE] = NEG_INF
     pairs = int64(0)
     for i in range(n):
-        slot = int64(buffer.pair[i])
+        slot = int64(found[4 * i + PAIR])
         slot = slot_if(slot, int64(lexicon.check[slot]), int64(buffer.symbol[i + 1]))
         prefetch(lexicon.node, slot)
-        buffer.pair[i] = slot
+        found[4 * i + PAIR] = slot
         buffer.hit[pairs] = i
         pairs += int64(slot != 0)
     for j in range(pairs):
         i = int64(buffer.hit[j])
-        node = lexicon.node[buffer.pair[i]]
+        node = lexicon.node[found[4 * i + PAIR]]
         slot = (node >> BASE_SHIFT) + int64(buffer.symbol[i + 2])
         prefetch(lexicon.check, slot)
-        buffer.triple[i] = slot
-        buffer.two[i] = lexicon.score[node & SCORE_MASK]
+        found[4 * i + PAIR] = word_of(node)
+        found[4 * i + TRIPLE] = slot
+        score[4 * i + TWO] = lexicon.score[node & SCORE_MASK]
     triples = int64(0)
     for j in range(pairs):
         i = int64(buffer.hit[j])
-        slot = int64(buffer.triple[i])
+        slot = int64(found[4 * i + TRIPLE])
         slot = slot_if(slot, int64(lexicon.check[slot]), int64(buffer.symbol[i + 2]))
         prefetch(lexicon.node, slot)
-        buffer.triple[i] = slot
+        found[4 * i + TRIPLE] = slot
         buffer.hit[triples] = i
         triples += int64(slot != 0)
     for j in range(triples):
         i = int64(buffer.hit[j])
         following = int64(buffer.symbol[i + 3])
-        node = lexicon.node[buffer.triple[i]]
-        buffer.three[i] = lexicon.score[node & SCORE_MASK]
+        node = lexicon.node[found[4 * i + TRIPLE]]
         slot = (node >> BASE_SHIFT) + following
-        buffer.longer[i] = slot_if(slot, int64(lexicon.check[slot]), following)
+        found[4 * i + TRIPLE] = word_of(node)
+        found[4 * i + LONGER] = slot_if(slot, int64(lexicon.check[slot]), following)
+        score[4 * i + THREE] = lexicon.score[node & SCORE_MASK]
 
 
 @inlined
 def find_longer_words(lexicon, buffer, i, best, end, word):
     """``Tokenizer.get_DAG`` and ``calc`` for the words of more than three characters."""
-    slot = int64(buffer.longer[i])
+    slot = int64(buffer.found[4 * i + LONGER])
     x = i + 4
     while slot != 0:
         node = lexicon.node[slot]
-        score = lexicon.score[node & SCORE_MASK] + buffer.best[x]
+        score = lexicon.score[node & SCORE_MASK] + buffer.score[4 * x + BEST]
         if score >= best:
-            best, end, word = score, x, slot
+            best, end, word = score, x, word_of(node)
         symbol = int64(buffer.symbol[x])
         slot = (node >> BASE_SHIFT) + symbol
         slot = slot_if(slot, int64(lexicon.check[slot]), symbol)
@@ -128,44 +145,63 @@ def find_best_path(lexicon, buffer, n):
     ends: a character outside blocks scores +inf and no sum of logarithms is positive, so the
     minimum with 0 does it without a branch.
     """
-    after1 = after2 = after3 = 0.0  # best[i + 1], best[i + 2], best[i + 3]
-    buffer.best[n] = 0.0
+    score, found = buffer.score, buffer.found
+    after1 = after2 = after3 = 0.0  # the best scores from i + 1, i + 2, i + 3 on
+    score[4 * n + BEST] = 0.0
     for i in range(n - 1, -1, -1):
-        one = buffer.one[i] + after1
-        two = buffer.two[i] + after2
-        three = buffer.three[i] + after3
+        one = score[4 * i + ONE] + after1
+        two = score[4 * i + TWO] + after2
+        three = score[4 * i + THREE] + after3
         symbol = int64(buffer.symbol[i])
         # The value is chosen by ">" (one maximum instruction), the word by ">=": of equal values
         # either is right.
         best = three if three > two else two
         end = i + 3 if three >= two else i + 2
-        word = int64(buffer.triple[i]) if three >= two else int64(buffer.pair[i])
+        word = int64(found[4 * i + TRIPLE]) if three >= two else int64(found[4 * i + PAIR])
         end = end if best >= one else i + 1
         word = word if best >= one else symbol
         best = best if best > one else one
-        if buffer.longer[i] != 0:
+        if found[4 * i + LONGER] != 0:
             best, end, word = find_longer_words(lexicon, buffer, i, best, end, word)
         if best == NEG_INF:  # no word starts here: jieba takes the character with log(1)
             best = lexicon.model[UNSEEN] + after1
             end, word = i + 1, symbol
         best = best if best < 0.0 else 0.0
-        buffer.best[i] = best
+        score[4 * i + BEST] = best
         buffer.end[i] = end
-        buffer.word[i] = word
+        found[4 * i + WORD] = word
         after1, after2, after3 = best, after1, after2
 
 
 @inlined
-def find_slot(lexicon, buffer, start, end):
-    """The slot of the text from start to end (two characters or more, inside a block), or 0."""
-    if end - start == 2:
-        return int64(buffer.pair[start])
-    slot = int64(buffer.triple[start])
-    for i in range(start + 3, end):
+def find_longer(lexicon, buffer, start, end):
+    """The slot of the text from start to end (four characters or more, inside a block), or 0."""
+    slot = int64(buffer.found[4 * start + LONGER])
+    for i in range(start + 4, end):
         if slot == 0:
             break
         slot = child(lexicon, slot, int64(buffer.symbol[i]))
     return slot
+
+
+@inlined
+def find_token(lexicon, buffer, start, end):
+    """The token id of a word or prefix of two characters or more inside a block, or NO_TOKEN."""
+    if end - start == 2:
+        return int64(buffer.found[4 * start + PAIR])
+    if end - start == 3:
+        return int64(buffer.found[4 * start + TRIPLE])
+    return word_of(lexicon.node[find_longer(lexicon, buffer, start, end)])
+
+
+@inlined
+def is_word(lexicon, buffer, start, end):
+    """Whether a text of two characters or more inside a block is a word."""
+    if end - start == 2:
+        return buffer.score[4 * start + TWO] != NEG_INF
+    if end - start == 3:
+        return buffer.score[4 * start + THREE] != NEG_INF
+    return score_of(lexicon, find_longer(lexicon, buffer, start, end)) != NEG_INF
 
 
 @kernel
@@ -173,7 +209,7 @@ def token_of_text(lexicon, buffer, table, start, end):
     """The token id of any contiguous text inside a block."""
     if end - start == 1:
         return int64(buffer.symbol[start])
-    slot = find_slot(lexicon, buffer, start, end)
-    if slot != 0:
-        return token_of(lexicon, slot)
+    token = find_token(lexicon, buffer, start, end)
+    if token != NO_TOKEN:
+        return token
     return intern_text(lexicon, table, buffer.code, start, end)

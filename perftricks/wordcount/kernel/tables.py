@@ -279,6 +279,10 @@ def build_lexicon(kernel: Kernel, tokenizer: Any) -> Lexicon:
     node[slot_of_word] = base_of_word << BASE_SHIFT | number << WORD_SHIFT | score_index
     single = score[node[: n_symbols + 1] & SCORE_MASK]
     single[0] = float("inf")
+    # Where a character is no word and starts none, jieba takes it with log(1).
+    childless = node[: n_symbols + 1] >> BASE_SHIFT == 0
+    unseen = log(1) - log(tokenizer.total)
+    single[childless & (single == float("-inf"))] = unseen
     splits = np.zeros(n_words if split else 1, np.uint8)
     numbers = dict(zip(words, number.tolist(), strict=True)) if split else {}
     for word in split:
@@ -286,7 +290,6 @@ def build_lexicon(kernel: Kernel, tokenizer: Any) -> Lexicon:
             splits[numbers[word]] = 1
 
     text_start, text = word_texts(number, lengths, codes, character, n_words)
-    unseen = log(1) - log(tokenizer.total)
     emission, model = hmm_arrays(jieba.finalseg, character, first_han, unseen)
     is_word = np.array([bool(frequency[w]) for w in words], np.int64)
     depth = words_on_path(parent, lengths, is_word)
