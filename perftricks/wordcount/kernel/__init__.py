@@ -28,6 +28,7 @@ from .cache import (
 from .driver import InvalidUTF8, StretchTooLongError, TextCounter
 from .layout import Lexicon
 from .native import Kernel
+from .pages import use_large_pages
 from .tables import KNOWN_VERSIONS, UnsupportedDictionary, check_supported
 from .token_table import TokenTable
 
@@ -70,6 +71,7 @@ def load(
     with open_cache(folder) as opened:
         kernel = load_kernel(opened)
         lexicon = load_lexicon(opened, kernel, tokenizer, dictionary=dictionary, make=make)
+    use_large_pages(lexicon)
     return Engine(kernel, lexicon)
 
 

@@ -60,6 +60,13 @@ def first_slot(key, bits):
 
 
 @inlined
+def next_slot(slot, tried, mask):
+    """Where the search goes on after so many slots: through a cache line, then to the next one."""
+    slot = (slot & ~3) | ((slot + 1) & 3)
+    return (slot + 4) & mask if tried & 3 == 0 else slot
+
+
+@inlined
 def prefetch_slot(table, key):
     """Fetch the cache line where the search for a key will start."""
     prefetch(table.slot, 2 * first_slot(key, table.size[SLOT_BITS]))
@@ -93,13 +100,15 @@ def intern_short(table, key):
     bits = table.size[SLOT_BITS]
     mask = (int64(1) << bits) - 1
     slot = first_slot(key, bits)
+    tried = int64(0)
     while True:
         tagged = table.slot[2 * slot + 1]
         if tagged == 0:
             break
         if table.slot[2 * slot] == key and tagged < LONG:
             return tagged - 1
-        slot = (slot + 1) & mask
+        tried += 1
+        slot = next_slot(slot, tried, mask)
     tail = table.size[N_UNITS]
     n = int64(0)
     rest = key
@@ -120,6 +129,7 @@ def intern_tail(table, n):
     bits = table.size[SLOT_BITS]
     mask = (int64(1) << bits) - 1
     slot = first_slot(key, bits)
+    tried = int64(0)
     while True:
         tagged = table.slot[2 * slot + 1]
         if tagged == 0:
@@ -129,7 +139,8 @@ def intern_tail(table, n):
             start = table.start[entry]
             if table.start[entry + 1] - start == n and same_units(table.unit, start, tail, n):
                 return entry
-        slot = (slot + 1) & mask
+        tried += 1
+        slot = next_slot(slot, tried, mask)
 
 
 @kernel
@@ -196,8 +207,10 @@ def rehash(table):
         start = table.start[entry]
         key, flag = key_of_units(table.unit, start, table.start[entry + 1] - start)
         slot = first_slot(key, bits)
+        tried = int64(0)
         while table.slot[2 * slot + 1] != 0:
-            slot = (slot + 1) & mask
+            tried += 1
+            slot = next_slot(slot, tried, mask)
         table.slot[2 * slot] = key
         table.slot[2 * slot + 1] = (entry + 1) | flag
 

@@ -53,7 +53,9 @@ def walk(lexicon, buffer, table, n):
     while i < n:
         end = int64(buffer.end[i])
         symbol, code = int64(buffer.symbol[i]), int64(buffer.code[i])
-        prefetch(lexicon.emission, 4 * (symbol - first_han))
+        row = 4 * (symbol - first_han)
+        prefetch(lexicon.emission, row)
+        prefetch(lexicon.emission, row + 3)  # half of the rows lie in two cache lines
         token = chosen(symbol != 0, int64(buffer.found[4 * i + WORD]), n_words + code)
         if code >= SUPPLEMENTARY:
             token = intern_text(lexicon, table, buffer.code, i, i + 1)

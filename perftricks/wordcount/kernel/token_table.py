@@ -54,6 +54,14 @@ def _slot_bits(entries: int) -> int:
     return max(10, (entries * 4 // 3 - 1).bit_length())
 
 
+def _empty_slots(bits: int) -> np.ndarray:
+    """A slot table, four slots to a cache line."""
+    size = 2 << bits
+    slots = np.zeros(size + 8, np.int64)
+    start = -slots.__array_interface__["data"][0] % 64 // slots.itemsize
+    return slots[start : start + size]
+
+
 class TokenTable:
     """Counts of tokens, and on demand of documents that contain them and of n-grams of them.
 
@@ -76,7 +84,7 @@ class TokenTable:
         ids = self.first_oov + INITIAL_ENTRIES
         self.tokens = Table(
             count=np.zeros(ids, np.int64),
-            slot=np.zeros(2 << int(size[SLOT_BITS]), np.int64),
+            slot=_empty_slots(int(size[SLOT_BITS])),
             unit=np.zeros(int(size[UNIT_CAPACITY]), np.uint16),
             start=np.zeros(INITIAL_ENTRIES + 1, np.int64),
             size=size,
@@ -92,7 +100,7 @@ class TokenTable:
         documents = entries if self.has_doc_freq and self.ngram > 1 else 1
         return NgramTable(
             count=np.zeros(entries, np.int64),
-            slot=np.zeros(2 << int(size[SLOT_BITS]), np.int64),
+            slot=_empty_slots(int(size[SLOT_BITS])),
             gram=np.zeros(entries * self.ngram, np.int32),
             size=size,
             window=np.zeros(self.ngram, np.int32),
@@ -149,7 +157,7 @@ class TokenTable:
             self.tokens = self.tokens._replace(unit=_grown(old.unit, int(size[UNIT_CAPACITY])))
         self.tokens = self.tokens._replace(size=size)
         if size[SLOT_BITS] > old.size[SLOT_BITS]:
-            self.tokens = self.tokens._replace(slot=np.zeros(2 << int(size[SLOT_BITS]), np.int64))
+            self.tokens = self.tokens._replace(slot=_empty_slots(int(size[SLOT_BITS])))
             self.kernel.call("rehash_table", self.tokens)
 
     def reserve_ngrams(self, entries: int) -> None:
@@ -165,7 +173,7 @@ class TokenTable:
         with_documents = self.has_doc_freq and self.ngram > 1
         self.ngrams = NgramTable(
             count=_grown(old.count, capacity),
-            slot=np.zeros(2 << int(size[SLOT_BITS]), np.int64),
+            slot=_empty_slots(int(size[SLOT_BITS])),
             gram=_grown(old.gram, capacity * self.ngram),
             size=size,
             window=old.window,
