@@ -13,7 +13,6 @@ BETWEEN = (
 )
 OPEN = 0.06  # share of words from the open vocabulary
 OWN = 0.25  # share of words that a document draws from the few that are its own
-
 BATCH = 1 << 18  # words drawn at a time
 
 
@@ -76,8 +75,9 @@ def write_corpus(path: Path, size: int, seed: int) -> None:
     """Write about ``size`` bytes of UTF-8, a document a line; the same for the same seed.
 
     Words are drawn by their frequency in jieba's dictionary, so that counts follow Zipf's law; a
-    document has some words of its own, which it repeats. One in seventeen is of an open vocabulary: names, compounds, numbers and Latin words that no dictionary has, which
-    exercise the hidden Markov model, the splitting of mixed text and the table of such tokens.
+    document has some words of its own, which it repeats. One in seventeen is of an open vocabulary:
+    names, compounds, numbers and Latin words that no dictionary has, which exercise the hidden
+    Markov model, the splitting of mixed text and the table of such tokens.
     ``python -m bench.kernel_speed`` compares it with real text.
     """
     draw = np.random.default_rng(seed)
