@@ -52,7 +52,9 @@ def columnar_in_parts(counts, frequency):
     def parts(n):
         return columns(counts, frequency).ordered()[: len(counts) if n is None else n].parts(7)
 
-    return ColumnTable(len(counts), sum(counts.values()), frequency is not None, parts)
+    return ColumnTable(
+        len(counts), sum(counts.values()), frequency is not None, parts, lambda: dict(counts)
+    )
 
 
 def spilled(counts, frequency, limit=1 << 20):
@@ -139,6 +141,7 @@ def test_columns(table, frequency):
 
 def test_ordered_counts(table):
     """Counts are a dict in the order of tables where that is asked for."""
+    assert table.counts() == COUNTS
     assert list(table.counts(ordered=True)) == ORDER
     assert table.counts(ordered=True) == table.counts() == COUNTS
 

@@ -27,7 +27,7 @@ def token_table(table: TokenTable) -> ColumnTable:
         columns = Columns(Strings(*table.encoded(used)), table.tokens.count[used], documents)
         return columns.ordered().parts()
 
-    return ColumnTable(ids.size, table.total, table.has_doc_freq, parts)
+    return ColumnTable(ids.size, table.total, table.has_doc_freq, parts, table.to_dict)
 
 
 def ngram_table(table: TokenTable) -> ColumnTable:

@@ -20,6 +20,7 @@ class ColumnTable:
         counts_documents: Whether documents were counted.
         parts: Gives the rows in the order of tables, in parts; those of the first so many are
             enough if a number is given. It is asked whenever rows are read.
+        counts: Gives key -> count in any order, if that is faster; None if it is not.
     """
 
     def __init__(
@@ -28,12 +29,15 @@ class ColumnTable:
         total: int,
         counts_documents: bool,
         parts: Callable[[int | None], Iterator[Columns]],
+        counts: Callable[[], dict[Any, int]] | None = None,
     ) -> None:
         self.total = total
         self.counts_documents = counts_documents
         self._size = size
         self._parts = parts
+        self._counts = counts
         self._made: MemoryTable | None = None
+        self._unordered: dict[Any, int] | None = None
 
     @classmethod
     def of(cls, columns: Columns) -> ColumnTable:
@@ -75,8 +79,13 @@ class ColumnTable:
         return self._in_memory().blocks(size)
 
     def counts(self, *, ordered: bool = False) -> dict[Any, int]:
-        """Return key -> count, in the order of tables in any case."""
-        return self._in_memory().counts(ordered=ordered)
+        """Return key -> count."""
+        if ordered or self._counts is None or self._made is not None:
+            self._unordered = None
+            return self._in_memory().counts(ordered=ordered)
+        if self._unordered is None:
+            self._unordered = self._counts()
+        return self._unordered
 
     def frequency(self) -> dict[Any, int]:
         """Return key -> documents; empty if they were not counted."""

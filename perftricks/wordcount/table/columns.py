@@ -25,6 +25,7 @@ from perftricks.wordcount.table.table import Filter
 PART_ROWS = 1 << 15
 
 _WORD = 8  # bytes that are compared at once
+_SMALL = 1 << 16  # what two bytes hold is less
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Strings:
         word = words.at(self.start[:-1], length)
         order = np.argsort(word)
         if before is not None:
-            order = order[np.argsort(before[order], kind="stable")]
+            order = order[_stable_order(before[order])]
         repeats = np.zeros(n, np.bool_)
         equal = word[order[1:]] == word[order[:-1]]
         if before is not None:
@@ -201,6 +202,20 @@ class _Words:
         gone = np.minimum(gone, 8 * _WORD - 1).astype(np.uint64)
         cut: np.ndarray = (word >> gone) << gone
         return cut
+
+
+def _stable_order(numbers: np.ndarray) -> np.ndarray:
+    """Return the places of numbers in ascending order, equal ones in the order they have.
+
+    Numbers of two bytes are sorted in linear time, and of counts nearly all are that small.
+    """
+    low = numbers.max() - _SMALL + 1 if numbers.size else 0
+    small = np.maximum(numbers, low) - low
+    order = np.argsort(small.astype(np.uint16), kind="stable")
+    beyond = int(np.count_nonzero(numbers <= low))
+    first = order[:beyond]
+    order[:beyond] = first[np.argsort(numbers[first], kind="stable")]
+    return order
 
 
 def _ties(place: np.ndarray, equal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
