@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     import typer
 
     from perftricks.cli.table_files import TableFiles
+    from perftricks.wordcount.settings import TableFilter
 
 # What --merge goes together with.
 _OF_MERGE = frozenset(
-    {"paths", "merge", "output", "output_format", "top", "stop_words", "min_count", "min_length"}
-    | {"memory_limit", "report", "plot", "quiet", "json"}
+    {"paths", "merge", "output", "output_format", "top", "report", "title", "plot", "quiet", "json"}
+    | {"stop_words", "words_only", "min_count", "min_length", "memory_limit"}
 )
 
 
@@ -35,7 +36,7 @@ def refuse_others(context: typer.Context) -> None:
 
 def merge(
     paths: Sequence[str],
-    table_filter: tuple[str | None, int, int],
+    table_filter: TableFilter,
     memory_limit: str | None,
     files: TableFiles,
     top: int,
@@ -49,18 +50,12 @@ def merge(
     from perftricks.wordcount import merge_tables
 
     began = time.perf_counter()
-    stop_words, min_count, min_length = table_filter
     with terminal.announcer(hidden=quiet) as announce:
         if announce is not None:
             announce("adding up")
-        counts = merge_tables(
-            paths,
-            stop_words=stop_words,
-            min_count=min_count,
-            min_length=min_length,
-            memory_limit=memory_limit,
-        )
-    details = {"sum of": files.title}
+        counts = table_filter.apply(merge_tables(paths, memory_limit=memory_limit))
+    left_out = table_filter.describe()
+    details = {"sum of": ", ".join(paths), **({"left out": left_out} if left_out else {})}
     files.write(counts, details, quiet=quiet)
     seconds = time.perf_counter() - began
     if as_json:

@@ -31,6 +31,7 @@ arrow file.
 \b
 Examples:
   perftricks wordcount corpus/ -o counts.tsv
+  perftricks wordcount corpus/ --words-only --stop-words zh
   perftricks wordcount news.txt.gz --stop-words stop.txt --min-length 2
   perftricks wordcount reviews.jsonl --field text --doc-freq -o counts.csv
   zcat big.gz | perftricks wordcount - --json
@@ -220,12 +221,19 @@ def wordcount(
             help="A dictionary in place of jieba's own: 'word frequency [tag]' lines.",
         ),
     ] = None,
+    words_only: Annotated[
+        bool,
+        typer.Option(
+            "--words-only", help="Leave out tokens without a letter: punctuation, blanks, numbers."
+        ),
+    ] = False,
     stop_words: Annotated[
         str | None,
         typer.Option(
             "--stop-words",
             metavar="FILE",
-            help="Leave these words out of the table; one on each line.",
+            help="Leave these words out of the table; one on each line. zh is a list of Chinese "
+            "words that ships.",
         ),
     ] = None,
     min_count: Annotated[
@@ -346,6 +354,15 @@ def wordcount(
             help="Write a page to look at, .html: figures, plot, table to search and sort.",
         ),
     ] = None,
+    title: Annotated[
+        str | None,
+        typer.Option(
+            "--title",
+            metavar="TEXT",
+            help="The heading of the page.",
+            show_default="what was counted",
+        ),
+    ] = None,
     plot: Annotated[
         str | None,
         typer.Option(
@@ -368,7 +385,7 @@ def wordcount(
     from perftricks.wordcount.job import FileJob
     from perftricks.wordcount.reading.documents import ReadOptions
     from perftricks.wordcount.reading.sources import find_sources
-    from perftricks.wordcount.settings import Settings, TableFilter
+    from perftricks.wordcount.settings import SHIPPED, Settings, TableFilter
     from perftricks.wordcount.tokenizers import make_spec
     from perftricks.wordcount.verify import VerificationError
 
@@ -417,6 +434,7 @@ def wordcount(
             (compare and verify > 0, "--compare compares whole tables; leave --verify out"),
             (compare and method is not None, "--compare runs all methods; --method says one"),
             (compare and output is not None, "--compare writes no table; leave --output out"),
+            (title is not None and report is None, "--title is for --report FILE"),
             (
                 output is None and output_format is not None,
                 "--output-format is for --output FILE",
@@ -435,17 +453,20 @@ def wordcount(
             sys.path.insert(0, os.getcwd())
         table_format: TableFormat | None = None if output_format is None else output_format.value
         output = STDOUT if output == "/dev/stdout" else output
-        title = ", ".join(paths) if len(paths) <= 3 else f"{paths[0]} and {len(paths) - 1} more"
+        if title is None:
+            more = f" and {len(paths) - 1} more"
+            title = ", ".join(paths) if len(paths) <= 3 else paths[0] + more
         target = sys.stdout.buffer if output == STDOUT and sys.__stdout__ is not None else output
         files = TableFiles(target, table_format, report, plot, title)
         to_stdout = output == STDOUT
         shown = 0 if to_stdout and not json else top
         aside = contextlib.redirect_stdout(sys.stderr) if to_stdout else contextlib.nullcontext()
+        stop_file = None if stop_words in SHIPPED else stop_words
         if merge:
             merging.refuse_others(context)
-            files.check((), [*paths, stop_words])
+            files.check((), [*paths, stop_file])
             with aside:
-                table_filter = (stop_words, min_count, min_length)
+                table_filter = TableFilter.make(stop_words, min_count, min_length, words_only)
                 merging.merge(
                     paths, table_filter, memory_limit, files, shown, quiet=quiet, as_json=json
                 )
@@ -475,7 +496,7 @@ def wordcount(
                 verify_seed=verify_seed,
                 memory_limit=memory_limit,
             ),
-            TableFilter.make(stop_words, min_count, min_length),
+            TableFilter.make(stop_words, min_count, min_length, words_only),
             None
             if checkpoint is None
             else Checkpoint(
@@ -483,7 +504,7 @@ def wordcount(
             ),
         )
         job.check()
-        files.check(job.corpus.sources, [stop_words, user_dict, dictionary])
+        files.check(job.corpus.sources, [stop_file, user_dict, dictionary])
         if verbose:
             for path, reason in job.corpus.not_read:
                 complain(COMMAND, f"not read: {path}: {reason}")
@@ -520,12 +541,13 @@ def _show(
     from perftricks.cli.render import terminal
     from perftricks.cli.render import wordcount as render
 
-    seconds = files.write(counts, render.report_details(job.settings), quiet=quiet)
+    details = render.report_details(job.settings, job.table_filter)
+    seconds = files.write(counts, details, quiet=quiet)
     if as_json:
-        record = render.summary(counts, job.settings, seconds, top=top, output=files.name)
+        record = render.summary(counts, job, seconds, top=top, output=files.name)
         terminal.print_json({**record, "report": files.report, "plot": files.plot})
     elif not quiet:
-        render.show_counts(counts, job.settings, seconds, top=top, output=files.name)
+        render.show_counts(counts, job, seconds, top=top, output=files.name)
         render.show_files({"report": files.report, "plot": files.plot})
     sys.stdout.flush()
 

@@ -41,6 +41,7 @@ def count_words(
     stop_words: PathLike | Iterable[str] | None = None,
     min_count: int = 1,
     min_length: int = 0,
+    words_only: bool = False,
     document_frequency: bool = False,
     method: MethodName | None = None,
     batch_size: int = 1000,
@@ -72,9 +73,12 @@ def count_words(
         dictionary: The path of a dictionary that jieba uses in place of its own, as
             ``jieba.set_dictionary`` takes it; for this count only, too.
         stop_words: Tokens to leave out of the table: the path of a file with a word on each line,
-            or the words. A line of blanks stands for that token of blanks.
+            the words, or "zh" for the list of Chinese words that ships. A line of blanks stands for
+            that token of blanks.
         min_count: Leave out tokens that occur less often.
         min_length: Leave out tokens of fewer characters.
+        words_only: Leave out tokens without a letter, of which Chinese characters are some:
+            punctuation, blanks, numbers.
         document_frequency: Also count in how many documents each token occurs.
         method: "naive", "batched", "parallel" or "compiled". None chooses "compiled" where it can
             be used and the text is long enough to be worth its start; else "batched" for a short
@@ -125,7 +129,7 @@ def count_words(
         memory_limit=memory_limit,
     )
     check(settings)
-    table_filter = TableFilter.make(stop_words, min_count, min_length)
+    table_filter = TableFilter.make(stop_words, min_count, min_length, words_only)
     return table_filter.apply(run(_feed(texts), settings, progress))
 
 
@@ -147,6 +151,7 @@ def count_files(
     stop_words: PathLike | Iterable[str] | None = None,
     min_count: int = 1,
     min_length: int = 0,
+    words_only: bool = False,
     document_frequency: bool = False,
     encoding: str = "utf-8",
     errors: str = "strict",
@@ -181,9 +186,11 @@ def count_files(
         dictionary: The path of a dictionary that jieba uses in place of its own, for this count
             only.
         stop_words: Tokens to leave out of the table: the path of a file with a word on each line,
-            or the words.
+            the words, or "zh" for the list of Chinese words that ships.
         min_count: Leave out tokens that occur less often.
         min_length: Leave out tokens of fewer characters.
+        words_only: Leave out tokens without a letter, of which Chinese characters are some:
+            punctuation, blanks, numbers.
         document_frequency: Also count in how many documents each token occurs.
         encoding: The encoding of the files; "auto" finds it out for each: by its byte order mark,
             else UTF-8 if it is that, else GB18030. ``run.encodings`` of the result says what.
@@ -252,7 +259,7 @@ def count_files(
             verify_seed=verify_seed,
             memory_limit=memory_limit,
         ),
-        TableFilter.make(stop_words, min_count, min_length),
+        TableFilter.make(stop_words, min_count, min_length, words_only),
         None if checkpoint is None else Checkpoint(checkpoint, checkpoint_seconds),
     )
     job.check()

@@ -20,6 +20,7 @@ def merge_tables(
     stop_words: PathLike | Iterable[str] | None = None,
     min_count: int = 1,
     min_length: int = 0,
+    words_only: bool = False,
     memory_limit: int | float | str | None = None,
 ) -> WordCounts:
     """Add up tables in files, as :func:`~perftricks.wordcount.write_table` writes them.
@@ -31,6 +32,7 @@ def merge_tables(
             as for what follows.
         min_count: Leave out tokens that occur less often in all of them together.
         min_length: Leave out tokens of fewer characters.
+        words_only: Leave out tokens without a letter.
         memory_limit: What tables may take, in bytes or as a size such as "500MB".
 
     Returns:
@@ -54,7 +56,7 @@ def merge_tables(
     names = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     if not names:
         raise OptionError("no path given; name tables to add up")
-    table_filter = TableFilter.make(stop_words, min_count, min_length)
+    table_filter = TableFilter.make(stop_words, min_count, min_length, words_only)
     limit = default_limit() if memory_limit is None else parse_limit(memory_limit)
     _check_different(names)
     tables: list[WordCounts] = []

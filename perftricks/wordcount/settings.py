@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
+from importlib import resources
 from typing import TYPE_CHECKING, Literal, get_args
 
 from perftricks.wordcount.errors import OptionError
@@ -106,17 +107,37 @@ class Settings:
 
 @dataclass(frozen=True)
 class TableFilter:
-    """What is left out of the finished table."""
+    """What is left out of the finished table.
+
+    Attributes:
+        stop_words: Tokens.
+        min_count: What occurs less often.
+        min_length: Tokens of fewer characters.
+        words_only: Tokens without a letter.
+        list_name: What to call the stop words; "" for those that were given as words.
+    """
 
     stop_words: frozenset[str] = frozenset()
     min_count: int = 1
     min_length: int = 0
+    words_only: bool = False
+    list_name: str = ""
 
     @classmethod
     def make(
-        cls, stop_words: PathLike | Iterable[str] | None, min_count: int, min_length: int
+        cls,
+        stop_words: PathLike | Iterable[str] | None,
+        min_count: int,
+        min_length: int,
+        words_only: bool = False,
     ) -> TableFilter:
         """Read the stop words and check the numbers.
+
+        Args:
+            stop_words: The path of a file, "zh" for the list that ships, or words; None for none.
+            min_count: See the class, as for what follows.
+            min_length: See there.
+            words_only: See there.
 
         Raises:
             OptionError: If the file of stop words is not UTF-8, or a number is negative.
@@ -127,23 +148,58 @@ class TableFilter:
                 raise OptionError(f"{name} must be a whole number, not {value!r}")
             if value < 0:
                 raise OptionError(f"{name} must not be negative, got {value}")
+        name = ""
         if stop_words is None:
             words: Iterable[str] = ()
+        elif isinstance(stop_words, str) and stop_words in SHIPPED:
+            name = stop_words
+            words = _shipped(name)
         elif isinstance(stop_words, (str, os.PathLike)):
-            words = _read_stop_words(os.fspath(stop_words))
+            name = os.fspath(stop_words)
+            words = _read_stop_words(name)
         else:
             words = stop_words
         found = frozenset(words)
         other = next((word for word in found if not isinstance(word, str)), None)
         if other is not None:
             raise OptionError(f"stop words are strings; one is {other!r}")
-        return cls(found, min_count, min_length)
+        return cls(found, min_count, min_length, words_only, name)
 
     def apply(self, counts: WordCounts) -> WordCounts:
         """Return the table without what is to be left out."""
         return counts.filtered(
-            min_count=self.min_count, min_length=self.min_length, stop_words=self.stop_words
+            min_count=self.min_count,
+            min_length=self.min_length,
+            stop_words=self.stop_words,
+            words_only=self.words_only,
         )
+
+    def describe(self) -> str:
+        """Say what is left out; "" if nothing is.
+
+        >>> TableFilter.make("zh", 2, 0, words_only=True).describe()
+        'what is no word, the stop words zh (671), what occurs fewer than 2 times'
+        """
+        named = f" {self.list_name}" if self.list_name else ""
+        parts = [
+            "what is no word" if self.words_only else "",
+            f"the stop words{named} ({len(self.stop_words):,})" if self.stop_words else "",
+            f"what occurs fewer than {self.min_count:,} times" if self.min_count > 1 else "",
+            f"what is shorter than {self.min_length} characters" if self.min_length > 1 else "",
+        ]
+        return ", ".join(filter(None, parts))
+
+
+# Lists of stop words that ship: name -> file.
+SHIPPED = {"zh": "zh.txt"}
+
+
+def _shipped(name: str) -> Iterator[str]:
+    """Yield the words of a list that ships; its lines hold several, and those with # none."""
+    file = resources.files(__package__).joinpath("stop_words").joinpath(SHIPPED[name])
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            yield from line.split()
 
 
 def _read_stop_words(path: str) -> Iterator[str]:

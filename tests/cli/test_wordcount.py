@@ -3,6 +3,7 @@ from __future__ import annotations
 import bz2
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -88,6 +89,7 @@ def test_summary_for_machines(run, corpus):
         "user_dict": False,
         "dictionary": False,
         "ngrams": 1,
+        "left_out": None,
         "verified": None,
         "resumed": None,
         "spilled": 0,
@@ -96,7 +98,6 @@ def test_summary_for_machines(run, corpus):
         "plot": None,
         "top": [{"token": "喝茶", "count": 3, "share": 0.25, "document_frequency": 2}],
     }
-    assert result.out.isascii()
 
 
 def test_quiet(run, corpus):
@@ -463,3 +464,31 @@ def test_memory_limit_and_a_full_disk(run, corpus, monkeypatch):
     assert "outgrown the memory limit of 1,000 bytes" in result.err
     assert "no space left on device; set TMPDIR to a folder with more room" in result.err
     assert os.listdir(corpus.parent) == [corpus.name]
+
+
+def test_words_and_stop_words(run, corpus):
+    """--words-only and the list that ships leave out what says little, and that is said."""
+    result = run(corpus, "--words-only", "--stop-words", "zh", "--min-count", 1)
+    table, _, facts = result.out.partition("\n\n")
+    assert [line.split()[0] for line in table.splitlines()[1:]] == ["喝茶", "tea", "time", "北京"]
+    assert re.search(r"^left out   what is no word, the stop words zh \(\d+\)$", facts, re.M)
+    summary = run(corpus, "--words-only", "--json").json
+    assert summary["left_out"] == "what is no word"
+    page = corpus.parent / "page.html"
+    run(corpus, "--stop-words", "zh", "--report", page, "--title", "茶 & Tee")
+    content = page.read_text(encoding="utf-8")
+    assert "<title>茶 &amp; Tee</title>" in content
+    assert "<dt>left out</dt><dd>the stop words zh" in content
+
+
+def test_json_is_readable(corpus):
+    """Chinese stands as it is in --json, escaped where the standard output cannot hold it."""
+    for encoding, shown in (("utf-8", "喝茶"), ("ascii", r"\u559d\u8336")):
+        done = subprocess.run(
+            [sys.executable, "-m", "perftricks", "wordcount", corpus, "--json"],
+            stdout=subprocess.PIPE,
+            env=environment(PYTHONIOENCODING=encoding),
+            check=True,
+        )
+        assert f'"token": "{shown}"' in done.stdout.decode(encoding)
+        assert json.loads(done.stdout)["top"][0]["token"] == "喝茶"

@@ -67,7 +67,7 @@ def test_order_of_ngrams(table):
 @given(
     st.dictionaries(TOKENS, st.integers(1, 3))
     | st.dictionaries(st.tuples(TOKENS, TOKENS), st.integers(1, 3)),
-    st.builds(Filter, st.integers(1, 3), st.integers(0, 3), st.frozensets(TOKENS)),
+    st.builds(Filter, st.integers(1, 3), st.integers(0, 3), st.frozensets(TOKENS), st.booleans()),
 )
 def test_filters(table, chosen):
     """The rows that are kept are those that are kept one by one."""

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from perftricks.wordcount import WordCounts
+from perftricks.wordcount import WordCounts, count_words, settings
+from perftricks.wordcount.settings import TableFilter
 
 
 @pytest.fixture
@@ -22,6 +24,31 @@ def test_order(counts):
     assert counts.most_common() == [("茶", 5), ("a", 2), ("b", 2), ("z", 1)]
     assert list(counts) == ["茶", "a", "b", "z"]
     assert list(counts.items()) == counts.most_common()
+
+
+def test_words_only():
+    """A word holds a letter, as Unicode has it."""
+    words = ["茶", "tea", "é", "ß", "4K", "C++", "Ω", "ж", "ー", "ª"]
+    others = ["，", "。", " ", "\t", "2024", "3.5%", "", "①", "½", "…", "😀", "_", "\ud800"]
+    counts = WordCounts(dict.fromkeys([*words, *others], 1), documents=1)
+    assert set(counts.filtered(words_only=True)) == set(words)
+    texts = ["我爱喝茶，3杯。 tea"]
+    assert set(count_words(texts, words_only=True)) == {"我", "爱", "喝茶", "杯", "tea"}
+    pairs = count_words(texts, words_only=True, ngrams=2)
+    assert pairs == {("我", "爱"): 1, ("爱", "喝茶"): 1}
+
+
+def test_stop_words_that_ship():
+    """The list of Chinese words holds words only, each once, that jieba knows."""
+    chosen = TableFilter.make("zh", 1, 0)
+    assert 500 < len(chosen.stop_words) < 1000
+    assert all(word.strip() == word and any(map(str.isalpha, word)) for word in chosen.stop_words)
+    lines = (Path(settings.__file__).parent / "stop_words" / "zh.txt").read_text().splitlines()
+    words = [word for line in lines if not line.startswith("#") for word in line.split()]
+    assert len(words) == len(set(words)) == len(chosen.stop_words)
+    counts = count_words(["我们在北京喝茶了"], stop_words="zh")
+    assert counts == {"北京": 1, "喝茶": 1}
+    assert counts.tokens == 5
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 9, -1])

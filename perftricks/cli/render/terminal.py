@@ -18,8 +18,13 @@ _BAR_ROOM = 50  # columns of a terminal from which on there is room for bars
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """Print an object in ASCII, which every machine reads whatever its encoding."""
-    print(json.dumps(value, indent=2))
+    """Print an object; in ASCII where the encoding of the standard output has not all of it."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    print(text)
 
 
 def print_line(*parts: str | tuple[str, str]) -> None:

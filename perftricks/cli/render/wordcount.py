@@ -17,10 +17,11 @@ from perftricks.wordcount.table.printable import printable
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
+    from perftricks.wordcount.job import FileJob
     from perftricks.wordcount.methods.compare import Comparison
     from perftricks.wordcount.methods.method import Progress
     from perftricks.wordcount.reading.sources import NotRead
-    from perftricks.wordcount.settings import Settings
+    from perftricks.wordcount.settings import Settings, TableFilter
     from perftricks.wordcount.table.counts import RunInfo, WordCounts
 
 _REFRESH_SECONDS = 0.1
@@ -99,13 +100,13 @@ def _bar(
 
 
 def show_counts(
-    counts: WordCounts, settings: Settings, writing: float, *, top: int, output: str | None
+    counts: WordCounts, job: FileJob, writing: float, *, top: int, output: str | None
 ) -> None:
     """Print the most frequent tokens, then what was counted and how fast.
 
     Args:
         counts: The table; ``counts.run`` must be there.
-        settings: How it was counted.
+        job: How it was counted.
         writing: Seconds that writing files took.
         top: How many tokens to show.
         output: Where the whole table was written to.
@@ -114,7 +115,7 @@ def show_counts(
     if rows:
         _show_tokens(counts, rows)
         print()
-    print_facts(_facts(counts, settings, writing, output), width=_FACT_WIDTH)
+    print_facts(_facts(counts, job, writing, output), width=_FACT_WIDTH)
 
 
 def show_files(paths: Mapping[str, str | None]) -> None:
@@ -167,16 +168,18 @@ def sum_summary(
     }
 
 
-def report_details(settings: Settings) -> dict[str, str]:
+def report_details(settings: Settings, table_filter: TableFilter) -> dict[str, str]:
     """Return what a report says about how was counted that the table does not know."""
     spec = settings.spec
+    text = table_filter.describe()
+    left_out = {"left out": text} if text else {}
     if not spec.uses_jieba:
-        return {}
+        return left_out
     hmm = {} if spec.mode == "all" else {"HMM": "on" if spec.hmm else "off"}
     own = {} if spec.dictionary is None else {"user dictionary": "yes"}
     if spec.main is not None:
         own["dictionary"] = "another than jieba's own"
-    return {"mode": spec.mode, **hmm, **own}
+    return {"mode": spec.mode, **hmm, **own, **left_out}
 
 
 def _show_tokens(counts: WordCounts, rows: list[tuple[Any, int, int | None]]) -> None:
@@ -221,20 +224,20 @@ def show_comparison(comparison: Comparison) -> None:
 
 
 def summary(
-    counts: WordCounts, settings: Settings, writing: float, *, top: int, output: str | None
+    counts: WordCounts, job: FileJob, writing: float, *, top: int, output: str | None
 ) -> dict[str, Any]:
     """Return the result for machines.
 
     Args:
         counts: The table; ``counts.run`` must be there.
-        settings: How it was counted.
+        job: How it was counted.
         writing: Seconds that writing files took.
         top: How many tokens to include.
         output: Where the whole table was written to.
     """
     run = counts.run
     assert run is not None
-    spec = settings.spec
+    spec = job.settings.spec
     return {
         "documents": counts.documents,
         "tokens": counts.tokens,
@@ -259,7 +262,8 @@ def summary(
         "user_dict": spec.dictionary is not None,
         "dictionary": spec.main is not None,
         "ngrams": run.ngrams,
-        "verified": run.verified if settings.verify else None,
+        "left_out": job.table_filter.describe() or None,
+        "verified": run.verified if job.settings.verify else None,
         "resumed": run.resumed or None,
         "spilled": run.spilled,
         "output": output,
@@ -298,9 +302,7 @@ def _speed(run: RunInfo, writing: float) -> float:
     return run.text_bytes / 1e6 / max(run.seconds + writing, 1e-9)
 
 
-def _facts(
-    counts: WordCounts, settings: Settings, writing: float, output: str | None
-) -> dict[str, str]:
+def _facts(counts: WordCounts, job: FileJob, writing: float, output: str | None) -> dict[str, str]:
     run = counts.run
     assert run is not None
     stored = "" if run.stored_bytes == run.text_bytes else f", {decimal(run.stored_bytes)} stored"
@@ -316,14 +318,17 @@ def _facts(
         f"in {run.seconds + writing:.2f} s{written})",
         "workers": f"{run.workers:,}",
         "method": run.method + (f" (not compiled: {run.note})" if run.note else ""),
-        "tokenizer": _tokenizer(settings, run.tokenizer),
+        "tokenizer": _tokenizer(job.settings, run.tokenizer),
     }
     if run.encodings:
         files = (f"{name} ({count:,})" for name, count in sorted(run.encodings.items()))
         facts["encoding"] = ", ".join(files) + ", found out"
     if run.ngrams > 1:
         facts["tokens"] = f"{counts.tokens:,} sequences of {run.ngrams}"
-    if settings.verify:
+    left_out = job.table_filter.describe()
+    if left_out:
+        facts["left out"] = left_out
+    if job.settings.verify:
         what = f"{run.verified:,} documents counted again by jieba: equal"
         facts["verified"] = what if run.method == "compiled" else "all counted by jieba itself"
     if run.resumed:

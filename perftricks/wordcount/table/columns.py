@@ -100,6 +100,17 @@ class Strings:
         length: np.ndarray = np.diff(begins[self.start])
         return length
 
+    def hold_letters(self) -> np.ndarray:
+        """Return for each string whether a letter is in it, as ``str.isalpha`` has it."""
+        whole = self.text.tobytes().decode("utf-8", "surrogatepass")
+        code = np.frombuffer(whole.encode("utf-32-le", "surrogatepass"), np.uint32)
+        present, which = np.unique(code, return_inverse=True)
+        letter = np.fromiter((chr(c).isalpha() for c in present.tolist()), np.bool_, present.size)
+        letters = np.concatenate(([0], np.cumsum(letter[which.reshape(-1)])))
+        ends = np.concatenate(([0], np.cumsum(self.characters())))
+        held: np.ndarray = np.diff(letters[ends]) > 0
+        return held
+
     def among(self, words: Collection[str]) -> np.ndarray:
         """Return for each string whether it is one of some words."""
         both = Strings.joined([self, Strings.of(list(words))])
@@ -327,6 +338,8 @@ class Columns:
         if chosen.stop_words:
             stopped = self.tokens.among(chosen.stop_words)
             kept &= ~stopped.reshape(-1, width).any(axis=1)
+        if chosen.words_only:
+            kept &= self.tokens.hold_letters().reshape(-1, width).all(axis=1)
         return self if kept.all() else self.taken(np.flatnonzero(kept))
 
     def taken(self, index: np.ndarray) -> Columns:

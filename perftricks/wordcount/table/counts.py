@@ -310,7 +310,12 @@ class WordCounts(Mapping[Any, int]):
         return any(map(_form, (key for key, _, _ in self._table.rows(1))))
 
     def filtered(
-        self, *, min_count: int = 1, min_length: int = 0, stop_words: Collection[str] = ()
+        self,
+        *,
+        min_count: int = 1,
+        min_length: int = 0,
+        stop_words: Collection[str] = (),
+        words_only: bool = False,
     ) -> WordCounts:
         """Return the table without some of its tokens; ``documents`` and ``tokens`` stay.
 
@@ -318,14 +323,16 @@ class WordCounts(Mapping[Any, int]):
             min_count: Keep tokens that occur at least as often.
             min_length: Keep tokens of at least as many characters.
             stop_words: Tokens to leave out. An n-gram is left out if one of its tokens is.
+            words_only: Leave out tokens without a letter, of which Chinese characters are some:
+                punctuation, blanks, numbers.
 
         >>> WordCounts({"茶": 2, "水": 1}, documents=1).filtered(min_count=2)
         WordCounts({'茶': 2}, 1 distinct of 3 tokens in 1 document)
         """
-        if min_count <= 1 and min_length <= 0 and not stop_words:
+        if min_count <= 1 and min_length <= 0 and not stop_words and not words_only:
             return self
         return WordCounts.of(
-            self._table.filtered(Filter(min_count, min_length, frozenset(stop_words))),
+            self._table.filtered(Filter(min_count, min_length, frozenset(stop_words), words_only)),
             documents=self._documents,
             tokens=self._tokens,
             run=self._run,

@@ -31,17 +31,23 @@ class Filter:
         min_count: Those with at least this count.
         min_length: Those whose tokens have at least so many characters.
         stop_words: Those none of whose tokens is among these.
+        words_only: Those all of whose tokens are words: they hold a letter, as Unicode has it, of
+            which Chinese characters are some. Punctuation, blanks and numbers are no words.
     """
 
     min_count: int = 1
     min_length: int = 0
     stop_words: frozenset[str] = frozenset()
+    words_only: bool = False
 
     def keeps(self, key: Any, count: int) -> bool:
         """Say whether a row is kept."""
         tokens = key if isinstance(key, tuple) else (key,)
         return count >= self.min_count and all(
-            len(token) >= self.min_length and token not in self.stop_words for token in tokens
+            len(token) >= self.min_length
+            and token not in self.stop_words
+            and (not self.words_only or any(map(str.isalpha, token)))
+            for token in tokens
         )
 
 
