@@ -491,6 +491,11 @@ class WordCounts(Mapping[Any, int]):
 
     __hash__ = None  # type: ignore[assignment]  # equal to dicts, which have none
 
+    def _repr_html_(self) -> str:
+        from perftricks.wordcount.writing.notebook import fragment
+
+        return fragment(self)
+
     def __repr__(self) -> str:
         shown = ", ".join(f"{token!r}: {count}" for token, count in self.most_common(6))
         more = ", ..." if len(self) > 6 else ""
