@@ -20,6 +20,7 @@ class Cells(HTMLParser):
         assert not self._open
 
     def handle_starttag(self, tag, attributes):
+        """Note what begins."""
         assert tag in ("table", "thead", "tbody", "tr", "th", "td", "p")
         if tag == "tr":
             self.rows.append([])
@@ -28,9 +29,11 @@ class Cells(HTMLParser):
         self._open = tag
 
     def handle_endtag(self, tag):
+        """Note what ends."""
         self._open = ""
 
     def handle_data(self, data):
+        """Take the text."""
         if self._open in ("th", "td"):
             self.rows[-1][-1] += data
         else:

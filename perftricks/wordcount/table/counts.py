@@ -492,7 +492,7 @@ class WordCounts(Mapping[Any, int]):
     __hash__ = None  # type: ignore[assignment]  # equal to dicts, which have none
 
     def _repr_html_(self) -> str:
-        from perftricks.wordcount.writing.notebook import fragment
+        from perftricks.wordcount.table.notebook import fragment
 
         return fragment(self)
 
