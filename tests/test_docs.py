@@ -47,6 +47,11 @@ def run_console(example: Example) -> None:
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
 
 
+def needs_keras(example: Example) -> bool:
+    """Whether a block of a page that others share is for an environment with Keras."""
+    return example.parsed.startswith("import keras")
+
+
 SYBIL = Sybil(
     parsers=[
         PythonCodeBlockParser(),
@@ -61,7 +66,8 @@ def test_code_blocks(page, tmp_path, monkeypatch, restored_jieba):
     shutil.copytree(ROOT / "docs" / "samples", tmp_path / "docs" / "samples")
     monkeypatch.chdir(tmp_path)
     for example in SYBIL.parse(page).examples():
-        example.evaluate()
+        if not needs_keras(example):
+            example.evaluate()
 
 
 def test_the_check_can_fail(tmp_path):

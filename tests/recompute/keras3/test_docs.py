@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.test_docs import NEED_KERAS, ROOT, SYBIL
+from tests.test_docs import NEED_KERAS, ROOT, SYBIL, needs_keras
 
 
 @pytest.mark.parametrize("name", sorted(NEED_KERAS))
@@ -15,3 +15,10 @@ def test_code_blocks(name, tmp_path, monkeypatch):
     assert examples
     for example in examples:
         example.evaluate()
+
+
+def test_blocks_of_readme():
+    """README shows how to begin with a model."""
+    examples = list(filter(needs_keras, SYBIL.parse(ROOT / "README.md").examples()))
+    assert len(examples) == 1
+    examples[0].evaluate()
