@@ -62,7 +62,8 @@ class Vocabulary:
         # Ranks by a power law without an end: new ones keep coming, old ones come back.
         ranks = (self._draw.pareto(0.45, places.size) * 20).clip(max=1e15).astype(np.int64)
         numbers[places] = [self._newcomer(rank) for rank in ranks.tolist()]
-        return numbers
+        result: np.ndarray = numbers
+        return result
 
     def _newcomer(self, rank: int) -> int:
         if rank not in self._number_of:

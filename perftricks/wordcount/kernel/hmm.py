@@ -21,7 +21,8 @@ from .layout import (
     STARTS,
     TRANSITIONS,
 )
-from .pointers import chosen, computed, kernel, masked
+from .pointers import computed, kernel, masked
+from .segment import chosen
 
 B, M, E, S = 0, 1, 2, 3
 # The predecessors that compete, two bits each: B from E or S, M from B or M, E from B or M, S from

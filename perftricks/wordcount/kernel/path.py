@@ -33,8 +33,8 @@ from .layout import (
     WORD,
 )
 from .oov import intern_late, intern_text
-from .pointers import chosen, computed, kernel, prefetch
-from .segment import NEG_INF, find_token
+from .pointers import computed, kernel, prefetch
+from .segment import NEG_INF, chosen, find_token
 
 MIXED_BIT = 30  # of a run's size: not all of its characters are Han
 MIXED = 1 << MIXED_BIT

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import int64, njit, types
+from numba import njit, types
 from numba.extending import intrinsic
 
 INT8, INT32, INT64, FLOAT64 = types.int8, types.int32, types.int64, types.float64
@@ -98,9 +98,3 @@ def inlined(function: Compiled) -> Compiled:
     """Like :func:`kernel`, for the small functions of the innermost loops: always inlined."""
     decorated: Compiled = njit(forceinline=True, **_OPTIONS)(function)
     return decorated
-
-
-@inlined
-def chosen(condition: Any, yes: Any, no: Any) -> Any:
-    """One of two integers, without a branch."""
-    return no ^ ((yes ^ no) & computed(-int64(condition)))

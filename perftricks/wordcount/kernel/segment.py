@@ -56,6 +56,12 @@ def word_of(node):
 
 
 @inlined
+def chosen(condition, yes, no):
+    """One of two integers, without a branch."""
+    return no ^ ((yes ^ no) & computed(-int64(condition)))
+
+
+@inlined
 def slot_if(slot, found, wanted):
     """The slot if the two symbols are equal, else 0, without a branch: every third one fails."""
     return slot & computed(((found ^ wanted) - 1) >> 63)
@@ -140,10 +146,9 @@ def find_best_path(lexicon, buffer, n):
     """``Tokenizer.calc``: the most probable first word at every position.
 
     jieba takes the maximum of tuples (score, end), so the longer word wins a tie; sums are formed
-    in its order:
-    (log(frequency) - log(total)) + score of the rest. The score of the rest is 0 where a block
-    ends: a character outside blocks scores +inf and no sum of logarithms is positive, so the
-    minimum with 0 does it without a branch.
+    in its order: (log(frequency) - log(total)) + score of the rest. The score of the rest is 0
+    where a block ends: a character outside blocks scores +inf and no sum of logarithms is positive,
+    so the minimum with 0 does it without a branch.
     """
     score, found = buffer.score, buffer.found
     after1 = after2 = after3 = 0.0  # the best scores from i + 1, i + 2, i + 3 on
