@@ -42,7 +42,7 @@ from .native import Kernel
 KNOWN_VERSIONS = ("0.42", "0.42.1")
 STATES = "BMES"
 PREVIOUS = {"B": "ES", "M": "MB", "S": "SE", "E": "BM"}
-HOT_FAMILIES = 3000
+HOT_FAMILIES = 10_000
 # The transitions in the order of layout.E_TO_B and following.
 PAIRS = ("EB", "SB", "BM", "MM", "BE", "ME", "ES", "SS")
 
@@ -317,8 +317,8 @@ def place_words(
 
     Single characters sit at their symbol.
 
-    The families that the words of most weight belong to are placed first, so that what is used
-    often lies together.
+    The families that the words of most weight belong to are placed first, by weight, so that what
+    is used often lies together; the others by size.
     """
     n = parent.size
     longer = np.flatnonzero(parent >= 0)
@@ -328,7 +328,7 @@ def place_words(
     order = np.flatnonzero(n_children)
     hot = np.zeros(n, np.bool_)
     hot[order[np.argsort(-weight[order], kind="stable")[:HOT_FAMILIES]]] = True
-    order = order[np.lexsort((-n_children[order], ~hot[order]))]
+    order = order[np.lexsort((np.where(hot, -weight, -n_children)[order], ~hot[order]))]
     bases, n_slots = place_families(
         kernel, first_child[order], n_children[order], last[longer], n_symbols + 1
     )

@@ -56,9 +56,9 @@ def find_base(families, family, base, limit):
 def place_families(families):
     """Place the families in the given order, each at the first base where it fits.
 
-    The families must be ordered by size, largest first: each size fills the gaps that larger ones
-    left. Within a size the search goes on where the last one ended. Returns how many were placed;
-    fewer than there are if the arrays are too small.
+    Where they are ordered by size, largest first, each size fills the gaps that larger ones left.
+    Within a size the search goes on where the last one ended. Returns how many were placed; fewer
+    than there are if the arrays are too small.
     """
     n, limit, head = families.shape[0], families.shape[1], families.shape[2]
     start = head
