@@ -378,9 +378,7 @@ def buffer_at(address, i):
         pointer(address[i + 10], INT32),
         pointer(address[i + 11], INT32),
         pointer(address[i + 12], INT32),
-        pointer(address[i + 13], INT32),
-        pointer(address[i + 14], INT32),
-        pointer(address[i + 15], INT64),
+        pointer(address[i + 13], INT64),
     )
 
 

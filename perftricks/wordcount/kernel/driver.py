@@ -126,8 +126,8 @@ class Worker:
         size = characters + PADDING
         sizes = [size] * len(DTYPES[Buffer])
         sizes[Buffer._fields.index("token")] = size * self.tokens_per_character
-        for name in ("found", "score"):
-            sizes[Buffer._fields.index(name)] = size * 4
+        for name, each in (("found", 4), ("score", 4), ("run", 2)):
+            sizes[Buffer._fields.index(name)] = size * each
         return Buffer(*(np.zeros(n, t) for n, t in zip(sizes, DTYPES[Buffer], strict=True)))
 
     def _grow_buffer(self) -> None:

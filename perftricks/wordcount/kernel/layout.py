@@ -138,9 +138,7 @@ class Buffer(NamedTuple):
     place: Any  # int32: where the token of the word that starts here stands
     lone: Any  # int32: positions of the characters that the HMM looks at
     tag: Any  # int8: their states, and scratch space of the backtracking
-    run: Any  # int32: where the runs of single characters start
-    run_size: Any  # int32: how long they are, with the flag MIXED
-    run_lone: Any  # int32: where their characters start in lone
+    run: Any  # int32[3 * half as many]: runs of single characters: start, size, place in lone
     token: Any  # int32: the token ids of the buffer, in order
     joined: Any  # int32: codes of a token that is not contiguous text (cut_all)
     late: Any  # int32: where the tokens whose ids are still to be looked up stand in token
@@ -185,7 +183,7 @@ DTYPES: dict[type, tuple[str, ...]] = {
     ),
     Buffer: (
         "int32", "uint16", "int32", "float64", "int32", "int32", "int32", "int32", "int8", "int32",
-        "int32", "int32", "int32", "int32", "int32", "int64",
+        "int32", "int32", "int32", "int64",
     ),
     Table: ("int64", "int64", "uint16", "int64", "int64", "int64", "int64"),
     NgramTable: ("int64", "int64", "int32", "int64", "int32", "int64", "int64"),

@@ -36,6 +36,7 @@ from .oov import intern_late, intern_text
 from .pointers import computed, kernel, prefetch
 from .segment import NEG_INF, chosen, find_token
 
+START, SIZE, FIRST_LONE = range(3)  # what is noted of a run in buffer.run
 MIXED_BIT = 30  # of a run's size: not all of its characters are Han
 MIXED = 1 << MIXED_BIT
 
@@ -68,10 +69,10 @@ def walk(lexicon, buffer, table, n):
         buffer.lone[lone + second] = i
         lone += grown + second
         runs += second
-        run = runs - grown  # what is noted of no run, the next one is written over
-        buffer.run[run] = i + 1 - size
-        buffer.run_size[run] = size | mixed
-        buffer.run_lone[run] = lone - size
+        run = 3 * (runs - grown)  # what is noted of no run, the next one is written over
+        buffer.run[run + START] = i + 1 - size
+        buffer.run[run + SIZE] = size | mixed
+        buffer.run[run + FIRST_LONE] = lone - size
         k += 1
         i = end
     return k, lone, runs
@@ -85,17 +86,18 @@ def set_odd_apart(lexicon, buffer, runs):
     """
     odd = int64(0)
     for r in range(runs):
-        start, size = int64(buffer.run[r]), int64(buffer.run_size[r])
+        start, size = int64(buffer.run[3 * r + START]), int64(buffer.run[3 * r + SIZE])
         score, found = buffer.score, buffer.found
         word = (size == 2) & (score[4 * start + TWO] > NEG_INF)
         word |= (size == 3) & (score[4 * start + THREE] > NEG_INF)
         word |= (size >= 4) & (found[4 * start + LONGER] != 0)
         if word | (size > MIXED):
             size &= MIXED - 1
-            for h in range(buffer.run_lone[r], buffer.run_lone[r] + size):
+            first = int64(buffer.run[3 * r + FIRST_LONE])
+            for h in range(first, first + size):
                 buffer.tag[h] = S
-            buffer.run[odd] = start
-            buffer.run_size[odd] = size
+            buffer.run[3 * odd + START] = start
+            buffer.run[3 * odd + SIZE] = size
             odd += 1
     return odd
 
@@ -137,7 +139,7 @@ def join(lexicon, buffer, table, lone):
 def amend(lexicon, buffer, table, odd):
     """Cut the odd runs one by one."""
     for r in range(odd):
-        start, size = int64(buffer.run[r]), int64(buffer.run_size[r])
+        start, size = int64(buffer.run[3 * r + START]), int64(buffer.run[3 * r + SIZE])
         place = int64(buffer.place[start])
         k = emit_run(lexicon, buffer, table, start, start + size, False, place)
         for rest in range(k, place + size):
