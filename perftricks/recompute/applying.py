@@ -45,6 +45,8 @@ def apply(
     length: Optional[int] = None,
     loss: Any = None,
     optimizer: Any = None,
+    x: Any = None,
+    y: Any = None,
 ) -> Plan:
     """Recompute the activations of a built model in the backward pass, segment by segment.
 
@@ -79,6 +81,8 @@ def apply(
         length: As for ``plan``.
         loss: As for ``plan``.
         optimizer: As for ``plan``.
+        x: As for ``plan``.
+        y: As for ``plan``.
 
     Returns:
         The plan; ``print`` it for a table.
@@ -95,12 +99,12 @@ def apply(
 
     Source: Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174.
     """
-    check(model, "apply")
+    check(model, "apply", x)
     outlined = Outlined(model)
     options = {
         **{"every": every, "layers": layers, "boundaries": boundaries, "policy": policy},
         **{"budget": budget, "batch_size": batch_size, "length": length},
-        **{"loss": loss, "optimizer": optimizer},
+        **{"loss": loss, "optimizer": optimizer, "x": x, "y": y},
     }
     if plan is None:
         plan = choosing.plan(model, **options)

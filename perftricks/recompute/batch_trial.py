@@ -123,10 +123,11 @@ def _drawn(model: Any, trial: Trial) -> Tuple[Any, Any]:
     import numpy as np
 
     from perftricks.recompute.budgeting import loss_of
-    from perftricks.recompute.measure.kept import spec_of_symbol
     from perftricks.recompute.outlining import Outlined
+    from perftricks.recompute.samples import Samples
 
-    graph = Outlined(model).root
+    outlined = Outlined(model)
+    graph = outlined.root
     if graph is None:
         sys.exit(
             "%s has a call of its own, so its inputs are not known: have build return (model, x, y)"
@@ -134,17 +135,15 @@ def _drawn(model: Any, trial: Trial) -> Tuple[Any, Any]:
         )
     functional = graph.functional
     draw = np.random.default_rng(0)
-    inputs, outputs = (
-        [spec_of_symbol(symbol, 1, trial.length, False) for symbol in symbols]
-        for symbols in (functional.inputs, functional.outputs)
-    )
+    samples = Samples(model, outlined, 1, trial.length)
+    outputs = list(map(samples.spec, functional.outputs))
     x = [
         draw.standard_normal(spec.shape, "float32").astype(spec.dtype)
         if "float" in spec.dtype
         else np.zeros(spec.shape, spec.dtype)
-        for spec in inputs
+        for spec in samples.inputs
     ]
-    targets, _ = loss_of(model, None, functional, outputs)
+    targets, _ = loss_of(model, None, samples, outputs, functional._outputs_struct)
     y = [np.zeros(spec.shape, spec.dtype) for spec in targets]
     return (
         keras.tree.pack_sequence_as(functional._inputs_struct, x),

@@ -13,23 +13,20 @@ plain one, and the choice is checked by its own.
 
 from __future__ import annotations
 
-import json
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from perftricks.recompute import stages
-from perftricks.recompute.applying import applied, stages_between
-from perftricks.recompute.outlining import Graph, Outlined
-from perftricks.recompute.planning import outline as planning
+from perftricks.recompute.applying import applied
+from perftricks.recompute.outlining import Outlined
 from perftricks.recompute.planning import solver
 from perftricks.recompute.planning.plans import BudgetError, Plan, Point, Segment, readable_size
-from perftricks.recompute.policies import FULL, policy_of
 from perftricks.recompute.profiling import optimizer_bytes, variable_bytes
+from perftricks.recompute.samples import Samples, traced_call
+from perftricks.recompute.units import CallUnits, Units
 
 # Seconds that the engine takes to begin and end a call, and its backward pass.
 _CALL = {"torch": 4e-3, "jax": 0.0, "tensorflow": 0.0}
 # How many times as long torch takes to begin an operation where a policy watches both runs.
 _WATCHED = 2.2
-_MOST_UNITS = 64
 
 
 class Setting(NamedTuple):
@@ -40,28 +37,16 @@ class Setting(NamedTuple):
         length: What stands for dimensions that are not known; None if there are none.
         loss: As the caller gave it; None for that of the model, if it is compiled.
         optimizer: The optimizer; None for that of the model, if it is compiled.
+        x: Samples of what the model is called with; None if it is a graph, which knows.
+        y: Samples of the targets; None for what goes with the outputs and the loss.
     """
 
     batch_size: int
     length: Optional[int]
     loss: Any
     optimizer: Any
-
-
-class _Unit(NamedTuple):
-    """A part of a graph between two places where it may be cut.
-
-    Attributes:
-        graph: The graph.
-        start: The number of its first call.
-        stop: The number after its last.
-        stage: Its calls.
-    """
-
-    graph: Graph
-    start: int
-    stop: int
-    stage: stages.Stage
+    x: Any = None
+    y: Any = None
 
 
 def plan_for(model: Any, outlined: Outlined, budget: int, setting: Setting) -> Plan:
@@ -74,189 +59,102 @@ def plan_for(model: Any, outlined: Outlined, budget: int, setting: Setting) -> P
         setting: What a step is made of.
 
     Raises:
-        ValueError: If none fits, or the model has no graph of layers.
+        ValueError: If none fits, or what the step does is not known.
     """
-    graph = outlined.root
-    if graph is None:
-        raise ValueError(
-            "%s has a call of its own and no graph of layers; plan its Functional or Sequential "
-            "parts, or use layers=[names or classes of layers]" % model.name
-        )
-    return Budgeting(model, outlined, graph, setting).plan(budget)
+    with applied(model, None):  # a plan that is in force is none of what there is to choose from
+        return Budgeting(model, outlined, setting).plan(budget)
 
 
 class Budgeting:
     """What a model can be made to need.
 
     Args:
-        model: A built Functional or Sequential model of Keras 3.
+        model: A built model of Keras 3.
         outlined: What planning sees of it.
-        graph: Its graph.
         setting: What a step is made of.
     """
 
-    def __init__(self, model: Any, outlined: Outlined, graph: Graph, setting: Setting) -> None:
+    def __init__(self, model: Any, outlined: Outlined, setting: Setting) -> None:
         from perftricks.recompute.measure.work import ceilings
 
         self._model = model
         self._outlined = outlined
-        self._graph = graph
         self._setting = setting
-        self._symbols = {id(x): x for x in outlined.symbols}
-        self._same: Dict[int, int] = {}  # tensors of a nested graph -> those of the one around it
-        self._costs: Dict[str, Tuple[int, Tuple[int, ...], Any, Any]] = {}
         self._ceilings = ceilings()
-        self._units = self._units_of(graph)
-        self._trained = self._trained_tensors()
+        samples = Samples(model, outlined, setting.batch_size, setting.length, setting.x, setting.y)
+        self._parts: Units
+        if outlined.root is None:
+            traced = traced_call(model, outlined, samples)
+            self._parts = CallUnits(outlined, traced, setting.batch_size)
+            outputs = traced.specs(traced.root.gives)
+            names = traced.outputs
+        else:
+            self._parts = Units(outlined, setting.batch_size, setting.length)
+            functional = outlined.root.functional
+            outputs = [samples.spec(x) for x in functional.outputs]
+            names = functional._outputs_struct
+        self._units = self._parts.units
         self._plain_seconds = 0.0
         self._problem = self._make_problem()
         self._peaks: Dict[Any, int] = {}
-        self._step = self._make_step()
+        self._step = self._make_step(samples, outputs, names)
 
     # What there is to choose from.
-
-    def _units_of(self, graph: Graph) -> List[_Unit]:
-        chain = graph.chain
-        places = set(_places(chain))
-        nested = self._nested(graph)
-        for number in nested:
-            places.update((number - 1, number))
-        found: List[_Unit] = []
-        for start, stop, stage in stages_between(self._outlined, graph, sorted(places)):
-            inner = nested.get(start)
-            if inner is None:
-                found.append(_Unit(graph, start, stop, stage))
-                continue
-            node = graph.nodes[start]
-            self._same.update(zip(map(id, inner.functional.inputs), map(id, node.input_tensors)))
-            self._same.update(zip(map(id, node.outputs), map(id, inner.functional.outputs)))
-            found.extend(self._units_of(inner))
-        return found
-
-    def _nested(self, graph: Graph) -> Dict[int, Graph]:
-        """Return the graphs of nested models that are called once and hold much, by their call."""
-        calls = graph.outline.calls
-        numbers = [call.number for call in calls]
-        found = {}
-        for number, call in enumerate(calls):
-            inner = call.nested if isinstance(call.nested, planning.Graph) else None
-            is_large = 4 * call.step.bytes > graph.outline.bytes
-            if inner is not None and is_large and numbers.count(call.number) == 1:
-                found[number] = self._outlined.graphs[inner.number]
-        return found
-
-    def _origin(self, key: int) -> int:
-        while key in self._same:
-            key = self._same[key]
-        return key
-
-    def _trained_tensors(self) -> Dict[int, bool]:
-        """Tell which tensors depend on weights that are trained."""
-        found: Dict[int, bool] = {}
-        for unit in self._units:
-            for node in unit.stage.nodes:
-                is_trained = bool(getattr(node.operation, "trainable_variables", ())) or any(
-                    found.get(self._origin(id(x)), False) for x in node.input_tensors
-                )
-                found.update((self._origin(id(x)), is_trained) for x in node.outputs)
-        return found
-
-    def _is_trained(self, unit: _Unit) -> bool:
-        """Tell whether gradients flow through a unit."""
-        return any(self._trained.get(self._origin(key), False) for key in unit.stage.gives)
 
     def _make_problem(self) -> solver.Problem:
         import keras
 
         backend = keras.backend.backend()
+        parts = self._parts
         units: List[solver.Unit] = []
         made: Dict[int, int] = {}
         last: Dict[int, int] = {}
         seen: Set[int] = set()
-        inputs = {id(x) for x in self._graph.functional.inputs}
-        sizes: Dict[int, int] = {}
         wanted: Set[int] = set()
-        for number, unit in enumerate(self._units):
-            variables = unit.stage.trained_variables
-            for key in map(self._origin, unit.stage.takes):
+        for number, (unit, cost) in enumerate(zip(self._units, parts.costs())):
+            for key in map(parts.origin, unit.takes):
                 last[key] = number
-                if self._trained.get(key) or variables:
+                if key not in parts.inputs and number:
+                    # What is made beside all units is made after the one before.
+                    made.setdefault(key, number - 1)
+                if parts.is_trained(key) or unit.variables:
                     wanted.add(key)
-            for key in unit.stage.gives:
-                origin = self._origin(key)
-                made.setdefault(origin, number)
-                sizes[origin] = self._spec(key).nbytes
-            inner, kept, work, backward = self._cost(unit)
+            for key in map(parts.origin, unit.gives):
+                made.setdefault(key, number)
             # What begins operations of a backward pass is no Python.
-            step = work.plus(backward._replace(operations=0.0))
+            step = cost.work.plus(cost.backward._replace(operations=0.0))
             self._plain_seconds += step.seconds(self._ceilings)
-            again = work
+            again = cost.work
             if backend == "tensorflow":  # whose second run takes masks from the first
-                again = work._replace(draws=0.0)
-            without_masks = work._replace(draws=0.0, operations=_WATCHED * work.operations)
+                again = again._replace(draws=0.0)
+            without_masks = cost.work._replace(
+                draws=0.0, operations=_WATCHED * cost.work.operations
+            )
             rest = {
                 "save_masks": without_masks,
                 "save_matmuls": without_masks._replace(products=0.0),
             }
-            follows = self._units[number + 1 : number + 2]
-            gradients = sum(variable_bytes(v) for v in variables if id(v) not in seen)
-            seen.update(map(id, variables))
+            gradients = sum(variable_bytes(v) for v in unit.variables if id(v) not in seen)
+            seen.update(map(id, unit.variables))
             units.append(
                 solver.Unit(
-                    inner,
+                    cost.inner,
                     again.seconds(self._ceilings),
-                    kept,
+                    cost.kept,
                     tuple(rest[policy].seconds(self._ceilings) for policy in solver.SAVING),
                     gradients,
-                    # Nothing before the first trained weight is computed again.
-                    bool(follows) and follows[0].graph is unit.graph and self._is_trained(unit),
+                    unit.joins,
+                    unit.alone,
                 )
             )
         tensors = [
-            solver.Between(made[key], number, sizes[key])
+            solver.Between(made[key], number, parts.spec(key).nbytes)
             for key, number in last.items()
-            if key in made and key in wanted and key not in inputs and number > made[key]
+            if key in made and key in wanted and number > made[key]
         ]
         # Keras on torch has the gradients of the step before until the forward pass has ended.
         at_end = sum(unit.gradients for unit in units) if backend == "torch" else 0
-        return solver.Problem(units, tensors, _CALL[backend], at_end)
-
-    def _cost(self, unit: _Unit) -> Tuple[int, Tuple[int, ...], Any, Any]:
-        """Return bytes kept plainly and by policy, and the work of both passes.
-
-        Units that are alike are counted once.
-        """
-        from perftricks.recompute.keras3 import private
-        from perftricks.recompute.measure.kept import kept_bytes
-        from perftricks.recompute.measure.work import work_of
-
-        specs = [self._spec(key) for key in unit.stage.takes]
-        likeness = _likeness(unit.stage, specs)
-        if likeness is None or likeness not in self._costs:
-            function = stages.segment_function(
-                unit.graph.functional, unit.stage, private.in_training
-            )
-            variables = unit.stage.trained_variables
-            costs = (
-                kept_bytes(function, variables, specs, FULL, with_results=False),
-                tuple(
-                    kept_bytes(function, variables, specs, policy_of(name), with_results=False)
-                    for name in solver.SAVING
-                ),
-                *work_of(function, variables, specs),
-            )
-            if likeness is None:
-                return costs
-            self._costs[likeness] = costs
-        return self._costs[likeness]
-
-    def _spec(self, key: int) -> Any:
-        return self._spec_of(self._symbols[key], self._trained.get(self._origin(key), False))
-
-    def _spec_of(self, symbol: Any, is_trained: bool) -> Any:
-        from perftricks.recompute.measure.kept import spec_of_symbol
-
-        return spec_of_symbol(symbol, self._setting.batch_size, self._setting.length, is_trained)
+        return solver.Problem(units, tensors, _CALL[backend], at_end, parts.spans)
 
     # From choices to plans.
 
@@ -269,7 +167,7 @@ class Budgeting:
         Raises:
             ValueError: If none does.
         """
-        curve = self._problem.curve()
+        curve = self._problem.curve(allowed=self._parts.variants())
         peaks = self._expected(curve)
         number = max((i for i, peak in enumerate(peaks) if peak <= budget), default=0)
         while number and self._peak(curve[number]) > budget:
@@ -310,18 +208,21 @@ class Budgeting:
                 self._peaks[choice.pieces] = peak_bytes(self._step)
         return self._peaks[choice.pieces]
 
-    def _make_step(self) -> Any:
+    def _make_step(self, samples: Samples, outputs: Sequence[Any], names: Any) -> Any:
         from perftricks.recompute.measure.steps import Step
 
         model, setting = self._model, self._setting
-        functional = self._graph.functional
-        inputs = [self._spec_of(x, False) for x in functional.inputs]
-        outputs = [self._spec_of(x, False) for x in functional.outputs]
         optimizer = setting.optimizer or getattr(model, "optimizer", None)
-        targets, loss = loss_of(model, setting.loss, functional, outputs)
+        own = _own_step(model)
+        if own and setting.loss is None:
+            raise ValueError(
+                "%s has a %s of its own, so what a step takes is not known; give loss= to plan for "
+                "a step with that loss" % (model.name, own)
+            )
+        targets, loss = loss_of(model, setting.loss, samples, outputs, names)
         return Step(
             model,
-            inputs,
+            samples.inputs,
             targets,
             loss,
             optimizer,
@@ -343,30 +244,47 @@ class Budgeting:
         )
 
     def _plan_of(self, choice: solver.Choice) -> Plan:
-        segments: List[Segment] = []
-        for piece in choice.pieces:
-            first, last = self._units[piece.start], self._units[piece.stop - 1]
-            is_plain = piece.policy == solver.PLAIN
-            keeps, _ = self._problem.bytes_of(piece)
-            plain = self._problem.plain_bytes(piece)
-            nodes = first.graph.nodes[first.start : last.stop]
-            segment = Segment(
-                first.graph.outline.model,
-                tuple(dict.fromkeys(node.operation.name for node in nodes)),
-                plain // self._setting.batch_size,
-                keeps // self._setting.batch_size,
-                not is_plain,
-                first.graph.outline.number,
-                (first.start, last.stop),
-                "full" if is_plain else piece.policy,
-            )
-            segments.append(segment)
+        segments = [
+            segment
+            for piece in choice.pieces
+            for segment in [self._segment(piece)]
+            if segment is not None
+        ]
+        plain = sum(self._problem.plain_bytes(piece) for piece in choice.pieces)
         return Plan(
             self._model.name,
             tuple(_joined(segments)),
-            sum(s.plain or 0 for s in segments),
+            plain // self._setting.batch_size,
             self._problem.activations(choice.pieces) // self._setting.batch_size,
             self._outlined.outline.digest(),
+        )
+
+    def _segment(self, piece: solver.Piece) -> Optional[Segment]:
+        """Return a segment; None for what a call does beside those in it."""
+        first, last = self._units[piece.start], self._units[piece.stop - 1]
+        is_plain = piece.policy == solver.PLAIN
+        keeps, _ = self._problem.bytes_of(piece)
+        call = self._parts.spans.get((piece.start, piece.stop), first.call)
+        of_call = piece.stop == piece.start + 1 or (piece.start, piece.stop) in self._parts.spans
+        steps: Optional[Tuple[int, int]] = None
+        if first.graph is not None and not (of_call and call is not None):
+            nodes = first.graph.nodes[first.start : last.stop]
+            model, number = first.graph.outline.model, first.graph.outline.number
+            names = tuple(dict.fromkeys(node.operation.name for node in nodes))
+            steps = first.start, last.stop
+        elif call is not None:
+            model, number, names = self._model.name, call.number, (call.layer.name,)
+        else:
+            return None
+        return Segment(
+            model,
+            names,
+            self._problem.plain_bytes(piece) // self._setting.batch_size,
+            keeps // self._setting.batch_size,
+            not is_plain,
+            number,
+            steps,
+            "full" if is_plain else piece.policy,
         )
 
 
@@ -388,9 +306,14 @@ def _between(x: int, xs: Sequence[int], ys: Sequence[int]) -> float:
 
 
 def _joined(segments: Sequence[Segment]) -> List[Segment]:
-    """Make one of plain segments that follow each other."""
+    """Make one of plain segments that follow each other, and of the calls of a layer."""
     found: List[Segment] = []
     for segment in segments:
+        if segment.steps is None:
+            same = [i for i, one in enumerate(found) if one[5:] == segment[5:]]
+            if same:
+                found[same[0]] = _sum(found[same[0]], segment)
+                continue
         before = found[-1] if found else None
         if (
             before is None
@@ -403,70 +326,42 @@ def _joined(segments: Sequence[Segment]) -> List[Segment]:
         ):
             found.append(segment)
             continue
-        found[-1] = before._replace(
-            layers=tuple(dict.fromkeys([*before.layers, *segment.layers])),
-            plain=(before.plain or 0) + (segment.plain or 0),
-            kept=(before.kept or 0) + (segment.kept or 0),
-            steps=(before.steps[0], segment.steps[1]),
-        )
+        found[-1] = _sum(before, segment)._replace(steps=(before.steps[0], segment.steps[1]))
     return found
 
 
-def _places(chain: Any) -> List[int]:
-    """List after which steps a graph may be cut: at most so many that solving takes seconds."""
-    narrow = chain.cut_points()
-    cuts = chain.best_cuts()
-    places = narrow if set(cuts) <= set(narrow) else list(range(len(chain.steps) - 1))
-    if len(places) <= _MOST_UNITS:
-        return places
-    # Of places that follow each other, those that least flows across.
-    width = -(-len(places) // _MOST_UNITS)
-    return [
-        min(places[i : i + width], key=chain.crossing_bytes) for i in range(0, len(places), width)
-    ]
-
-
-def _likeness(stage: Any, specs: Sequence[Any]) -> Optional[str]:
-    """Return a text that only stages have in common that cost the same; None if that is unknown."""
-    from perftricks.recompute.keras3 import layers as keras3
-
-    numbers: Dict[int, int] = {key: i for i, key in enumerate(stage.takes)}
-    calls = []
-    for node in stage.nodes:
-        operation = node.operation
-        if keras3.is_layer(operation) and operation._layers:
-            own = type(operation).__module__.startswith("keras.")
-            if not own:
-                return None
-        try:
-            config = operation.get_config() if hasattr(operation, "get_config") else {}
-            text = json.dumps({**config, "name": ""}, sort_keys=True, default=repr)
-        except Exception:
-            return None
-        for x in node.outputs:
-            numbers.setdefault(id(x), len(numbers))
-        calls.append(
-            (
-                type(operation).__qualname__,
-                text,
-                [numbers.get(id(x)) for x in node.input_tensors],
-                repr([x for x in node.arguments.args if not hasattr(x, "shape")]),
-                [tuple(v.shape) for v in getattr(operation, "trainable_variables", ())],
-            )
-        )
-    return repr((calls, list(specs), [numbers.get(key) for key in stage.gives]))
+def _sum(one: Segment, other: Segment) -> Segment:
+    return one._replace(
+        layers=tuple(dict.fromkeys([*one.layers, *other.layers])),
+        plain=(one.plain or 0) + (other.plain or 0),
+        kept=(one.kept or 0) + (other.kept or 0),
+    )
 
 
 def loss_of(
-    model: Any, loss: Any, functional: Any, outputs: Sequence[Any]
+    model: Any, loss: Any, samples: Samples, outputs: Sequence[Any], names: Any
 ) -> Tuple[List[Any], Callable[[List[Any], List[Any]], Any]]:
-    """Return the targets of a step, and its loss as a function of inputs and targets."""
+    """Return the targets of a step, and its loss as a function of inputs and targets.
+
+    Args:
+        model: The model.
+        loss: As the caller gave it.
+        samples: What it is called with, and targets if the caller gave some.
+        outputs: What it returns, without numbers.
+        names: The structure in which it returns them.
+
+    Raises:
+        ValueError: If losses, outputs and targets do not go together.
+    """
     import keras
 
-    if loss is None and getattr(model, "compiled", False):
-        loss = model.loss
+    is_compiled = bool(getattr(model, "compiled", False))
+    if loss is None:
+        loss = model.loss if is_compiled else keras.losses.mean_squared_error
+        if loss is None:
+            loss = [None] * len(outputs)
     if isinstance(loss, dict):
-        loss = [loss.get(name) for name in model.output_names]
+        loss = [loss.get(name) for name in _names_of(model, names)]
     given = keras.tree.flatten(loss) if isinstance(loss, (list, tuple)) else [loss] * len(outputs)
     if len(given) != len(outputs):
         raise ValueError(
@@ -474,22 +369,52 @@ def loss_of(
             % (model.name, len(outputs), len(given))
         )
     functions = [keras.losses.get(one) if one is not None else None for one in given]
-    targets = [
-        spec._replace(shape=spec.shape[:-1], dtype="int32") if _is_sparse(one) else spec
-        for one, spec in zip(functions, outputs)
-    ]
-    structure = functional._inputs_struct
+    if samples.targets is not None:
+        targets = samples.targets
+        if len(targets) != len(outputs):
+            raise ValueError(
+                "%s returns %d tensors, and y has %d" % (model.name, len(outputs), len(targets))
+            )
+    else:
+        targets = [
+            spec._replace(shape=spec.shape[:-1], dtype="int32") if _is_sparse(one) else spec
+            for one, spec in zip(functions, outputs)
+        ]
+    targets = [spec._replace(is_trained=False) for spec in targets]
 
     def compute(inputs: List[Any], wanted: List[Any]) -> Any:
-        results = model(keras.tree.pack_sequence_as(structure, inputs), training=True)
+        results = samples.call(inputs)
         total: Any = 0.0
         for one, result, target in zip(functions, keras.tree.flatten(results), wanted):
-            if one is None:
-                one = keras.losses.mean_squared_error
-            total = total + keras.ops.mean(keras.ops.cast(one(target, result), "float32"))
-        return sum((keras.ops.sum(more) for more in model.losses), total)
+            if one is not None:
+                total = total + keras.ops.mean(keras.ops.cast(one(target, result), "float32"))
+        added = model.losses
+        if not added and not any(functions):
+            raise ValueError(
+                "%s is compiled without a loss and adds none itself (add_loss): give loss="
+                % model.name
+            )
+        return sum((keras.ops.sum(more) for more in added), total)
 
     return targets, compute
+
+
+def _own_step(model: Any) -> str:
+    """Return the name of a method by which a model makes a step another one; "" if it does not."""
+    for name in ("train_step", "compute_loss"):
+        if not getattr(type(model), name).__module__.startswith("keras."):
+            return name
+    return ""
+
+
+def _names_of(model: Any, names: Any) -> Sequence[str]:
+    """Return the names of what a model returns, in the order of its tensors."""
+    import keras
+
+    if isinstance(names, dict):
+        return keras.tree.flatten({name: name for name in names})  # type: ignore[no-any-return]
+    found: Sequence[str] = getattr(model, "output_names", ())
+    return found
 
 
 def _is_sparse(loss: Any) -> bool:

@@ -29,6 +29,8 @@ def plan(
     length: Optional[int] = None,
     loss: Any = None,
     optimizer: Any = None,
+    x: Any = None,
+    y: Any = None,
 ) -> Plan:
     """Choose what ``apply`` would recompute, and leave the model as it is.
 
@@ -49,22 +51,27 @@ def plan(
         boundaries: As for ``apply``.
         policy: As for ``apply``.
         budget: What a training step may take: bytes, or a size such as "6GiB". It chooses segments
-            and policies, so none of the options above is given. For models of Keras 3 that are
-            graphs of layers.
+            and policies, so none of the options above is given. For models of Keras 3.
         batch_size: With a budget: samples in a batch.
         length: With a budget: what to take for each other dimension of the inputs that is not
             known, as for ``profile``.
         loss: With a budget: a Keras loss, its name, or a list of them, one for each output. None
-            for what the model is compiled with; if it is not, the mean squared error.
+            for what the model is compiled with; if it is not, the mean squared error. A model with
+            a ``train_step`` or ``compute_loss`` of its own needs it, for a step with that loss.
         optimizer: With a budget: the optimizer or its name; None for that of the model, if it is
             compiled.
+        x: With a budget, for a model with a ``call`` of its own: samples of what it is called with,
+            arrays or ``keras.Input`` nested as ``fit`` takes them. Only shapes and types are looked
+            at, and ``batch_size`` says how many there are. A model that is not built is built.
+        y: With a budget: samples of the targets; None for what goes with the outputs and the loss.
 
     Returns:
         The plan; ``print`` it for a table.
 
     Raises:
         TypeError: If ``model`` is no Keras model, or an option has the wrong type.
-        ValueError: If the model is not built, a name is unknown, or there is nothing to segment.
+        ValueError: If the model is not built, a name is unknown, there is nothing to segment, or a
+            step cannot be measured.
         BudgetError: A ValueError: if no plan fits the budget.
 
     Example:
@@ -73,9 +80,10 @@ def plan(
         >>> plan.save("plan.json")  # doctest: +SKIP
         >>> recompute.apply(another, plan=recompute.Plan.load("plan.json"))  # doctest: +SKIP
     """
-    check(model, "plan")
+    check(model, "plan", x)
     if budget is None:
         given = {"batch_size": batch_size, "length": length, "loss": loss, "optimizer": optimizer}
+        given.update(x=x, y=y)
         alone = [name for name, value in given.items() if value is not None]
         if alone:
             raise ValueError("%s: given with a budget only" % ", ".join(alone))
@@ -86,7 +94,7 @@ def plan(
             "a budget chooses segments and policies: every, layers, boundaries and policy are not "
             "given with it"
         )
-    return _plan_for_budget(model, budget, batch_size, length, loss, optimizer)
+    return _plan_for_budget(model, budget, batch_size, length, loss, optimizer, x, y)
 
 
 def _plan_for_budget(
@@ -96,13 +104,16 @@ def _plan_for_budget(
     length: Optional[int],
     loss: Any,
     optimizer: Any,
+    x: Any,
+    y: Any,
 ) -> Plan:
     from perftricks.recompute.budgeting import Setting, plan_for
 
     if generation_of(model) != 3:
         raise ValueError(
-            "a budget is for models of Keras 3; %s is of Keras 2: use every, layers or boundaries"
-            % model.name
+            "a budget is for models of Keras 3, and %s is of Keras 2: use apply(model), or "
+            "apply(model, policy='save_matmuls') to keep more; every= and layers= choose what is "
+            "recomputed" % model.name
         )
     if batch_size is None:
         raise ValueError("with a budget, give batch_size: the samples in a batch")
@@ -115,7 +126,8 @@ def _plan_for_budget(
         import keras
 
         optimizer = keras.optimizers.get(optimizer)
-    return plan_for(model, Outlined(model), size, Setting(batch_size, length, loss, optimizer))
+    setting = Setting(batch_size, length, loss, optimizer, x, y)
+    return plan_for(model, Outlined(model), size, setting)
 
 
 def check_count(name: str, value: Any) -> None:

@@ -12,8 +12,14 @@ from perftricks.recompute.stacks import engine_for, family_of, generation_of
 MARK = "perftricks_replaced"
 
 
-def check(model: Any, name: str) -> None:
-    """Refuse what is no built model of a Keras; ``name`` is the function that needs one."""
+def check(model: Any, name: str, x: Any = None) -> None:
+    """Refuse what is no built model of a Keras.
+
+    Args:
+        model: The model.
+        name: The function that needs one.
+        x: Samples, by which a model of Keras 3 that is not built is built; None for no samples.
+    """
     kind: Any = getattr(sys.modules.get("keras"), "Model", ())
     family = family_of(model)
     if not (family.is_model(model) if generation_of(model) == 2 else isinstance(model, kind)):
@@ -22,6 +28,10 @@ def check(model: Any, name: str) -> None:
             % (name, type(model).__module__ + "." + type(model).__name__)
         )
     engine_for(model.call, ())  # complains about another Keras
+    if x is not None and generation_of(model) == 3 and not family.is_built(model):
+        from perftricks.recompute import samples
+
+        samples.build(model, x)
     if name != "remove" and not family.is_built(model):
         raise ValueError(
             "the model %s is not built, so its layers are not known yet: call it on a batch or "

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, List, Optional, Tuple
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 from perftricks.recompute.choosing import check_count, choose
 from perftricks.recompute.models import check
-from perftricks.recompute.outlining import Graph, Outlined
+from perftricks.recompute.outlining import Outlined
+from perftricks.recompute.planning.planner import NothingToSegmentError
 from perftricks.recompute.planning.plans import Plan, Segment
 from perftricks.recompute.planning.profiles import Profile, SegmentProfile
 from perftricks.recompute.policies import policy_of
+from perftricks.recompute.samples import Samples, traced_call
 from perftricks.recompute.stacks import generation_of
 
 
@@ -21,6 +23,7 @@ def profile(
     length: Optional[int] = None,
     optimizer: Any = None,
     plan: Optional[Plan] = None,
+    x: Any = None,
 ) -> Profile:
     """Tell where the memory of a training step goes: by what it is for, segment and policy.
 
@@ -29,57 +32,79 @@ def profile(
     workspace of a convolution, is not counted, nor what a framework keeps for itself.
 
     Args:
-        model: A built Functional or Sequential model of Keras 3.
+        model: A built model of Keras 3; with ``x`` it need not be built, and is then.
         batch_size: Samples in a batch.
         length: What to take for each other dimension of the inputs that is not known: the tokens of
             a text, the sides of an image.
         optimizer: The optimizer; None for the one that the model is compiled with, if it is.
         plan: The plan whose segments are shown; None for the one that ``apply`` would choose.
+        x: For a model with a ``call`` of its own: samples of what it is called with, as for
+            ``plan``.
 
     Returns:
         The profile; ``print`` it for a table.
 
     Raises:
         TypeError: If ``model`` is no Keras model, or ``plan`` is no plan.
-        ValueError: If the model is not built, has no graph of layers or is of Keras 2, a dimension
-            is not known, or there is nothing to segment.
+        ValueError: If the model is not built or is of Keras 2, what it takes or a dimension is not
+            known, or it cannot be traced.
 
     Example:
         >>> from perftricks import recompute
         >>> print(recompute.profile(model, batch_size=64))  # doctest: +SKIP
     """
-    check(model, "profile")
+    from perftricks.recompute.applying import applied
+
+    check(model, "profile", x)
     if generation_of(model) != 3:
-        raise ValueError("profile looks into models of Keras 3; %s is of Keras 2" % model.name)
+        raise ValueError(
+            "profile looks into models of Keras 3, and %s is of Keras 2; recompute.plan(model) "
+            "estimates its segments from shapes, and recompute.verify measures" % model.name
+        )
     for name, value in (("batch_size", batch_size), ("length", length)):
         if value is not None:
             check_count(name, value)
     outlined = Outlined(model)
-    graph = outlined.root
-    if graph is None:
-        raise ValueError(
-            "%s has a call of its own and no graph of layers to look into; profile its "
-            "Functional or Sequential parts" % model.name
-        )
     if plan is None:
-        plan = choose(outlined, model, None, None, None, "full")
+        plan = _default_plan(model, outlined)
     elif not isinstance(plan, Plan):
         raise TypeError("plan must be what recompute.plan or Plan.load returns, got %r" % (plan,))
-    return _Profiler(model, outlined, graph, batch_size, length).profile(
-        plan, getattr(model, "optimizer", None) if optimizer is None else optimizer
-    )
+    samples = Samples(model, outlined, batch_size, length, x)
+    if optimizer is None:
+        optimizer = getattr(model, "optimizer", None)
+    with applied(model, None):
+        return _Profiler(model, outlined, samples, batch_size).profile(plan, optimizer)
+
+
+def _default_plan(model: Any, outlined: Outlined) -> Plan:
+    try:
+        return choose(outlined, model, None, None, None, "full")
+    except NothingToSegmentError:  # the whole is shown, and no segment
+        return Plan(model.name, (), None, None, outlined.outline.digest())
+
+
+class _Run(NamedTuple):
+    """What a segment runs: one of its parts, or one of the calls of a layer.
+
+    Attributes:
+        keys: The keys of the tensors it takes.
+        specs: These, without numbers.
+        function: Takes and returns tensors.
+    """
+
+    keys: Sequence[int]
+    specs: Sequence[Any]
+    function: Callable[[List[Any]], Sequence[Any]]
 
 
 class _Profiler:
-    def __init__(
-        self, model: Any, outlined: Outlined, graph: Graph, batch_size: int, length: Optional[int]
-    ) -> None:
+    def __init__(self, model: Any, outlined: Outlined, samples: Samples, batch_size: int) -> None:
         self._model = model
         self._outlined = outlined
-        self._graph = graph
+        self._samples = samples
         self._batch_size = batch_size
-        self._length = length
-        self._counted = {id(x) for x in graph.functional.inputs}  # what is kept anyway
+        self._traced: Any = None
+        self._counted = {id(x) for x in outlined.root.functional.inputs} if outlined.root else set()
 
     def profile(self, plan: Plan, optimizer: Any) -> Profile:
         """Return the profile under a plan."""
@@ -87,13 +112,13 @@ class _Profiler:
 
         from perftricks.recompute.measure.kept import kept_bytes
 
-        model = self._model
-        specs = [self._spec(x, False) for x in self._graph.functional.inputs]
-        structure = self._graph.functional._inputs_struct
+        model, specs = self._model, self._samples.inputs
+        if self._outlined.root is None or any(segment.steps is None for segment in plan.segments):
+            self._traced = traced_call(model, self._outlined, self._samples)
+            self._counted.update(self._traced.inputs)  # what is kept anyway
 
         def run(tensors: List[Any]) -> List[Any]:
-            inputs = keras.tree.pack_sequence_as(structure, tensors)
-            return list(keras.tree.flatten(model(inputs, training=True)))
+            return list(keras.tree.flatten(self._samples.call(tensors)))
 
         trained = list(model.trainable_variables)
         return Profile(
@@ -105,43 +130,72 @@ class _Profiler:
             optimizer_bytes(optimizer, trained),
             sum(spec.nbytes for spec in specs),
             kept_bytes(run, trained, specs),
-            tuple(self._segment(segment) for segment in plan.segments if segment.steps),
+            tuple(map(self._segment, plan.segments)),
             plan,
         )
 
     def _segment(self, segment: Segment) -> SegmentProfile:
+        from perftricks.recompute.measure.kept import kept_bytes
+
+        if segment.steps is None:
+            variables = self._outlined.layers[segment.number].trainable_variables
+            runs = self._calls(segment.number)
+        else:
+            run, variables = self._part(segment, segment.steps)
+            runs = [run]
+        plain = full = masks = products = 0
+        for keys, specs, function in runs:
+            kept = {key: s.nbytes for key, s in zip(keys, specs) if key not in self._counted}
+            self._counted.update(kept)
+            full += sum(kept.values())
+            plain += kept_bytes(function, variables, specs)
+            masks += kept_bytes(function, variables, specs, policy_of("save_masks"))
+            products += kept_bytes(function, variables, specs, policy_of("save_matmuls"))
+        return SegmentProfile(
+            segment.name_in(self._model.name),
+            full + plain,
+            full,
+            full + masks,
+            full + products,
+            segment.recomputed,
+        )
+
+    def _calls(self, number: int) -> List[_Run]:
+        """List the calls of a layer."""
+        traced = self._traced
+        return [
+            _Run(call.takes_and_masks, traced.specs(call.takes_and_masks), call.run_again)
+            for call in traced.root.everything
+            if call.number == number
+        ]
+
+    def _part(self, segment: Segment, steps: Tuple[int, int]) -> Tuple[_Run, List[Any]]:
+        """Return a part of a graph, and its trained variables."""
         from perftricks.recompute.applying import stages_of_plan
         from perftricks.recompute.keras3 import private
-        from perftricks.recompute.measure.kept import kept_bytes
+        from perftricks.recompute.measure.kept import spec_of_symbol
         from perftricks.recompute.stages import segment_function
 
         graph = self._outlined.graphs[segment.number]
         (stage,) = (
             stage
             for stage in stages_of_plan(self._outlined, graph, [segment])
-            if stage.nodes[0] is graph.nodes[segment.steps[0]]  # type: ignore[index]
+            if stage.nodes[0] is graph.nodes[steps[0]]
         )
-        symbols = {id(x): x for x in self._outlined.symbols}
-        inputs = {id(x) for x in self._graph.functional.inputs}
-        specs = [self._spec(symbols[key], key not in inputs) for key in stage.takes]
-        kept = {key: s.nbytes for key, s in zip(stage.takes, specs) if key not in self._counted}
-        self._counted.update(kept)
-        full = sum(kept.values())
+        known = {} if self._traced is None else self._traced.symbols
+        if self._outlined.root is None:
+            keys: Sequence[int] = [known[key] for key in stage.takes]
+            specs = self._traced.specs(keys)
+        else:
+            keys, samples = stage.takes, self._samples
+            symbols = {id(x): x for x in self._outlined.symbols}
+            inputs = {id(x) for x in self._outlined.root.functional.inputs}
+            specs = [
+                spec_of_symbol(symbols[key], self._batch_size, samples.length, key not in inputs)
+                for key in keys
+            ]
         function = segment_function(graph.functional, stage, private.in_training)
-        variables = stage.trained_variables
-        products = kept_bytes(function, variables, specs, policy_of("save_matmuls"))
-        return SegmentProfile(
-            segment.name_in(self._model.name),
-            full + kept_bytes(function, variables, specs),
-            full,
-            full + products,
-            segment.recomputed,
-        )
-
-    def _spec(self, symbol: Any, is_inside: bool) -> Any:
-        from perftricks.recompute.measure.kept import spec_of_symbol
-
-        return spec_of_symbol(symbol, self._batch_size, self._length, is_inside)
+        return _Run(keys, specs, function), stage.trained_variables
 
 
 def variable_bytes(variable: Any) -> int:

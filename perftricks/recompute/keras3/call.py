@@ -51,7 +51,7 @@ def checkpointed_call(
             variables are noticed when read.
         policy: What is kept.
     """
-    framework = _framework()
+    framework = current_framework()
     leaves = structures.flatten((args, kwargs))
     if (
         framework is None
@@ -102,7 +102,8 @@ def is_inference() -> bool:
     return context is not None and not context.training
 
 
-def _framework() -> Optional[Framework]:
+def current_framework() -> Optional[Framework]:
+    """Return what Keras computes with, or None, with a warning, if that cannot train."""
     name = private.keras_backend()
     if name == "tensorflow":
         from perftricks.recompute.keras3 import tensorflow

@@ -7,6 +7,7 @@ else. Nothing is imported before a function runs.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import sys
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
@@ -18,6 +19,34 @@ def keras_thread_state() -> Dict[str, Any]:
 
     state: Dict[str, Any] = vars(global_state.GLOBAL_STATE_TRACKER)
     return state
+
+
+# What decides how a layer runs that is called inside of another one: training or not, precision.
+_OF_A_CALL = ("current_call_ctx", "autocast_scope")
+
+
+def call_state() -> Dict[str, Any]:
+    """Return what decides how a layer runs that is called now."""
+    state = keras_thread_state()
+    return {name: copy.copy(state.get(name)) for name in _OF_A_CALL}
+
+
+@contextlib.contextmanager
+def call_state_in_force(then: Dict[str, Any]) -> Iterator[None]:
+    """Have what ``call_state`` has returned in force for a while."""
+    state = keras_thread_state()
+    now = {name: state.get(name) for name in _OF_A_CALL}
+    state.update({name: copy.copy(value) for name, value in then.items()})
+    try:
+        yield
+    finally:
+        state.update(now)
+
+
+def jax_has_tangent(x: Any) -> bool:
+    """Tell whether an array of ``jax.jvp`` depends on what is differentiated."""
+    tangent = getattr(x, "tangent", None)
+    return tangent is not None and type(tangent).__name__ != "Zero"
 
 
 def keras_backend() -> str:

@@ -169,6 +169,21 @@ def _jax(
     return made_bytes(program.jaxpr, len(shape[0]), with_results)
 
 
+def jax_forward(function: Function, variables: Sequence[Any], specs: Sequence[Spec]) -> None:
+    """Trace a function on JAX, with tangents of what is trained."""
+    import jax
+
+    compute = _jax_function(function, variables, specs)
+
+    def run(values: Any, trained: Any, others: Any) -> Any:
+        def forward(values: Any, trained: Any) -> Any:
+            return compute(values, trained, others)
+
+        return jax.jvp(forward, (values, trained), (values, trained))
+
+    jax.eval_shape(run, *_jax_arguments(variables, specs))
+
+
 def jax_program(
     function: Function,
     variables: Sequence[Any],

@@ -10,6 +10,10 @@ from perftricks.recompute.planning.outline import Graph, Layers, Outline
 from perftricks.recompute.planning.plans import Plan, Segment
 
 
+class NothingToSegmentError(ValueError):
+    """A model has no place to cut, or nothing would be saved between them."""
+
+
 def plan_segments(outline: Outline, cut: Cutter) -> Plan:
     """Plan a model and the models inside it.
 
@@ -73,7 +77,7 @@ class _Draft(NamedTuple):
 
 def _finished(outline: Outline, draft: _Draft) -> Plan:
     if not draft.is_useful:
-        raise ValueError(
+        raise NothingToSegmentError(
             "there is nothing to segment in %s: %s; try every=1, boundaries=[names of layers] or "
             "layers=[names or classes of layers]"
             % (outline.root.model, "no place to cut, or nothing to save between them")

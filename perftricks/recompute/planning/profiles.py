@@ -15,6 +15,7 @@ class SegmentProfile(NamedTuple):
         name: The first and the last layer.
         plain: In a plain run, its inputs included, where nobody keeps them anyway.
         full: If it is recomputed: these inputs.
+        save_masks: If it is recomputed and keeps the masks of dropout; ``full`` is part of it.
         save_matmuls: If it is recomputed and keeps what its products give, and masks; ``full`` is
             part of it.
         recomputed: Whether the plan recomputes it.
@@ -23,6 +24,7 @@ class SegmentProfile(NamedTuple):
     name: str
     plain: int
     full: int
+    save_masks: int
     save_matmuls: int
     recomputed: bool
 
@@ -123,13 +125,15 @@ class Profile(NamedTuple):
         ]
         lines = ["%s, batch of %d, %s; about" % (self.model, self.batch_size, self.backend)]
         lines += ["  %-14s %10s" % (name, readable_size(size)) for name, size in whole]
-        rows: List[Tuple[str, ...]] = [("segment", "plain", "full", "save_matmuls", "")]
+        rows: List[Tuple[str, ...]] = [
+            ("segment", "plain", "full", "save_masks", "save_matmuls", "")
+        ]
         for s in self.segments:
-            sizes = [readable_size(size) for size in (s.plain, s.full, s.save_matmuls)]
+            sizes = [readable_size(getattr(s, column)) for column in columns]
             note = "" if s.recomputed else "runs plainly"
             rows.append((s.name, *sizes, note))
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        widths = [max(len(row[i]) for row in rows) for i in range(6)]
         for row in rows:
-            cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:4], widths[1:4]))]
-            lines.append("  ".join([*cells, row[4]]).rstrip())
+            cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:5], widths[1:5]))]
+            lines.append("  ".join([*cells, row[5]]).rstrip())
         return "\n".join(lines)

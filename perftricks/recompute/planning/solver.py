@@ -16,7 +16,8 @@ either than another one up to the same place is dropped, which loses nothing.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+import copy
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 PLAIN, FULL = "plain", "full"
 SAVING = ("save_masks", "save_matmuls")  # policies that keep something inside of a segment
@@ -32,6 +33,7 @@ class Unit(NamedTuple):
         rest: Seconds to compute it again under each.
         gradients: Bytes of the gradients of its weights.
         joins: Whether a segment may go on from it to the next unit.
+        alone: Whether it may be recomputed as a segment of its own.
     """
 
     inner: int
@@ -40,6 +42,7 @@ class Unit(NamedTuple):
     rest: Tuple[float, ...] = (0.0,) * len(SAVING)
     gradients: int = 0
     joins: bool = True
+    alone: bool = True
 
 
 class Between(NamedTuple):
@@ -92,12 +95,20 @@ class Problem:
         tensors: What goes from one to another.
         call: Seconds that a recomputed segment takes beside what it computes.
         at_end: Bytes that are there at the end of the forward pass, beside what is kept.
+        spans: Units that may be a segment although they do not join: the first, and the one after
+            the last.
     """
 
     def __init__(
-        self, units: Sequence[Unit], tensors: Sequence[Between], call: float = 0.0, at_end: int = 0
+        self,
+        units: Sequence[Unit],
+        tensors: Sequence[Between],
+        call: float = 0.0,
+        at_end: int = 0,
+        spans: Iterable[Tuple[int, int]] = (),
     ) -> None:
         self.units = list(units)
+        self._spans = frozenset(spans)
         self._call = call
         self._at_end = at_end
         count = len(self.units)
@@ -107,13 +118,25 @@ class Problem:
             made = self._made[tensor.made]
             made[tensor.last] = made.get(tensor.last, 0) + tensor.bytes
         self._gradients = [sum(u.gradients for u in self.units[i:]) for i in range(count)]
-        self._moves = self._list_moves()
+        self._all_moves = self._moves = self._list_moves()
+
+    def restricted(self, allowed: Callable[[Piece], bool]) -> Problem:
+        """Return the same with fewer segments to choose from.
+
+        Args:
+            allowed: Tells whether a segment may be chosen.
+        """
+        found = copy.copy(self)
+        found._moves = [[move for move in moves if allowed(move[0])] for moves in self._all_moves]
+        return found
 
     def _list_moves(self) -> List[List[Tuple[Piece, int, int, float]]]:
         """List, for each place, the segments that end there, with bytes kept and held, and time."""
         count = len(self.units)
         moves: List[List[Tuple[Piece, int, int, float]]] = [[] for _ in range(count + 1)]
         for start in range(count):
+            farthest = max((b for a, b in self._spans if a == start), default=0)
+            joined = True
             inner = 0
             full = self._call
             kept = [0] * len(SAVING)
@@ -128,14 +151,17 @@ class Problem:
                 held = self._gradients[start]
                 if stop == start + 1:
                     moves[stop].append((Piece(start, stop, PLAIN), gives + inner, held, 0.0))
-                moves[stop].append((Piece(start, stop, FULL), gives, held + inner + inside, full))
-                for policy, size, seconds in zip(SAVING, kept, rest):
-                    if 0 < size < inner + inside:
-                        more = held + inner + inside - size
-                        moves[stop].append(
-                            (Piece(start, stop, policy), gives + size, more, seconds)
-                        )
-                if not unit.joins:
+                    joined = unit.alone
+                if joined or (start, stop) in self._spans:
+                    most = held + inner + inside
+                    moves[stop].append((Piece(start, stop, FULL), gives, most, full))
+                    moves[stop] += [
+                        (Piece(start, stop, policy), gives + size, most - size, seconds)
+                        for policy, size, seconds in zip(SAVING, kept, rest)
+                        if 0 < size < inner + inside
+                    ]
+                joined = joined and unit.joins
+                if not joined and stop >= farthest:
                     break
         return moves
 
@@ -190,7 +216,7 @@ class Problem:
 
     def _costs(self, piece: Piece) -> Tuple[int, int, float]:
         """Return what a segment keeps, what it holds, and the seconds it takes."""
-        return next(costs for found, *costs in self._moves[piece.stop] if found == piece)  # type: ignore[return-value]
+        return next(costs for found, *costs in self._all_moves[piece.stop] if found == piece)  # type: ignore[return-value]
 
     def least(self) -> int:
         """Return the lowest peak that there is."""
@@ -265,12 +291,22 @@ class Problem:
         pieces.reverse()
         return Choice(tuple(pieces), self.peak(pieces), self.time(pieces))
 
-    def curve(self, points: int = 24) -> List[Choice]:
-        """Return choices from the lowest peak to the plain run, each faster than the one before."""
-        low, high = self.least(), self.plain.peak
+    def curve(
+        self, points: int = 24, allowed: Sequence[Callable[[Piece], bool]] = ()
+    ) -> List[Choice]:
+        """Return choices from the lowest peak to the plain run, each faster than the one before.
+
+        Args:
+            points: Budgets that are tried.
+            allowed: What may be chosen together, each as a test of segments; none if all may.
+        """
+        problems = [self.restricted(one) for one in allowed] or [self]
+        low, high = min(problem.least() for problem in problems), self.plain.peak
         found: List[Choice] = []
         for number in range(points):
-            choice = self.solve(low + (high - low) * number // (points - 1))
-            if choice is not None and (not found or choice.time < found[-1].time - 1e-12):
-                found.append(choice)
+            budget = low + (high - low) * number // (points - 1)
+            choices = [choice for p in problems for choice in [p.solve(budget)] if choice]
+            best = min(choices, key=lambda choice: (choice.time, choice.peak), default=None)
+            if best is not None and (not found or best.time < found[-1].time - 1e-12):
+                found.append(best)
         return found

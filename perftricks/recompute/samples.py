@@ -1,0 +1,151 @@
+"""What a model of Keras 3 is called with in a training step, as shapes and types.
+
+A graph of layers knows what it takes. A model with a ``call`` of its own does not: a caller shows
+some samples, arrays or symbols, nested as the model takes them, and any number of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, List, Optional
+
+from perftricks.recompute.outlining import Outlined
+
+if TYPE_CHECKING:
+    from perftricks.recompute.measure.calls import Traced
+    from perftricks.recompute.measure.kept import Spec
+
+
+class Samples:
+    """A batch without numbers.
+
+    Attributes:
+        inputs: What the model is called with.
+        targets: What the loss compares with; None if the caller has shown none.
+        structure: The inputs, nested as the model takes them.
+        length: What stands for other dimensions that are not known; None if there are none.
+
+    Args:
+        model: A model of Keras 3.
+        outlined: What planning sees of it.
+        batch_size: Samples in a batch.
+        length: What stands for other dimensions that are not known; None if there are none.
+        x: Samples of what it is called with; None if it is a graph of layers.
+        y: Samples of the targets, or None.
+
+    Raises:
+        ValueError: If the inputs are not known.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        outlined: Outlined,
+        batch_size: int,
+        length: Optional[int],
+        x: Any = None,
+        y: Any = None,
+    ) -> None:
+        self._model = model
+        self._batch_size = batch_size
+        self.length = length
+        root = outlined.root
+        if root is not None:
+            self.structure = root.functional._inputs_struct
+            leaves = root.functional.inputs
+        elif x is None:
+            raise ValueError(
+                "%s has a call of its own, so what it takes is not known: give x=, samples as fit "
+                "takes them (arrays, or keras.Input of their shape and type)" % model.name
+            )
+        else:
+            self.structure = x
+            leaves = symbols_of(x, "x")
+        self.inputs: List[Spec] = list(map(self.spec, leaves))
+        self.targets: Optional[List[Spec]] = None
+        if y is not None:
+            self.targets = list(map(self.spec, symbols_of(y, "y")))
+
+    def spec(self, symbol: Any) -> Spec:
+        """Return a symbolic tensor as one of the batch."""
+        from perftricks.recompute.measure.kept import spec_of_symbol
+
+        return spec_of_symbol(symbol, self._batch_size, self.length, False)
+
+    def call(self, tensors: List[Any]) -> Any:
+        """Call the model on a batch as ``fit`` does; return what it returns."""
+        import keras
+
+        from perftricks.recompute.keras3 import private
+
+        x = keras.tree.pack_sequence_as(self.structure, list(tensors))
+        return private.in_training(self._model)(x)
+
+
+def symbols_of(samples: Any, name: str) -> List[Any]:
+    """List samples as symbolic tensors with any number of them.
+
+    Args:
+        samples: Arrays, tensors or symbolic tensors, nested.
+        name: What to call them in an error.
+
+    Raises:
+        ValueError: If something else is among them.
+    """
+    import keras
+
+    found = []
+    for leaf in keras.tree.flatten(samples):
+        shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
+        if not shape or dtype is None:
+            raise ValueError(
+                "%s must be samples: arrays, tensors or keras.Input, nested as the model takes "
+                "them; there is %r among them" % (name, leaf)
+            )
+        found.append(keras.KerasTensor((None, *shape[1:]), _type_of(leaf), name=name))
+    return found
+
+
+def _type_of(leaf: Any) -> str:
+    """Return the type in which Keras would hand an array to a model."""
+    import keras
+
+    dtype = str(keras.backend.standardize_dtype(leaf.dtype))
+    is_array = type(leaf).__module__ == "numpy"
+    if is_array and "float" in dtype:
+        return str(keras.config.floatx())
+    if keras.config.backend() == "jax" and not _has_64_bits():
+        return dtype.replace("64", "32")
+    return dtype
+
+
+def _has_64_bits() -> bool:
+    import jax
+
+    return bool(jax.config.jax_enable_x64)
+
+
+def build(model: Any, x: Any) -> None:
+    """Build a model that is not built yet, as a call on samples would; nothing is computed.
+
+    Args:
+        model: A model of Keras 3.
+        x: Samples of what it is called with.
+    """
+    import keras
+
+    from perftricks.recompute.keras3 import private
+
+    symbols = [keras.KerasTensor((1, *s.shape[1:]), s.dtype) for s in symbols_of(x, "x")]
+    private.in_training(model)(keras.tree.pack_sequence_as(x, symbols))
+
+
+def traced_call(model: Any, outlined: Outlined, samples: Samples) -> Traced:
+    """Trace a call of a model with a ``call`` of its own, to which nothing is applied.
+
+    Raises:
+        ValueError: If it cannot be traced.
+    """
+    from perftricks.recompute.measure.calls import Traced
+
+    graphs = {n: (g.functional, g.nodes) for n, g in outlined.graphs.items()}
+    return Traced(model, outlined.layers, graphs, samples.call, samples.inputs)
