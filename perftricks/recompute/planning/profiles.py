@@ -125,9 +125,8 @@ class Profile(NamedTuple):
         ]
         lines = ["%s, batch of %d, %s; about" % (self.model, self.batch_size, self.backend)]
         lines += ["  %-14s %10s" % (name, readable_size(size)) for name, size in whole]
-        rows: List[Tuple[str, ...]] = [
-            ("segment", "plain", "full", "save_masks", "save_matmuls", "")
-        ]
+        columns = ("plain", "full", "save_masks", "save_matmuls")
+        rows: List[Tuple[str, ...]] = [("segment", *columns, "")]
         for s in self.segments:
             sizes = [readable_size(getattr(s, column)) for column in columns]
             note = "" if s.recomputed else "runs plainly"
