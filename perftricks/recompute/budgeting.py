@@ -340,8 +340,10 @@ def _sum(one: Segment, other: Segment) -> Segment:
 
 def loss_of(
     model: Any, loss: Any, samples: Samples, outputs: Sequence[Any], names: Any
-) -> Tuple[List[Any], Callable[[List[Any], List[Any]], Any]]:
+) -> Tuple[List[Any], Callable[[List[Any], List[Any]], Tuple[Any, Any]]]:
     """Return the targets of a step, and its loss as a function of inputs and targets.
+
+    The function returns what the model returned, too.
 
     Args:
         model: The model.
@@ -394,7 +396,7 @@ def loss_of(
                 "%s is compiled without a loss and adds none itself (add_loss): give loss="
                 % model.name
             )
-        return sum((keras.ops.sum(more) for more in added), total)
+        return sum((keras.ops.sum(more) for more in added), total), results
 
     return targets, compute
 

@@ -471,14 +471,17 @@ def torch_without_memory() -> Iterator[None]:
     from keras.src.backend.torch import nn
     from keras.src.backend.torch import numpy as keras_numpy
 
+    from perftricks.recompute.keras3 import torch_meta
+
     before = global_state.get_global_attribute("torch_device", None)
     modules = (nn, keras_numpy)
     plain = nn.get_device
+    device = str(plain())
     global_state.set_global_attribute("torch_device", _Meta("meta"))
     for module in modules:
         module.get_device = _torch_device(plain)
     try:
-        with _torch_layouts():
+        with torch_meta.layouts(), torch_meta.attention(device):
             yield
     finally:
         for module in modules:
@@ -501,37 +504,14 @@ def _torch_device(plain: Callable[[], Any]) -> Callable[[], Any]:
     return get_device
 
 
-def _torch_layouts() -> Any:
-    """Return a mode in which convolutions without memory lay out what they give as real ones do.
-
-    Real ones keep channels last where they were; those on the device "meta" put them second, and
-    what comes after them would copy, or not, where it really does not, or does.
-    """
+def torch_attention_kernel(
+    query: Any, key: Any, value: Any, mask: Any, rate: float, causal: bool
+) -> str:
+    """Return the name of the kernel that torch would choose for an attention, "math" for none."""
     import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
 
-    aten = torch.ops.aten
-
-    def has_channels_last(x: Any) -> bool:
-        return bool(x.dim() == 4 and x.shape[1] > 1 and x.stride(1) == 1)
-
-    def with_channels_last(x: Any) -> Any:
-        return torch.empty_like(x, memory_format=torch.channels_last)
-
-    class Layouts(TorchDispatchMode):  # type: ignore[misc]
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            results = func(*args, **(kwargs or {}))
-            if func is aten.convolution.default and results.device.type == "meta":
-                return with_channels_last(results) if has_channels_last(args[0]) else results
-            if func is aten.convolution_backward.default and args[1].device.type == "meta":
-                first, *others = results
-                if first is not None and has_channels_last(args[1]):
-                    return (with_channels_last(first), *others)
-            return results
-
-    return Layouts()
+    number = torch._fused_sdp_choice(query, key, value, mask, rate, causal)
+    return str(torch.nn.attention.SDPBackend(number).name.lower())
 
 
 def in_training(layer: Any) -> Any:

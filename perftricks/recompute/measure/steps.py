@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import keras
 
@@ -29,7 +29,8 @@ class Step(NamedTuple):
         model: The model, with whatever has been applied to it.
         inputs: The tensors it takes.
         targets: The tensors that the loss compares with.
-        loss: Takes the values of ``inputs`` and ``targets``, calls the model, and gives the loss.
+        loss: Takes the values of ``inputs`` and ``targets``, calls the model, and gives the loss
+            and what the model returned.
         optimizer: The optimizer; None to leave the update out.
         slots: Bytes of what the optimizer keeps.
     """
@@ -37,7 +38,7 @@ class Step(NamedTuple):
     model: Any
     inputs: Sequence[Spec]
     targets: Sequence[Spec]
-    loss: Callable[[List[Any], List[Any]], Any]
+    loss: Callable[[List[Any], List[Any]], Tuple[Any, Any]]
     optimizer: Any
     slots: int
 
@@ -71,10 +72,10 @@ def _torch(step: Step) -> int:
         with torch.enable_grad(), scope, _torch_ledger() as ledger:
             # Keras forgets the gradients of the step before after the forward pass.
             before = [torch.empty_like(x) for x in trained]
-            loss = step.loss(*batch)
+            loss, results = step.loss(*batch)
             before.clear()
             loss.backward()
-            del loss
+            del loss, results  # which Keras holds as long
             gradients = ledger.bytes
     update = _torch_update(step.optimizer) * sum(x.nbytes for x in trained)
     return step.idle + step.batch + int(max(ledger.peak, gradients + update))
@@ -194,7 +195,7 @@ def _jax(step: Step) -> int:
         def loss_of(values: Any) -> Any:
             pairs = [*zip(trained, values), *zip(others, fixed)]
             with keras.StatelessScope(state_mapping=pairs, collect_losses=True) as scope:
-                loss = step.loss(inputs, targets)
+                loss, _ = step.loss(inputs, targets)
             moved = [scope.get_current_value(v) for v in others]
             return loss, [x if new is None else new for x, new in zip(fixed, moved)]
 
@@ -242,7 +243,7 @@ def _tensorflow(step: Step) -> int:
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def run(inputs: Any, targets: Any) -> Any:
         with tf.GradientTape() as tape:
-            loss = step.loss(list(inputs), list(targets))
+            loss, _ = step.loss(list(inputs), list(targets))
         return tape.gradient(loss, [v.value for v in trained])
 
     batch = [

@@ -104,7 +104,7 @@ def _torch(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             results = func(*args, **(kwargs or {}))
-            packet = func._overloadpacket
+            packet = _formulas().get(func._overloadpacket, func._overloadpacket)
             given = [x for x in args if isinstance(x, torch.Tensor)]
             made = results if isinstance(results, (tuple, list)) else [results]
             made = [x for x in made if isinstance(x, torch.Tensor)]
@@ -128,6 +128,22 @@ def _torch(
         with private.torch_without_memory(), counter:
             torch.autograd.backward(ends, [torch.ones_like(x) for x in ends])
     return forward, found
+
+
+@functools.lru_cache(maxsize=None)
+def _formulas() -> Dict[Any, Any]:
+    """Return operations of torch by those that compute as much, and have no formula themselves."""
+    import torch
+
+    fused = "_scaled_dot_product_flash_attention"
+    ends = ("", "_backward")
+    found = {
+        getattr(torch.ops.aten, fused + "_for_cpu" + end, None): getattr(
+            torch.ops.aten, fused + end, None
+        )
+        for end in ends
+    }
+    return {one: other for one, other in found.items() if one is not None and other is not None}
 
 
 def _other(name: str, size: int, draws: bool, moved: float) -> Work:

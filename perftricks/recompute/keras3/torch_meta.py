@@ -1,0 +1,108 @@
+"""Where tensors of torch have no numbers, the kernels that a real device would run.
+
+On the device "meta" some operations lay out or take apart what real ones do not: what is kept for
+the backward pass would be another.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from perftricks.recompute.keras3 import private
+
+
+def layouts() -> Any:
+    """Return a mode in which convolutions without memory lay out what they give as real ones do.
+
+    Real ones keep channels last where they were; those on the device "meta" put them second, and
+    what comes after them would copy, or not, where it really does not, or does.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    aten = torch.ops.aten
+
+    def has_channels_last(x: Any) -> bool:
+        return bool(x.dim() == 4 and x.shape[1] > 1 and x.stride(1) == 1)
+
+    def with_channels_last(x: Any) -> Any:
+        return torch.empty_like(x, memory_format=torch.channels_last)
+
+    class Layouts(TorchDispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            results = func(*args, **(kwargs or {}))
+            if func is aten.convolution.default and results.device.type == "meta":
+                return with_channels_last(results) if has_channels_last(args[0]) else results
+            if func is aten.convolution_backward.default and args[1].device.type == "meta":
+                first, *others = results
+                if first is not None and has_channels_last(args[1]):
+                    return (with_channels_last(first), *others)
+            return results
+
+    return Layouts()
+
+
+def attention(device: str) -> Any:
+    """Return a mode in which attention without memory is the kernel that a device would choose.
+
+    On the device "meta" torch takes it apart, and would keep scores, which no fused kernel does.
+
+    Args:
+        device: The name of the real device.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    plain = torch.nn.functional.scaled_dot_product_attention
+
+    def kernel_of(query: Any, key: Any, value: Any, mask: Any, rate: float, causal: bool) -> str:
+        # The choice goes by types, widths and masks; small tensors have the same.
+        given = [
+            torch.empty((1, 1, 8, x.shape[-1]), dtype=x.dtype, device=device, requires_grad=True)
+            for x in (query, key, value)
+        ]
+        if mask is not None:
+            mask = torch.zeros((1, 1, 8, 8), dtype=mask.dtype, device=device)
+        query, key, value = given
+        name = private.torch_attention_kernel(query, key, value, mask, rate, causal)
+        return name + "_for_cpu" * (name == "flash_attention" and device.startswith("cpu"))
+
+    def run(
+        query: Any,
+        key: Any,
+        value: Any,
+        attn_mask: Any = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: Any = None,
+        enable_gqa: bool = False,
+    ) -> Any:
+        given = (query, key, value)
+        name = ""
+        if query.device.type == "meta" and not enable_gqa and all(x.dim() == 4 for x in given):
+            name = kernel_of(*given, attn_mask, dropout_p, is_causal)
+        kernel = getattr(torch.ops.aten, "_scaled_dot_product_" + name, None)
+        if kernel is None:
+            more = {"enable_gqa": True} if enable_gqa else {}
+            return plain(*given, attn_mask, dropout_p, is_causal, scale=scale, **more)
+        mask = attn_mask
+        if mask is not None and mask.dtype == torch.bool:
+            mask = torch.where(mask, 0.0, torch.full((), -math.inf, dtype=query.dtype))
+        if name == "flash_attention_for_cpu":
+            return kernel(*given, dropout_p, is_causal, attn_mask=mask, scale=scale)[0]
+        if name == "flash_attention":
+            return kernel(*given, dropout_p, is_causal, scale=scale)[0]
+        if mask is not None:
+            mask = mask.expand(*query.shape[:-1], key.shape[-2])
+        return kernel(*given, mask, True, dropout_p, is_causal, scale=scale)[0]
+
+    class Attention(TorchFunctionMode):  # type: ignore[misc]
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            return (run if func is plain else func)(*args, **(kwargs or {}))
+
+    return Attention()
