@@ -30,6 +30,7 @@ from typing import (
 
 from perftricks.recompute import stages
 from perftricks.recompute.applying import stages_between
+from perftricks.recompute.likeness import text_of_call
 from perftricks.recompute.outlining import Graph, Outlined
 from perftricks.recompute.planning import outline as planning
 from perftricks.recompute.planning.solver import FULL as RECOMPUTED
@@ -352,13 +353,16 @@ class CallUnits(Units):
     def _cost_of_call(self, call: Call) -> Cost:
         if id(call) not in self._of_calls:
             specs = self._traced.specs(call.takes_and_masks)
+            likeness = text_of_call(call, specs)
             try:
-                self._of_calls[id(call)] = cost_of(call.run_again, call.variables, specs)
+                if likeness not in self._costs:
+                    self._costs[likeness] = cost_of(call.run_again, call.variables, specs)
             except Exception as error:  # of a layer that needs what another one has left behind
                 raise ValueError(
                     "the layer %s cannot be measured on its own, as a segment of a plan must be: "
                     "%s: %s" % (call.layer.name, type(error).__name__, _first_line(error))
                 ) from error
+            self._of_calls[id(call)] = self._costs[likeness]
         return self._of_calls[id(call)]
 
     def variants(self) -> List[Callable[[Piece], bool]]:

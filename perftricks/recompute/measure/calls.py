@@ -76,6 +76,8 @@ class Call:
         symbols: If it ran a graph of layers that planning knows: the keys of the tensors of that,
             by the ids of their symbols; else empty.
         graph: The graph; None if it ran none.
+        arguments: What it was given, with something else in the place of tensors.
+        state: What decided how it ran: in training or not, precision.
     """
 
     def __init__(self, layer: Any, number: int, run: Callable[..., Any]) -> None:
@@ -87,9 +89,9 @@ class Call:
         self.symbols: Dict[int, int] = {}
         self.graph: Any = None
         self._run = run
-        self._arguments: Any = ((), {})
+        self.arguments: Any = ((), {})
         self._masks: Tuple[Optional[int], ...] = ()
-        self._state: Dict[str, Any] = {}
+        self.state: Dict[str, Any] = {}
 
     @property
     def variables(self) -> List[Any]:
@@ -117,10 +119,10 @@ class Call:
         """
         tensors = _tensors(arguments)
         self.takes = tuple(map(key, tensors))
-        self._arguments = structures.map(lambda x: _HOLE if _is_tensor(x) else x, arguments)
+        self.arguments = structures.map(lambda x: _HOLE if _is_tensor(x) else x, arguments)
         masks = map(private.get_mask, tensors)
         self._masks = tuple(None if mask is None else key(mask) for mask in masks)
-        self._state = private.call_state()
+        self.state = private.call_state()
 
     def run_again(self, tensors: Sequence[Any]) -> List[Any]:
         """Run it on other tensors, those of ``takes_and_masks``; return the tensors it gives."""
@@ -130,8 +132,8 @@ class Call:
             if mask is not None:
                 private.set_mask(tensor, next(others))
         filled = iter(first)
-        args, kwargs = structures.map(lambda x: next(filled) if x is _HOLE else x, self._arguments)
-        with private.call_state_in_force(self._state):
+        args, kwargs = structures.map(lambda x: next(filled) if x is _HOLE else x, self.arguments)
+        with private.call_state_in_force(self.state):
             results = self._run(*args, **kwargs)
         return _tensors(results)
 
@@ -139,7 +141,7 @@ class Call:
         """Return a function that runs as if this call made it: in training or not, as precisely."""
 
         def run(tensors: List[Any]) -> Sequence[Any]:
-            with private.call_state_in_force(self._state):
+            with private.call_state_in_force(self.state):
                 return function(tensors)
 
         return run
