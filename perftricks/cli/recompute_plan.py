@@ -24,8 +24,9 @@ HELP = """Plan what to recompute for a budget of memory.
 It shows where the memory of a training step goes, what plans need, and the one that fits.
 
 MODEL is a file that Keras has saved (.keras), or MODULE:FUNCTION, where the function returns a
-built model; models of keras.applications are built without weights. Nothing is trained, and nothing
-of the size of a batch is allocated.
+model; models of keras.applications are built without weights. A model with a call of its own comes
+with samples of what it is called with: the function returns (model, x) or (model, x, y). Nothing is
+trained, and nothing of the size of a batch is allocated.
 
 \b
 Examples:
@@ -90,7 +91,7 @@ def recompute_plan(
         _choose_backend(installed(backend))
         with render.progress() as tell:
             tell("building the model")
-            built = _model(model)
+            built, samples = _model(model)
             from perftricks import recompute
 
             if optimizer is None and not getattr(built, "compiled", False):
@@ -102,13 +103,18 @@ def recompute_plan(
             }
             try:
                 tell("asking what each part keeps")
-                profile = recompute.profile(built, **setting)
+                profile = recompute.profile(built, x=samples.get("x"), **setting)
                 tell("planning")
                 plenty = _PLENTY if size is None else size
-                plan = recompute.plan(built, budget=plenty, loss=loss, **setting)
+                plan = recompute.plan(built, budget=plenty, loss=loss, **samples, **setting)
             except recompute.BudgetError as error:
                 raise _NoModelError(str(error)) from None
-            except ValueError:
+            except ValueError as error:
+                if not samples and "give x=" in str(error):
+                    raise _NoModelError(
+                        f"{built.name} has a call of its own, so what it takes is not known: name "
+                        "a function, MODULE:FUNCTION, that returns (model, x), x being samples"
+                    ) from None
                 raise
             except Exception as error:  # of a layer, for example, that looks at numbers
                 raise _NoModelError(
@@ -120,6 +126,7 @@ def recompute_plan(
             "length": length,
             "loss": loss,
             "optimizer": optimizer,
+            **{name: name for name in samples},
         }
         given = {name: value for name, value in options.items() if value is not None}
         render.show(profile, plan, given, save)
@@ -142,15 +149,15 @@ def _choose_backend(name: str) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def _model(given: str) -> Any:
-    """Load or build the model."""
+def _model(given: str) -> tuple[Any, dict[str, Any]]:
+    """Load or build the model; return it with the samples that came with it, by their names."""
     import keras
 
     if given.endswith((".keras", ".h5")):
         if not os.path.isfile(given):
             raise _NoModelError(f"{given!r}: no such file")
         try:
-            return keras.saving.load_model(given)
+            return keras.saving.load_model(given), {}
         except Exception as error:
             raise _NoModelError(f"{given!r} cannot be loaded: {_first_line(error)}") from None
     name, colon, attribute = given.partition(":")
@@ -165,10 +172,13 @@ def _model(given: str) -> Any:
         raise _NoModelError(f"{given!r} cannot be built: {_first_line(error)}") from None
     finally:
         sys.path.remove(os.getcwd())
-    if not isinstance(built, keras.Model):
-        kind = type(built).__name__
-        raise _NoModelError(f"{given!r} must return a keras.Model, not an object of {kind}")
-    return built
+    built, *data = built if isinstance(built, tuple) else (built,)
+    if not isinstance(built, keras.Model) or len(data) > 2:
+        kinds = ", ".join(type(one).__name__ for one in (built, *data))
+        raise _NoModelError(
+            f"{given!r} must return a keras.Model, or one with samples, not an object of {kinds}"
+        )
+    return built, dict(zip(("x", "y"), data, strict=False))
 
 
 def _first_line(error: BaseException) -> str:

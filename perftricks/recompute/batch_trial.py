@@ -78,7 +78,7 @@ def main() -> None:
     if room is None:
         sys.exit("say how much memory a step may take (memory='4GiB'); %s does not" % meter.source)
     model, x, y = _built(build(), trial)
-    least, fits = _prepare(model, trial, room)
+    least, fits = _prepare(model, trial, room, x, y)
     if not fits:
         outcome = Outcome(least or 0, least or 0, free, None, "forecast", meter.device)
     else:
@@ -92,7 +92,12 @@ def _built(result: Any, trial: Trial) -> Tuple[Any, Any, Any]:
     import keras
 
     model, *data = result if isinstance(result, tuple) else (result,)
-    is_ours = isinstance(model, keras.Model) and generation_of(model) == 3
+    if generation_of(model) == 2:
+        sys.exit(
+            "max_batch_size is for models of Keras 3, and build returns one of Keras 2: use "
+            "apply(model), or apply(model, policy='save_matmuls'), and try batch sizes in fit"
+        )
+    is_ours = isinstance(model, keras.Model)
     if not is_ours or len(data) not in (0, 2):
         kinds = ", ".join(type(one).__name__ for one in (model, *data))
         sys.exit("build must return a model of Keras 3, or (model, x, y); it returned %s" % kinds)
@@ -151,7 +156,7 @@ def _drawn(model: Any, trial: Trial) -> Tuple[Any, Any]:
     )
 
 
-def _prepare(model: Any, trial: Trial, room: int) -> Tuple[Optional[int], bool]:
+def _prepare(model: Any, trial: Trial, room: int, x: Any, y: Any) -> Tuple[Optional[int], bool]:
     """Have a model train in the way that is asked for.
 
     Returns:
@@ -165,12 +170,18 @@ def _prepare(model: Any, trial: Trial, room: int) -> Tuple[Optional[int], bool]:
     elif trial.way == "full" and is_decorated(model):
         os.environ[VARIABLE] = "1"
     elif trial.way == "full":
-        recompute.apply(model)
+        recompute.apply(model, x=x)
     else:
         budget = max(1, int(room * trial.share))
         try:
             plan = recompute.plan(
-                model, budget=budget, batch_size=trial.batch_size, length=trial.length
+                model,
+                budget=budget,
+                batch_size=trial.batch_size,
+                length=trial.length,
+                loss=model.loss,  # it is trained, so a step of its own shows what it takes
+                x=x,
+                y=y,
             )
         except recompute.BudgetError as error:
             return error.least, False

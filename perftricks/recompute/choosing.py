@@ -60,7 +60,7 @@ def plan(
             a ``train_step`` or ``compute_loss`` of its own needs it, for a step with that loss.
         optimizer: With a budget: the optimizer or its name; None for that of the model, if it is
             compiled.
-        x: With a budget, for a model with a ``call`` of its own: samples of what it is called with,
+        x: For a model with a ``call`` of its own, with a budget: samples of what it is called with,
             arrays or ``keras.Input`` nested as ``fit`` takes them. Only shapes and types are looked
             at, and ``batch_size`` says how many there are. A model that is not built is built.
         y: With a budget: samples of the targets; None for what goes with the outputs and the loss.
@@ -83,7 +83,7 @@ def plan(
     check(model, "plan", x)
     if budget is None:
         given = {"batch_size": batch_size, "length": length, "loss": loss, "optimizer": optimizer}
-        given.update(x=x, y=y)
+        given["y"] = y  # by x a model that is not built is built
         alone = [name for name, value in given.items() if value is not None]
         if alone:
             raise ValueError("%s: given with a budget only" % ", ".join(alone))

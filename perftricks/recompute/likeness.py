@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 # What has no bearing on costs: seeds, and what Keras fills variables with.
-_LEFT_OUT = {"seed", "_init_seed", "_random_seed_generator"}
+_LEFT_OUT = {"seed", "_init_seed", "_random_seed_generator", "_torch_params"}
 _OF_LAYERS = ("trainable", "activity_regularizer", "supports_masking", "autocast")
 
 
@@ -84,7 +84,12 @@ def _text(x: Any, seen: Dict[int, int]) -> str:
 
 def _attributes(layer: Any) -> Dict[str, Any]:
     left_out = _bookkeeping() | _LEFT_OUT
-    return {name: value for name, value in vars(layer).items() if name not in left_out}
+    inside = {**vars(layer), **getattr(layer, "_modules", {})}  # where torch has other layers
+    return {
+        name: value
+        for name, value in inside.items()
+        if name not in left_out and not name.startswith("_self_")  # TensorFlow's own
+    }
 
 
 def _items(some: Any, seen: Dict[int, int]) -> str:

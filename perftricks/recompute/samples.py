@@ -124,6 +124,11 @@ def _has_64_bits() -> bool:
     return bool(jax.config.jax_enable_x64)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+
+
 def build(model: Any, x: Any) -> None:
     """Build a model that is not built yet, as a call on samples would; nothing is computed.
 
@@ -140,12 +145,20 @@ def build(model: Any, x: Any) -> None:
 
 
 def traced_call(model: Any, outlined: Outlined, samples: Samples) -> Traced:
-    """Trace a call of a model with a ``call`` of its own, to which nothing is applied.
+    """Trace a call of a model, to which nothing is applied.
 
     Raises:
         ValueError: If it cannot be traced.
     """
-    from perftricks.recompute.measure.calls import Traced
+    from perftricks.recompute.measure.calls import Traced, UnmeasurableError
 
     graphs = {n: (g.functional, g.nodes) for n, g in outlined.graphs.items()}
-    return Traced(model, outlined.layers, graphs, samples.call, samples.inputs)
+    try:
+        return Traced(model, outlined.layers, graphs, samples.call, samples.inputs)
+    except UnmeasurableError:
+        raise
+    except Exception as error:  # of a call, for example, that looks at numbers
+        raise ValueError(
+            "%s cannot be traced without numbers, which is how it is measured: %s: %s"
+            % (model.name, type(error).__name__, first_line(error))
+        ) from error

@@ -36,6 +36,7 @@ from perftricks.recompute.planning import outline as planning
 from perftricks.recompute.planning.solver import FULL as RECOMPUTED
 from perftricks.recompute.planning.solver import PLAIN, SAVING, Piece
 from perftricks.recompute.policies import FULL, policy_of
+from perftricks.recompute.samples import first_line
 
 if TYPE_CHECKING:
     from perftricks.recompute.measure.calls import Call, Traced
@@ -360,7 +361,7 @@ class CallUnits(Units):
             except Exception as error:  # of a layer that needs what another one has left behind
                 raise ValueError(
                     "the layer %s cannot be measured on its own, as a segment of a plan must be: "
-                    "%s: %s" % (call.layer.name, type(error).__name__, _first_line(error))
+                    "%s: %s" % (call.layer.name, type(error).__name__, first_line(error))
                 ) from error
             self._of_calls[id(call)] = self._costs[likeness]
         return self._of_calls[id(call)]
@@ -415,10 +416,6 @@ def _key(key: int) -> int:
 
 def _itself(layer: Any) -> Any:
     return layer
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
 
 
 def _nested(outlined: Outlined, graph: Graph) -> Dict[int, Graph]:

@@ -53,7 +53,10 @@ def show(profile: Profile, plan: Plan, options: dict[str, object], saved: str | 
         console.print("\n--budget SIZE chooses the fastest plan that fits.", markup=False)
         return
     print(f"{pareto}\n\n{plan}")
-    arguments = ", ".join(f"{name}={_quoted(value)}" for name, value in options.items())
+    arguments = ", ".join(
+        f"{name}={value if name in ('x', 'y') else _quoted(value)}"
+        for name, value in options.items()
+    )
     if saved:
         arguments = f"plan=recompute.Plan.load({_quoted(saved)})"
     console.print("\nTo use it, with the model built and before it is trained:\n", markup=False)

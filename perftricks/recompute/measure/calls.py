@@ -49,6 +49,10 @@ if TYPE_CHECKING:
 _HOLE = object()  # where a tensor was
 
 
+class UnmeasurableError(ValueError):
+    """A model does what cannot be measured without numbers; the message says what."""
+
+
 def _framework() -> Framework:
     framework = current_framework()
     assert framework is not None
@@ -163,7 +167,7 @@ class Traced:
         specs: These tensors, without numbers.
 
     Raises:
-        ValueError: If it cannot be traced.
+        UnmeasurableError: If what it does cannot be measured.
     """
 
     def __init__(
@@ -216,7 +220,7 @@ class Traced:
             flat: List[Any] = keras.tree.flatten(outputs)
             if not flat or not all(map(_is_tensor, flat)):
                 kinds = ", ".join(sorted({type(x).__name__ for x in flat})) or "nothing"
-                raise ValueError(
+                raise UnmeasurableError(
                     "%s must return tensors to be measured, and returns %s"
                     % (self._model.name, kinds)
                 )
@@ -238,13 +242,13 @@ class Traced:
 
     def _spec(self, tensor: Any) -> Spec:
         if _framework().parts(tensor) is not None:
-            raise ValueError(
+            raise UnmeasurableError(
                 "%s has ragged or sparse tensors between its layers, whose bytes depend on their "
                 "numbers: no budget can be kept" % self._model.name
             )
         shape = tuple(tensor.shape)
         if None in shape:
-            raise ValueError(
+            raise UnmeasurableError(
                 "%s has a tensor between its layers whose shape %s depends on numbers: no budget "
                 "can be kept" % (self._model.name, shape)
             )

@@ -300,6 +300,6 @@ def test_what_cannot_be_planned():
 
     own = Own()
     own(np.ones((2, 3)))
-    with pytest.raises(ValueError, match="has a call of its own and no graph"):
+    with pytest.raises(ValueError, match="has a call of its own, so what it takes is not known"):
         recompute.plan(own, budget="1GiB", batch_size=2)
     assert plan_for(model, Outlined(model), 2**40, Setting(2, LENGTH, None, None)).step_peak > 0
