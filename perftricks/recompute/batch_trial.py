@@ -68,7 +68,7 @@ def main() -> None:
     trial = Trial(**json.load(sys.stdin))
     os.environ.pop(VARIABLE, None)
     build = pickle.loads(base64.b64decode(trial.build))
-    import keras
+    keras = _keras_3()
 
     from perftricks.recompute.measure.meters import peak_meter
 
@@ -87,16 +87,30 @@ def main() -> None:
     print(json.dumps(outcome._asdict()))
 
 
+_KERAS_2 = (
+    "max_batch_size is for models of Keras 3, and this is Keras 2: use apply(model), or "
+    "apply(model, policy='save_matmuls') to keep more, and try batch sizes in fit"
+)
+
+
+def _keras_3() -> Any:
+    """Return Keras 3; say what to use in its place if there is none."""
+    try:
+        import keras
+    except ImportError:
+        sys.exit(_KERAS_2)
+    if int(keras.__version__.partition(".")[0]) < 3:
+        sys.exit(_KERAS_2)
+    return keras
+
+
 def _built(result: Any, trial: Trial) -> Tuple[Any, Any, Any]:
     """Take apart what the caller's function has returned, and make a batch."""
     import keras
 
     model, *data = result if isinstance(result, tuple) else (result,)
     if generation_of(model) == 2:
-        sys.exit(
-            "max_batch_size is for models of Keras 3, and build returns one of Keras 2: use "
-            "apply(model), or apply(model, policy='save_matmuls'), and try batch sizes in fit"
-        )
+        sys.exit(_KERAS_2)
     is_ours = isinstance(model, keras.Model)
     if not is_ours or len(data) not in (0, 2):
         kinds = ", ".join(type(one).__name__ for one in (model, *data))

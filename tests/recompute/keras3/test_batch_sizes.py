@@ -93,10 +93,11 @@ def own(with_data):
 def test_own_call_and_data():
     """A model with a call of its own trains on the samples that come with it."""
     found = recompute.max_batch_size(
-        lambda: own(True), memory="1GiB", ways=["plain"], start=5, limit=5, steps=1
+        lambda: own(True), memory="1GiB", ways=["plain", "planned"], start=5, limit=5, steps=1
     )
-    assert found["plain"].batch_size == 5
-    assert found["plain"].too_large is None
+    for way in found.ways:
+        assert way.batch_size == 5
+        assert way.too_large is None
 
 
 def trial(batch_size=4):

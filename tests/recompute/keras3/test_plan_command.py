@@ -24,6 +24,47 @@ def net():
         x = layers.LayerNormalization()(x + layers.Dense(16, activation="gelu")(x))
     return keras.Model(inputs, layers.Dense(1)(x), name="net")
 
+class Own(keras.Model):
+    def __init__(self):
+        super().__init__(name="own")
+        self.parts = [layers.Dense(64, activation="gelu") for _ in range(4)]
+
+    def call(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+def own():
+    return Own(), keras.Input((32, 16))
+
+def alone():
+    model = Own()
+    model.build((2, 32, 16))
+    return model
+
+class Peeking(Own):
+    def call(self, x):
+        return super().call(x) * float(keras.ops.convert_to_numpy(keras.ops.sum(x)))
+
+def peeking():
+    model = Peeking()
+    model.build((2, 32, 16))
+    return model, keras.Input((32, 16))
+
+class Looking(layers.Layer):
+    def call(self, x):
+        if not isinstance(x, keras.KerasTensor):
+            float(keras.ops.convert_to_numpy(keras.ops.sum(x)))
+        return x
+
+def looking():
+    inputs = keras.Input((None, 16))
+    x = layers.Dense(16)(Looking()(layers.Dense(16, activation="gelu")(inputs)))
+    return keras.Model(inputs, layers.Dense(1)(x))
+
+def one():
+    return keras.Sequential([keras.Input((16,)), layers.Dense(1)])
+
 def nothing():
     return 3
 
@@ -86,6 +127,20 @@ def test_function_and_file(tmp_path):
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="is the same on all backends")
+def test_a_call_of_its_own_and_a_single_layer(tmp_path):
+    """The first comes with samples, and the second has nothing to segment; both have a curve."""
+    (tmp_path / "models.py").write_text(PROGRAM)
+    status, out, err = run(tmp_path, "models:own", *options("--budget", "1GiB"))
+    assert status == 0, err
+    assert 'loss="mse"' not in out
+    assert 'optimizer="adam", x=x)' in out
+    assert "dense_3 (runs plainly)" in out
+    status, out, err = run(tmp_path, "models:one", *options())
+    assert status == 0, err
+    assert "100 %" in out
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="is the same on all backends")
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -98,6 +153,9 @@ def test_function_and_file(tmp_path):
             1,
             "'models:nothing' must return a keras.Model, not an",
         ),
+        (("models:alone",), 1, "own has a call of its own, so what it takes is not known: name a"),
+        (("models:looking",), 1, "'models:looking' cannot be traced without numbers: "),
+        (("models:peeking",), 1, "own cannot be traced without numbers, which is how it is"),
         (("models:net", "--budget", "1kB"), 1, "and the budget is 1000 B; no batch would fit"),
         (("models",), 2, "expected FILE.keras or MODULE:FUNCTION as the model, not 'models'"),
         (
