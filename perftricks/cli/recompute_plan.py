@@ -93,6 +93,7 @@ def recompute_plan(
             tell("building the model")
             built, samples = _model(model)
             from perftricks import recompute
+            from perftricks.recompute.samples import NoSamplesError, UnmeasurableError
 
             if optimizer is None and not getattr(built, "compiled", False):
                 optimizer = "adam"
@@ -109,12 +110,14 @@ def recompute_plan(
                 plan = recompute.plan(built, budget=plenty, loss=loss, **samples, **setting)
             except recompute.BudgetError as error:
                 raise _NoModelError(str(error)) from None
-            except ValueError as error:
-                if not samples and "give x=" in str(error):
-                    raise _NoModelError(
-                        f"{built.name} has a call of its own, so what it takes is not known: name "
-                        "a function, MODULE:FUNCTION, that returns (model, x), x being samples"
-                    ) from None
+            except NoSamplesError:
+                raise _NoModelError(
+                    f"{built.name} has a call of its own, so what it takes is not known: name a "
+                    "function, MODULE:FUNCTION, that returns (model, x), x being samples"
+                ) from None
+            except UnmeasurableError as error:
+                raise _NoModelError(str(error)) from None
+            except ValueError:
                 raise
             except Exception as error:  # of a layer, for example, that looks at numbers
                 raise _NoModelError(

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from perftricks.recompute.measure.kept import Spec
 
 
+class UnmeasurableError(ValueError):
+    """A model does what cannot be measured without numbers; the message says what."""
+
+
+class NoSamplesError(ValueError):
+    """A model has a call of its own, and nobody has shown what it takes."""
+
+
 class Samples:
     """A batch without numbers.
 
@@ -53,7 +61,7 @@ class Samples:
             self.structure = root.functional._inputs_struct
             leaves = root.functional.inputs
         elif x is None:
-            raise ValueError(
+            raise NoSamplesError(
                 "%s has a call of its own, so what it takes is not known: give x=, samples as fit "
                 "takes them (arrays, or keras.Input of their shape and type)" % model.name
             )
@@ -148,9 +156,9 @@ def traced_call(model: Any, outlined: Outlined, samples: Samples) -> Traced:
     """Trace a call of a model, to which nothing is applied.
 
     Raises:
-        ValueError: If it cannot be traced.
+        UnmeasurableError: If it cannot be traced.
     """
-    from perftricks.recompute.measure.calls import Traced, UnmeasurableError
+    from perftricks.recompute.measure.calls import Traced
 
     graphs = {n: (g.functional, g.nodes) for n, g in outlined.graphs.items()}
     try:
@@ -158,7 +166,7 @@ def traced_call(model: Any, outlined: Outlined, samples: Samples) -> Traced:
     except UnmeasurableError:
         raise
     except Exception as error:  # of a call, for example, that looks at numbers
-        raise ValueError(
+        raise UnmeasurableError(
             "%s cannot be traced without numbers, which is how it is measured: %s: %s"
             % (model.name, type(error).__name__, first_line(error))
         ) from error

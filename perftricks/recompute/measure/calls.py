@@ -42,15 +42,12 @@ from perftricks.recompute.measure.kept import (
     tensorflow_step,
     torch_forward,
 )
+from perftricks.recompute.samples import UnmeasurableError
 
 if TYPE_CHECKING:
     from perftricks.recompute.contracts import Framework
 
 _HOLE = object()  # where a tensor was
-
-
-class UnmeasurableError(ValueError):
-    """A model does what cannot be measured without numbers; the message says what."""
 
 
 def _framework() -> Framework:

@@ -19,7 +19,7 @@ def test_a_budget_is_refused():
     for plan in (recompute.plan, recompute.apply):
         with pytest.raises(ValueError, match="is of Keras 2: " + OPTIONS):
             plan(model, batch_size=4, budget="1GiB")
-    with pytest.raises(ValueError, match="is of Keras 2; recompute.plan.model. estimates"):
+    with pytest.raises(ValueError, match=r"is of Keras 2; recompute\.plan\(model\) estimates"):
         recompute.profile(model, batch_size=4)
     with pytest.raises(SystemExit, match="this is Keras 2: " + OPTIONS):
         batch_trial._built(model, TRIAL)
