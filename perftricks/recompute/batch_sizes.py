@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, U
 from perftricks.recompute.batch_trial import WAYS, Outcome, Trial
 from perftricks.recompute.choosing import check_count
 from perftricks.recompute.measure import batches, process
+from perftricks.recompute.planning.notebook import as_html
 from perftricks.recompute.planning.plans import readable_size
 from perftricks.sizes import parse_size
 
@@ -65,6 +66,9 @@ class MaxBatchSize:
             if found.way == way:
                 return found
         raise KeyError(way)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     def __str__(self) -> str:
         memory = "the memory of the device" if self.memory is None else readable_size(self.memory)

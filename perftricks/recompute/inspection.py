@@ -7,6 +7,7 @@ from typing import Any, List, NamedTuple, Tuple
 
 from perftricks.recompute import switch
 from perftricks.recompute.models import check, plans_of
+from perftricks.recompute.planning.notebook import as_html
 from perftricks.recompute.policies import Policy, policy_of
 from perftricks.recompute.stacks import family_of, generation_of
 
@@ -44,6 +45,9 @@ class Status(NamedTuple):
     def on(self) -> bool:
         """Whether anything would be recomputed."""
         return any(part.on for part in self.parts)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     def __str__(self) -> str:
         if not self.parts:

@@ -8,6 +8,7 @@ from perftricks.recompute import applying, models, switch
 from perftricks.recompute.comparing import Difference, compare, same_bits
 from perftricks.recompute.inspection import is_decorated
 from perftricks.recompute.keras3 import layers as keras3
+from perftricks.recompute.planning.notebook import as_html
 from perftricks.recompute.planning.plans import readable_size
 from perftricks.recompute.stacks import generation_of
 from perftricks.recompute.structures import Structures
@@ -57,6 +58,9 @@ class Verification(NamedTuple):
         """Return the largest difference of a kind (``loss``, ``gradient``, ``state``)."""
         some = [difference for difference in self.differences if difference.kind == kind]
         return max(some, key=lambda d: (not d.bitwise, d.relative), default=None)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     def __str__(self) -> str:
         verdict = "the same, bit by bit" if self.bitwise else "NOT the same"

@@ -208,3 +208,10 @@ def test_a_plan_of_the_form_before():
     for name in ("batch_size", "budget", "step_peak", "step_time", "curve"):
         del content[name]
     assert Plan.from_json(json.dumps({**content, "perftricks plan": 1})) == PLAN
+
+
+def test_notebooks_show_tables():
+    """What is printed as a table is one in a notebook, and no markup."""
+    plan = Plan("<net>", (), None, None)
+    assert plan._repr_html_() == "<pre>%s</pre>" % str(plan).replace("<", "&lt;").replace(">", "&gt;")
+    assert "&lt;net&gt;" in plan._repr_html_()

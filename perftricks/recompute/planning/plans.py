@@ -7,6 +7,7 @@ import os
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from perftricks.files import replacing
+from perftricks.recompute.planning.notebook import as_html
 from perftricks.recompute.policies import policy_of
 
 _FORM = 2  # of the JSON; the first had no budget
@@ -94,6 +95,9 @@ class Pareto(NamedTuple):
     batch_size: int
     points: Tuple[Point, ...]
     chosen: int
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     def __str__(self) -> str:
         plain = self.points[-1]
@@ -248,6 +252,9 @@ class Plan(NamedTuple):
                 return cls.from_json(file.read())
             except ValueError as error:
                 raise ValueError("%s: %s" % (path, error)) from None
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     def __str__(self) -> str:
         rows = [("", "layers", "segment", "plain", "kept")]

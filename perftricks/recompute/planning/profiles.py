@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from perftricks.recompute.planning.notebook import as_html
 from perftricks.recompute.planning.plans import Plan, readable_size
 
 
@@ -112,6 +113,9 @@ class Profile(NamedTuple):
         del content["plan"]
         content.update(plain_peak=self.plain_peak, planned_peak=self.planned_peak)
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     def __str__(self) -> str:
         whole = [

@@ -1,0 +1,15 @@
+"""What a notebook shows: the table, in letters of one width."""
+
+from __future__ import annotations
+
+from html import escape
+
+
+def as_html(thing: object) -> str:
+    """Return what ``str`` says as a piece of HTML.
+
+    Example:
+        >>> as_html("1 < 2")
+        '<pre>1 &lt; 2</pre>'
+    """
+    return "<pre>%s</pre>" % escape(str(thing))
