@@ -23,6 +23,7 @@ import pytest
 import rjieba
 
 from bench.corpus import write_corpus
+from bench.wordcount.native import share_that_differs
 from perftricks.wordcount import count_files, count_words
 
 WORKERS = 2
@@ -123,14 +124,6 @@ def expected(path):
     if path not in _expected:
         _expected[path] = naive_loop(path)
     return _expected[path]
-
-
-def share_that_differs(table, reference):
-    """Return the share of tokens that one table has and the other has not."""
-    differing = sum(
-        abs(table.get(token, 0) - reference.get(token, 0)) for token in {*table, *reference}
-    )
-    return differing / 2 / sum(reference.values())
 
 
 def note_speed(benchmark, path):

@@ -32,12 +32,14 @@ import logging
 import multiprocessing
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,8 +54,7 @@ from perftricks.wordcount import CorpusError, count_files, count_words
 PROGRAMS = Path(__file__).with_name("native_programs")
 JIEBA_RS = "0.10.1"  # as in native_programs/jieba_rs/Cargo.toml
 CPPJIEBA = "https://github.com/yanyiwu/cppjieba"
-CPPJIEBA_COMMIT = "8fe7b9304d2730320e2e275721b1b330056c581b"  # which pins limonp, its submodule
-LIMONP_COMMIT = "9d74077dfcdf8073536c97a00bb79d7a3c3fdaba"
+CPPJIEBA_COMMIT = "8fe7b9304d2730320e2e275721b1b330056c581b"  # which pins its submodule limonp
 PATIENCE = 1800.0  # seconds for a build or a run
 
 OURS = "perftricks"
@@ -91,17 +92,17 @@ class Figure:
 
 
 def lines_of(paths: Iterable[AnyPath], number: int, every: int) -> Iterator[str]:
-    """Yield one share of the lines of files, all its lines in order.
+    r"""Yield one share of the lines of files, in order; a line ends at ``\n`` or ``\r\n``.
 
     Args:
-        paths: UTF-8 files.
+        paths: UTF-8 files, without a byte order mark.
         number: Which share, from 0.
         every: How many shares there are: lines of a file go to one after the other.
     """
     for path in paths:
         with open(path, encoding="utf-8", newline="\n") as file:
             for line in islice(file, number, None, every):
-                yield line.removesuffix("\n")
+                yield line[:-2] if line.endswith("\r\n") else line.removesuffix("\n")
 
 
 def share_that_differs(table: Table, right: Table) -> float:
@@ -154,10 +155,13 @@ def _output(command: Sequence[AnyPath], **options: Any) -> str:
         raise UnavailableError(f"{name} cannot be run: {error.strerror}") from None
 
 
+_ERROR = re.compile(r"\b(error|fatal)(\[\w+\])?:")
+
+
 def _reason(said: str) -> str:
     """Return the line of a compiler, cargo or git that says what is wrong, and the last one."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    first = next((n for n, line in enumerate(lines) if "error" in line or "fatal" in line), None)
+    first = next((n for n, line in enumerate(lines) if _ERROR.search(line)), None)
     if first is None:
         return lines[-1] if lines else ""
     causes = [
@@ -248,10 +252,12 @@ def load(name: str) -> Callable[[str], Iterable[str]]:
         UnavailableError: If it cannot be imported.
     """
     logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        module = importlib.import_module(name)
-    except ImportError as error:
-        raise UnavailableError(f"import {name}: {error}") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about its source
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise UnavailableError(f"import {name}: {error}") from None
     if hasattr(module, "setLogLevel"):
         module.setLogLevel(logging.ERROR)
     cut: Callable[[str], Iterable[str]] = getattr(module, "lcut", module.cut)
@@ -394,7 +400,7 @@ def rows(figures: Sequence[Figure], size: int) -> list[list[str]]:
 def main(arguments: list[str] | None = None) -> int:
     """Build, measure, print the table and what is missing from it, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.wordcount.native")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="text, UTF-8")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="UTF-8, without a mark")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, os.cpu_count() or 1])
     parser.add_argument("--rounds", type=int, default=3, help="the best of so many (3)")
     parser.add_argument("--only", nargs="+", choices=OTHERS, help="beside perftricks")

@@ -255,8 +255,10 @@ void count(Counter& counter, const std::vector<Block>& blocks, std::atomic<size_
     std::string_view text = blocks[number].read(bytes);
     while (!text.empty()) {
       const size_t end = text.find('\n');
-      counter.add(text.substr(0, end));
-      text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
+      const bool whole = end != std::string_view::npos;
+      const bool returns = whole && end > 0 && text[end - 1] == '\r';
+      counter.add(text.substr(0, returns ? end - 1 : end));
+      text.remove_prefix(whole ? end + 1 : text.size());
     }
   }
 }

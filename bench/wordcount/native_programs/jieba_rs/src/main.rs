@@ -81,7 +81,7 @@ fn count(jieba: &Jieba, blocks: &[Block], next: &AtomicUsize) -> Result<Table, F
     let mut table = Table::default();
     let mut bytes = Vec::new();
     while let Some(block) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
-        for line in str::from_utf8(block.read(&mut bytes)?)?.split_terminator('\n') {
+        for line in str::from_utf8(block.read(&mut bytes)?)?.lines() {
             for token in jieba.cut(line, true) {
                 match table.get_mut(token.word) {
                     Some(count) => *count += 1,
