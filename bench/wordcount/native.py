@@ -49,6 +49,7 @@ from typing import Any
 
 import perftricks
 from bench.markdown import table as markdown_table
+from perftricks import signals
 from perftricks.wordcount import CorpusError, count_files, count_words
 
 PROGRAMS = Path(__file__).with_name("native_programs")
@@ -412,14 +413,16 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("expected a positive number of threads and of rounds")
     paths = [path.resolve() for path in given.files]
     threads = list(dict.fromkeys(given.threads))
-    with tempfile.TemporaryDirectory(prefix="native-") as folder:
-        try:
+    try:
+        with signals.ending(), tempfile.TemporaryDirectory(prefix="native-") as folder:
             size = sum(len(path.read_bytes()) for path in paths)  # warms the page cache
             count_words(["杭研大厦"], method="compiled")  # loads the kernel
             ways, missing = find_ways(Path(folder), given)
             figures, failed = measure(ways, threads, paths, given.rounds)
-        except (CorpusError, OSError, UnicodeDecodeError) as error:
-            parser.exit(1, f"{parser.prog}: {error}\n")
+    except (CorpusError, OSError, UnicodeDecodeError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    except signals.Terminated as error:
+        return error.status
     python = platform.python_version()
     print(f"{size / 1e6:.1f} MB, {platform.machine()}, {os.cpu_count()} cores, Python {python}\n")
     header = ["", "version", "threads", "MB/s", "tokens that differ"]
