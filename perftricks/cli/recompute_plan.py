@@ -179,7 +179,8 @@ def _model(given: str) -> tuple[Any, dict[str, Any]]:
     if not isinstance(built, keras.Model) or len(data) > 2:
         kinds = ", ".join(type(one).__name__ for one in (built, *data))
         raise _NoModelError(
-            f"{given!r} must return a keras.Model, or one with samples, not an object of {kinds}"
+            f"{given!r} must return a keras.Model, not an object of {kinds}; or one with samples, "
+            "(model, x, y)"
         )
     return built, dict(zip(("x", "y"), data, strict=False))
 
