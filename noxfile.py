@@ -72,8 +72,15 @@ def free_threaded(session: nox.Session) -> None:
     session.install("--no-deps", "-e", ".")
     session.install(*row.requirements)
     with rows.recorded(session, row.session, row.packages) as counted:
-        without = "--ignore=tests/parallel/test_dask.py"
+        without = "--ignore=tests/parallel/test_cluster.py"
         pytest(session, counted, row.tests, without, env=row.env)
+
+
+@nox.session(default=False)
+def dask(session: nox.Session) -> None:
+    """Run all that is promised of worker processes on those of a dask cluster."""
+    install(session, "test")
+    pytest(session, "tests", "-k", "dask or cluster", env={"PERFTRICKS_DASK": "all"})
 
 
 @nox.session(python=OLD_PYTHON.python, venv_backend="venv")

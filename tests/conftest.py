@@ -75,3 +75,14 @@ def restored_jieba():
     jieba.dt.FREQ, jieba.dt.total = dict(words), total
     jieba.finalseg.Force_Split_Words.clear()
     jieba.finalseg.Force_Split_Words.update(forced)
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A cluster of two workers, of one thread each."""
+    pytest.importorskip("distributed", reason="distributed is not installed")
+    from tests.clusters import Cluster
+
+    cluster = Cluster()
+    yield cluster
+    cluster.close()

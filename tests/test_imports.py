@@ -117,6 +117,7 @@ def test_public_names():
     """The public names are these; a change here is a change of the interface."""
     assert perftricks.__all__ == ["__version__", "parallel", "recompute", "wordcount"]
     assert perftricks.parallel.__all__ == [
+        "ClusterError",
         "ItemTimeoutError",
         "ParallelError",
         "RemoteError",

@@ -3,7 +3,7 @@
 ::
 
     your thread                                     workers
-    iterable ─read─▶ window (bounded) ─batches─▶ processes, threads or any Executor
+    iterable ─read─▶ window (bounded) ─batches─▶ processes, threads, any Executor, a dask cluster
     results ◀─────── order, errors, retries ◀─── values, exceptions, deaths
 
 :func:`parallel_apply` returns the results or passes them to a callback,
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from perftricks.parallel.cores import available_cores
 from perftricks.parallel.errors import (
+    ClusterError,
     ItemTimeoutError,
     ParallelError,
     RemoteError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from perftricks.parallel.apply import parallel_apply, parallel_apply_generator, parallel_count
 
 __all__ = [
+    "ClusterError",
     "ItemTimeoutError",
     "ParallelError",
     "RemoteError",

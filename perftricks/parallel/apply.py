@@ -8,7 +8,7 @@ import multiprocessing
 import operator
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Union, overload
 
 from perftricks.parallel import aside, memory, seeds
 from perftricks.parallel.backends import (
@@ -20,6 +20,7 @@ from perftricks.parallel.backends import (
     interpreter_pool,
     runs_threads,
 )
+from perftricks.parallel.cluster import ClusterBackend, check_client, is_client, threads_of
 from perftricks.parallel.cores import available_cores
 from perftricks.parallel.launch import StartMethod, refuse_while_set_up
 from perftricks.parallel.pickling import Keeper
@@ -31,13 +32,16 @@ from perftricks.parallel.work import CountCollector, ListCollector, Work
 from perftricks.sizes import parse_size
 
 if TYPE_CHECKING:
+    from distributed import Client
     from typing_extensions import Unpack
 
 T = TypeVar("T")
 R = TypeVar("R")
 K = TypeVar("K", bound=Hashable)
 
-ExecutorChoice = Literal["process", "thread", "interpreter", "serial"] | concurrent.futures.Executor
+ExecutorChoice = Union[
+    Literal["process", "thread", "interpreter", "serial"], concurrent.futures.Executor, "Client"
+]
 OnError = Literal["raise", "skip", "return"]
 
 _EXECUTORS = ("process", "thread", "interpreter", "serial")
@@ -154,12 +158,13 @@ def parallel_apply(
         dummy: Use threads, not processes.
         random_seeds: True seeds ``random`` and ``numpy.random`` for each *item*, from ``root_seed``
             and the item's index, so that results do not depend on the number of workers (threads
-            share those generators: see :func:`~perftricks.parallel.item_seed`). A sequence holds
+            share those generators, also those of one dask worker: see
+            :func:`~perftricks.parallel.item_seed`). A sequence holds
             one seed for each *worker*, set once when it starts. False or None seeds nothing.
         unordered: Deliver results as they come; False delivers them in the order of the items.
         executor: "process", "thread", "interpreter" (threads with an interpreter each, from Python
-            3.14 on), "serial" (the calling thread), or any ``concurrent.futures.Executor``, which
-            stays open.
+            3.14 on), "serial" (the calling thread), any ``concurrent.futures.Executor``, or a
+            client of dask.distributed, whose workers may come, go and die; both stay open.
         batch_size: How many items go to a worker at a time, fewer if ``max_queue_size`` would not
             hold a batch for each worker. "auto" finds a size at which a batch takes about 0.1 s.
         on_error: What to do with an item that fails. "raise" (default) raises its exception: at
@@ -206,6 +211,8 @@ def parallel_apply(
         ItemTimeoutError: If an item takes longer than ``timeout``.
         UnpicklableError: If the function, an item or a result cannot be sent between processes.
         RemoteError: If a task's exception cannot be pickled.
+        ClusterError: If the scheduler of a dask client is lost, the client is closed meanwhile, or
+            a worker has another version of this package.
         ValueError: If an argument is out of range or contradicts another.
 
     Source: Su Jianlin, https://kexue.fm/archives/7031 (2019), for the signature.
@@ -549,7 +556,8 @@ def _open_backend(
             "max_tasks_per_worker and memory_limit need executor='process': other workers are not "
             "replaced"
         )
-    if work.finalizer is not None and isinstance(executor, concurrent.futures.Executor):
+    foreign = isinstance(executor, concurrent.futures.Executor) or is_client(executor)
+    if work.finalizer is not None and foreign:
         raise ValueError(
             "finalizer needs workers of this run, but the workers are those of an executor, which "
             "ends them when it likes"
@@ -568,6 +576,10 @@ def _open_backend(
         return SerialBackend(work)
     if executor == "interpreter":
         return ExecutorBackend(work, interpreter_pool(workers), owned=True)
+    if is_client(executor):
+        # Workers that are added later are used too, unless fewer were asked for than there are.
+        most = workers if workers < threads_of(executor) else None
+        return ClusterBackend(work, executor, most)
     assert isinstance(executor, concurrent.futures.Executor)
     work.seed_globals = not runs_threads(executor)
     return ExecutorBackend(work, executor)
@@ -589,7 +601,7 @@ def _set_seeds(
             "excludes: leave one of them out"
         )
     if random_seeds is not None and random_seeds is not False:
-        if executor == "interpreter" or isinstance(executor, concurrent.futures.Executor):
+        if executor == "interpreter" or not isinstance(executor, str):
             raise ValueError(
                 "random_seeds is a sequence of one seed for each worker, but the workers are those "
                 "of an executor: give True to seed each item"
@@ -607,10 +619,12 @@ def _executor(executor: ExecutorChoice | None, dummy: bool) -> ExecutorChoice:
         return "thread" if dummy else "process"
     if dummy and executor != "thread":
         raise ValueError(f"dummy=True means threads, executor={executor!r} does not: leave one out")
-    if not isinstance(executor, concurrent.futures.Executor) and executor not in _EXECUTORS:
+    if is_client(executor):
+        check_client(executor)
+    elif not isinstance(executor, concurrent.futures.Executor) and executor not in _EXECUTORS:
         raise ValueError(
-            f"executor must be one of {', '.join(map(repr, _EXECUTORS))} or a "
-            f"concurrent.futures.Executor, not {executor!r}"
+            f"executor must be one of {', '.join(map(repr, _EXECUTORS))}, a "
+            f"concurrent.futures.Executor or a client of dask.distributed, not {executor!r}"
         )
     return executor
 
@@ -636,6 +650,8 @@ def _bytes(memory_limit: int | str) -> int:
 def _workers(workers: int | None, executor: ExecutorChoice) -> int:
     if workers is not None:
         return _at_least(1, "workers", workers)
+    if is_client(executor):
+        return threads_of(executor)
     # The pools of the standard library, and most that are made after them, have this and no public
     # name for it. Too few workers would leave some of a pool idle; too many cost nothing but room.
     own = getattr(executor, "_max_workers", None)

@@ -240,7 +240,7 @@ class ExecutorBackend:
         self._local = runs_threads(executor)
         self.copies = not self._local
         self._run = os.urandom(16)
-        _begun_here[self._run] = os.getpid(), threading.get_ident()
+        begun_here[self._run] = os.getpid(), threading.get_ident()
         self._job = b"" if self._local else encode_work(work)
         self._futures: set[_Future] = set()
         self._closing = threading.Event()
@@ -273,7 +273,7 @@ class ExecutorBackend:
     def close(self, *, kill: bool) -> None:
         """Cancel what has not begun; shut the executor down, unless it is the caller's."""
         self._closing.set()
-        _begun_here.pop(self._run, None)
+        begun_here.pop(self._run, None)
         for future in tuple(self._futures):
             future.cancel()
         if self._owned:
@@ -336,7 +336,7 @@ def _run_local(
     return run_batch(work, batch, budget, go_on, _thread_state.state)
 
 
-_begun_here: dict[bytes, tuple[int, int]] = {}  # run -> process and thread that began it
+begun_here: dict[bytes, tuple[int, int]] = {}  # run -> process and thread that began it
 _RUNS_KEPT = 4
 _runs: OrderedDict[bytes, tuple[Work, object]] = OrderedDict()  # with the worker's state
 _runs_lock = threading.Lock()
@@ -352,14 +352,8 @@ def _set_up_once(run: bytes, job: bytes) -> tuple[Work, object]:
     with _runs_lock:
         known = _runs.get(run)
         if known is None:
-            byvalue.forget()
-            work: Work = pickle.loads(job)
-            process, thread = _begun_here.get(run, (0, 0))
-            if process == os.getpid():  # an executor of another kind, whose workers are in here
-                work.in_caller = thread == threading.get_ident()
-                work.seed_globals = work.in_caller
             try:
-                known = work, work.set_up(0)
+                known = set_up(run, job)
             except BaseException as error:
                 raise SetUpError(Failure.of(error)) from None
             _runs[run] = known
@@ -367,3 +361,27 @@ def _set_up_once(run: bytes, job: bytes) -> tuple[Work, object]:
                 _runs.popitem(last=False)
         _runs.move_to_end(run)
     return known
+
+
+def set_up(run: bytes, job: bytes, *, shares_generators: bool = False) -> tuple[Work, object]:
+    """Unpack a job in a worker of an executor or a cluster, and prepare that for it.
+
+    Args:
+        run: Which run it belongs to.
+        job: The pickled job.
+        shares_generators: Whether other threads of the worker run items too.
+
+    Returns:
+        The job, and what its initializer returned.
+
+    Raises:
+        BaseException: Whatever the initializer raises.
+    """
+    byvalue.forget()
+    work: Work = pickle.loads(job)
+    work.seed_globals = work.seed_globals and not shares_generators
+    process, thread = begun_here.get(run, (0, 0))
+    if process == os.getpid():  # an executor of another kind, whose workers are in here
+        work.in_caller = thread == threading.get_ident()
+        work.seed_globals = work.in_caller
+    return work, work.set_up(0)

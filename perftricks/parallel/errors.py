@@ -32,6 +32,10 @@ class WorkerCrashedError(ParallelError):
     """A worker process died without an exception: killed, segmentation fault, ``os._exit``."""
 
 
+class ClusterError(ParallelError, ConnectionError):
+    """A cluster is of no use: no scheduler, no workers, or workers of another version."""
+
+
 class ItemTimeoutError(ParallelError, TimeoutError):
     """An item ran longer than ``timeout`` seconds; its worker was killed."""
 

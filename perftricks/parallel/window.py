@@ -282,9 +282,9 @@ class Window:
             return None
         # Halving finds the item that kills in log2(n) deaths. A worker may have been killed for
         # reasons of its own, so an item is blamed only for the second death that it alone is to
-        # blame for: in a batch it may have been another's doing.
+        # blame for: in a batch, or in a worker that it shared, it may have been another's doing.
         if len(batch) == 1:
-            batch.crashes += 1
+            batch.crashes += not lost.shared
             if batch.crashes > 1:
                 return self._blame(batch, lost.error)
         middle = len(batch) // 2

@@ -29,6 +29,7 @@ class Batch:
         failures: How often the item has failed (only a batch of one is tried again).
         crashes: How many workers have died on the item (only a batch of one counts them).
         broken: Offset -> why there is no such item in this process.
+        suspect: Whether a worker died with it, so that it must be alone in one.
     """
 
     start: int
@@ -36,6 +37,7 @@ class Batch:
     failures: int = 0
     crashes: int = 0
     broken: Mapping[int, Exception] = field(default_factory=dict)
+    suspect: bool = False
 
     def __len__(self) -> int:
         return len(self.items)
@@ -43,7 +45,8 @@ class Batch:
     def part(self, begin: int, end: int | None = None) -> Batch:
         """Return the batch of the items from ``begin`` to ``end``, with the same history."""
         items = self.items[begin:end]
-        return Batch(self.start + begin, items, self.failures, self.crashes)
+        start = self.start + begin
+        return Batch(start, items, self.failures, self.crashes, suspect=self.suspect)
 
 
 @dataclass
@@ -71,11 +74,14 @@ class BatchLost:
             killed. "memory": the same, because it took too much memory. "unpicklable": it, or its
             result, could not be sent.
         error: The error to report if a single item is to blame.
+        offset: The item that took too much.
+        shared: Whether other batches were in the worker that died, each of which may be to blame.
     """
 
     reason: Literal["crash", "timeout", "memory", "unpicklable"]
     error: Exception
     offset: int = 0
+    shared: bool = False
 
 
 class Collector(Protocol):

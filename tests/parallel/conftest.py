@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from perftricks.parallel import parallel_apply, parallel_apply_generator, parallel_count
+from tests.clusters import CLUSTERS, Cluster
 from tests.conftest import PATIENCE
 
 from .executions import Executions
@@ -40,6 +41,18 @@ class Runner:
         """Whether items and results are pickled on their way to a process or an interpreter."""
         return self.name not in ("thread", "serial", "thread-pool")
 
+    def workers(self) -> list[psutil.Process]:
+        """List the processes that are workers."""
+        client = self.options["executor"]
+        if isinstance(client, str):
+            return workers_of(os.getpid())
+        infos = client.run(os.getpid)
+        return [psutil.Process(pid) for pid in infos.values()]
+
+    def death(self, how: str) -> str:
+        """Say what an error says of a death; of one elsewhere it is not known how it came."""
+        return "is gone" if self.name == "dask" else how
+
     @property
     def in_interpreters(self) -> bool:
         """Whether tasks run where many extension modules, NumPy's too, cannot be imported."""
@@ -62,13 +75,21 @@ INTERPRETERS = ["interpreter", "interpreter-pool"] if sys.version_info >= (3, 14
 
 
 @pytest.fixture(
-    params=[*START_METHODS, "thread", "serial", "thread-pool", "process-pool", *INTERPRETERS]
+    params=[
+        *START_METHODS,
+        "thread",
+        "serial",
+        "thread-pool",
+        "process-pool",
+        "dask",
+        *INTERPRETERS,
+    ]
 )
 def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
     """Every way of running."""
     name = request.param
-    if name in START_METHODS:
-        yield Runner(name, {"executor": "process", "start_method": name})
+    if name in START_METHODS or name == "dask":
+        yield _processes(request)
     elif name in ("thread", "serial", "interpreter"):
         yield Runner(name, {"executor": name})
     else:
@@ -82,10 +103,50 @@ def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
             yield Runner(name, {"executor": pool})
 
 
-@pytest.fixture(params=START_METHODS)
+@pytest.fixture(params=[*START_METHODS, "dask"])
 def processes(request: pytest.FixtureRequest) -> Runner:
-    """Worker processes, by every start method."""
+    """Worker processes, by every start method, and those of a cluster."""
+    return _processes(request)
+
+
+@pytest.fixture(params=START_METHODS)
+def own_processes(request: pytest.FixtureRequest) -> Runner:
+    """Worker processes that perftricks starts, and so may kill."""
+    return _processes(request)
+
+
+def _processes(request: pytest.FixtureRequest) -> Runner:
+    if request.param == "dask":
+        cluster: Cluster = request.getfixturevalue("cluster")
+        return Runner("dask", {"executor": cluster.client()})
     return Runner(request.param, {"executor": "process", "start_method": request.param})
+
+
+# A worker of a cluster takes a second to be there again. What kills many of them, and differs from
+# what remains in numbers only, is for `nox -s dask`.
+MANY_DEATHS = (
+    "test_raise_names_the_item_after_the_others_are_delivered[dask-1-",
+    "test_raise_names_the_item_after_the_others_are_delivered[dask-7-os._exit",
+    "test_raise_names_the_item_after_the_others_are_delivered[dask-7-segfault",
+    "test_raise_names_the_item_after_the_others_are_delivered[dask-auto-SIGKILL",
+    "test_raise_names_the_item_after_the_others_are_delivered[dask-auto-os._exit",
+    "test_skip_goes_on_without_the_item[dask-",
+    "test_every_item_kills[dask",
+    "test_bisection_runs_few_items_again[dask",
+    "test_a_death_is_not_held_against_a_neighbour[dask",
+    "test_crash_retries[dask",
+    "test_an_item_that_kills[dask",
+    "test_equals_the_plain_loop[dask-1]",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes long, unless it is asked for."""
+    if os.environ.get("PERFTRICKS_DASK") == "all":
+        return
+    left_out = [item for item in items if item.name.startswith(MANY_DEATHS)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture
@@ -114,6 +175,8 @@ def workers_of(pid: int) -> list[psutil.Process]:
     workers = []
     for child in psutil.Process(pid).children(recursive=True):
         try:
+            if CLUSTERS & {child.pid, *(parent.pid for parent in child.parents())}:
+                continue
             # A fork server's children have its command line; only the server is ours directly.
             line = " ".join(child.cmdline())
             helper = child.ppid() == pid and any(name in line for name in HELPERS)

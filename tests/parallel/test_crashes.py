@@ -13,7 +13,6 @@ import pytest
 from perftricks.parallel import ItemTimeoutError, UnpicklableError, WorkerCrashedError
 from tests.conftest import PATIENCE
 
-from .conftest import workers_of
 from .functions import die_by_exit, die_by_segfault, die_by_sigkill
 
 WAYS_TO_DIE = [
@@ -35,7 +34,7 @@ def test_raise_names_the_item_after_the_others_are_delivered(processes, die, how
             yield x
 
     got = []
-    with pytest.raises(WorkerCrashedError, match=how) as caught:
+    with pytest.raises(WorkerCrashedError, match=processes.death(how)) as caught:
         processes.apply(
             lambda x: die() if x == 13 else x,
             source(),
@@ -133,7 +132,7 @@ def test_killed_from_outside_while_idle(processes):
     stream = processes.stream(lambda x: x, iter(range(30)), size=4, batch_size=1, unordered=False)
     first = [next(stream)]
     time.sleep(0.5)  # the window is full: all workers are idle
-    victims = workers_of(os.getpid())
+    victims = processes.workers()
     assert victims
     for victim in victims:
         victim.kill()
@@ -164,7 +163,7 @@ def test_killed_from_outside_while_working(processes, tmp_path):
     assert got == list(range(10))
 
 
-def test_killed_while_sending_a_large_result(processes, executions):
+def test_killed_while_sending_a_large_result(own_processes, executions):
     """A result cut off in the middle is not taken for a result."""
 
     def send_a_part_and_die(self, buffer, write=os.write):
@@ -176,7 +175,7 @@ def test_killed_while_sending_a_large_result(processes, executions):
             Connection._send = send_a_part_and_die  # in this worker, which is about to send
         return bytes(50_000_000)
 
-    sizes = processes.apply(large, range(3), batch_size=1, unordered=False)
+    sizes = own_processes.apply(large, range(3), batch_size=1, unordered=False)
     assert [len(result) for result in sizes] == [50_000_000] * 3
     assert executions.of(1) == 2
 
@@ -228,11 +227,11 @@ def test_memory_error(processes):
         processes.apply(greedy, range(4))
 
 
-def test_timeout_kills_the_worker_and_names_the_item(processes):
+def test_timeout_kills_the_worker_and_names_the_item(own_processes):
     """An item over its time is given up; the rest of its batch and all others are delivered."""
     got = []
     with pytest.raises(ItemTimeoutError, match="item 3 took longer than timeout=4 ") as caught:
-        processes.apply(
+        own_processes.apply(
             lambda x: time.sleep(1000) if x == 3 else x,
             range(10),
             batch_size=5,
@@ -244,7 +243,7 @@ def test_timeout_kills_the_worker_and_names_the_item(processes):
     assert sorted(got) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
 
 
-def test_timeout_reaches_code_that_never_lets_go(processes):
+def test_timeout_reaches_code_that_never_lets_go(own_processes):
     """A task that holds the interpreter lock is stopped too."""
 
     def stuck(x):
@@ -254,17 +253,17 @@ def test_timeout_reaches_code_that_never_lets_go(processes):
             re.match(r"(a+)+$", "a" * 60 + "b")
         return x
 
-    got = processes.apply(stuck, range(4), timeout=4, on_error="skip", unordered=False)
+    got = own_processes.apply(stuck, range(4), timeout=4, on_error="skip", unordered=False)
     assert got == [0, 2, 3]
 
 
-def test_timeout_is_per_item(processes):
+def test_timeout_is_per_item(own_processes):
     """Many items that together take longer than the time-out are no reason to stop."""
-    got = processes.apply(lambda x: time.sleep(0.5), range(9), timeout=4, batch_size=9, size=9)
+    got = own_processes.apply(lambda x: time.sleep(0.5), range(9), timeout=4, batch_size=9, size=9)
     assert len(got) == 9
 
 
-def test_timeout_does_not_count_packing(processes):
+def test_timeout_does_not_count_packing(own_processes):
     """A result that takes long to pickle is not its item's fault."""
 
     class SlowToPickle:
@@ -272,7 +271,7 @@ def test_timeout_does_not_count_packing(processes):
             time.sleep(1.5)
             return int, (7,)
 
-    got = processes.apply(lambda x: SlowToPickle(), range(3), size=3, batch_size=3, timeout=4)
+    got = own_processes.apply(lambda x: SlowToPickle(), range(3), size=3, batch_size=3, timeout=4)
     assert got == [7] * 3
 
 
@@ -324,7 +323,7 @@ def test_a_crash_in_a_nested_run_is_the_tasks_error(processes):
     assert "in inner" in str(caught.value.__cause__)
 
 
-def test_no_threads_to_be_had(processes, monkeypatch):
+def test_no_threads_to_be_had(own_processes, monkeypatch):
     """When no thread can be started nothing is left running (checked after every test)."""
     start = threading.Thread.start
 
@@ -335,10 +334,10 @@ def test_no_threads_to_be_had(processes, monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(RuntimeError, match="can't start new thread"):
-        processes.apply(abs, range(4))
+        own_processes.apply(abs, range(4))
 
 
-def test_results_whose_module_only_the_task_imports(processes, tmp_path, monkeypatch):
+def test_results_whose_module_only_the_task_imports(own_processes, tmp_path, monkeypatch):
     """Unpickling a result may import for long while another worker is being started."""
     (tmp_path / "slow_module.py").write_text(
         "import time\ntime.sleep(0.5)\nclass Thing:\n    pass\n"
@@ -355,5 +354,5 @@ def test_results_whose_module_only_the_task_imports(processes, tmp_path, monkeyp
             time.sleep(0.3)
             yield x
 
-    got = processes.apply(make, items(), batch_size=1)
+    got = own_processes.apply(make, items(), batch_size=1)
     assert [type(thing).__name__ for thing in got] == ["Thing"] * 4

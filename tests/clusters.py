@@ -1,0 +1,111 @@
+"""A cluster of dask.distributed for tests, in a process of its own: real workers, to be killed.
+
+``python -m tests.clusters WORKERS THREADS`` starts one, prints where its scheduler listens, and
+ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+from tests.conftest import PATIENCE
+
+CLUSTERS: set[int] = set()  # the processes that hold them
+
+
+class Cluster:
+    """A scheduler, and workers with a nanny each, which starts another when one dies.
+
+    Args:
+        workers: How many.
+        threads: How many threads each has.
+    """
+
+    def __init__(self, workers: int = 2, threads: int = 1) -> None:
+        self.workers = workers
+        self._client: Any = None
+        command = [sys.executable, "-W", "ignore", "-m", "tests.clusters"]
+        self._process = subprocess.Popen(
+            [*command, str(workers), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        CLUSTERS.add(self._process.pid)
+        assert self._process.stdout is not None
+        self.address = self._process.stdout.readline().strip()
+        assert self.address, "the cluster did not start"
+
+    @property
+    def pid(self) -> int:
+        """The process that the scheduler is in."""
+        return self._process.pid
+
+    def client(self) -> Any:
+        """Return a client, when all workers are there."""
+        if self._client is None or self._client.status != "running":
+            self._client = self.new_client()
+        self._client.wait_for_workers(self.workers, timeout=PATIENCE)
+        return self._client
+
+    def new_client(self) -> Any:
+        """Return a client of its own, to be closed by whoever asks for it."""
+        from distributed import Client
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Client(self.address, timeout=PATIENCE, set_as_default=False)
+
+    def close(self) -> None:
+        """End all of it."""
+        if self._client is not None:
+            with contextlib.suppress(Exception):
+                self._client.close(timeout=1)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process.stdout.close()
+        CLUSTERS.discard(self._process.pid)
+
+
+def _serve(workers: int, threads: int) -> None:
+    import dask
+    from distributed import LocalCluster
+
+    # Workers that are forked from a process that has imported all they need are there at once.
+    dask.config.set(
+        {
+            "distributed.worker.multiprocessing-method": "forkserver",
+            "distributed.comm.timeouts.connect": f"{PATIENCE}s",
+            # After so long a LocalCluster gives up a worker that was lost once and is, at that
+            # moment, lost again.
+            "distributed.deploy.lost-worker-timeout": "1h",
+        }
+    )
+    with LocalCluster(
+        n_workers=workers,
+        threads_per_worker=threads,
+        dashboard_address=None,
+        memory_limit=0,
+    ) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+        # Nobody needs what they could still say.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), int(sys.argv[2]))
