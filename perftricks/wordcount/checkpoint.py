@@ -26,6 +26,7 @@ from perftricks.files import open_plainly, replacing, try_lock
 from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.reading.documents import ReadOptions
 from perftricks.wordcount.reading.sources import STDIN, Corpus, PathLike, Source
+from perftricks.wordcount.reading.urls import FileSystem, is_url
 from perftricks.wordcount.storage.sealed import DamagedError
 from perftricks.wordcount.table.runs import Run, check_run
 
@@ -329,6 +330,12 @@ def _identity_of_source(source: Source) -> list[Any]:
         raise OptionError(
             f"a checkpoint needs files that can be read again; {source.name!r} cannot"
         )
+    if is_url(source.path):
+        system = FileSystem(source.path, source.storage)
+        with system.open() as remote:
+            head = hashlib.sha256(remote.read(_HEAD_BYTES)).hexdigest()
+        version = system.version()
+        return [source.path, source.format, source.compression, source.size, version, head]
     with open(source.path, "rb") as file:
         head = hashlib.sha256(file.read(_HEAD_BYTES)).hexdigest()
         status = os.fstat(file.fileno())

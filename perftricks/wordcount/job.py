@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 from perftricks.parallel.cores import available_cores
 from perftricks.wordcount.checkpoint import SECONDS, Checkpoint, identity_of
@@ -25,8 +25,13 @@ from perftricks.wordcount.table.spill import Spill
 from perftricks.wordcount.tokenizers import Cut, Mode, make_spec
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from perftricks.parallel.launch import StartMethod
     from perftricks.wordcount.kernel import Engine
+
+
+ClusterEngine = Union[str, "Client"]  # a name in quotes
 
 
 def count_words(
@@ -169,6 +174,9 @@ def count_files(
     checkpoint_seconds: float = SECONDS,
     skip_bad: bool = False,
     memory_limit: int | float | str | None = None,
+    engine: ClusterEngine | None = None,
+    folder: PathLike | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> WordCounts:
     r"""Count the words of files and folders, plain or compressed (.gz, .bz2, .xz, .zst).
 
@@ -225,6 +233,13 @@ def count_files(
         memory_limit: What tables may take, in bytes or as a size such as "500MB"; None for half of
             what there is. A table that outgrows it moves to the disk, in the temporary folder, or
             in that of a checkpoint; see :class:`WordCounts`.
+        engine: What counts past one machine: a client of dask.distributed; the address of a
+            scheduler, such as "tcp://10.0.0.1:8786"; or "dask" for workers of this machine, which
+            end with the count. None counts in this process. Workers read the files themselves, by
+            byte range; they need the same perftricks, jieba and dictionary, which is checked.
+        folder: With an engine, the path or URL of a new folder to which workers write the table as
+            ``.parquet``, each a part of it; the table that is returned reads them when asked.
+        storage_options: Options of the file system of URLs, as fsspec takes them.
 
     Returns:
         The table. ``documents`` and ``tokens`` say what was counted, before words were left out.
@@ -238,6 +253,8 @@ def count_files(
         TokenizerError: If a tokenizer of your own fails.
         VerificationError: If a document was counted wrongly.
         SpillError: If the disk is full that the table moves to.
+        ClusterError: If the scheduler cannot be reached or is lost, or a worker would not count the
+            same.
 
     >>> counts = count_files("docs/samples", min_length=2)
     >>> counts.most_common(2)
@@ -245,7 +262,7 @@ def count_files(
     """
     spec = make_spec(tokenizer, mode=mode, hmm=hmm, user_dict=user_dict, dictionary=dictionary)
     job = FileJob(
-        find_sources(paths, format=format, skip_bad=skip_bad),
+        find_sources(paths, format=format, skip_bad=skip_bad, storage_options=storage_options),
         ReadOptions(encoding, errors, document, None if field is None else str(field)),
         Settings(
             spec,
@@ -262,6 +279,14 @@ def count_files(
         TableFilter.make(stop_words, min_count, min_length, words_only),
         None if checkpoint is None else Checkpoint(checkpoint, checkpoint_seconds),
     )
+    if engine is not None:
+        from perftricks.wordcount.cluster.engine import ClusterJob
+
+        cluster = ClusterJob(job, engine, None if folder is None else os.fspath(folder))
+        cluster.check()
+        return cluster.run(progress)
+    if folder is not None:
+        raise OptionError("folder is for workers of an engine; write_table writes a table")
     job.check()
     return job.run(progress)
 
@@ -352,11 +377,12 @@ class FileJob:
             progress,
             method=method,
             checkpoint=self.checkpoint,
-            identity=self._identity(method.load(settings)),
+            identity=self.identity(method.load(settings)),
         )
         return self.table_filter.apply(counts)
 
-    def _identity(self, engine: Engine) -> dict[str, Any]:
+    def identity(self, engine: Engine) -> dict[str, Any]:
+        """Return what must not change between the parts of a run with a checkpoint."""
         settings = self.settings
         return identity_of(
             self.corpus,

@@ -245,7 +245,7 @@ class KernelRun:
         self._counters: dict[Newline, TextCounter] = {}
         # In it are counted the pieces that end inside a document, which counters take for its end.
         self._state = State() if work.state is None else work.state
-        self._odd: Counter[Any] = Counter({_as_key(key): n for key, n in self._state.odd})
+        self._odd: Counter[Any] = Counter({as_key(key): n for key, n in self._state.odd})
         if work.checkpoint is not None:
             for newline, table in work.checkpoint.tables(self._state, engine).items():
                 counter = self._counter(cast("Newline", newline))
@@ -431,9 +431,9 @@ def _spill_table(spill: Spill, table: TokenTable, *, rest: bool = False) -> None
     spill.add(table.sorted_blocks(spill.block_rows, rest=rest))
 
 
-def _as_key(value: Any) -> Any:
+def as_key(value: Any) -> Any:
     """Return a key that JSON made a list of."""
-    return tuple(map(_as_key, value)) if isinstance(value, list) else value
+    return tuple(map(as_key, value)) if isinstance(value, list) else value
 
 
 def _buffers(documents: Iterator[bytes]) -> Iterator[bytes]:

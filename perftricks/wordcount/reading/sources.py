@@ -5,12 +5,13 @@ from __future__ import annotations
 import codecs
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.reading.arrow_documents import data_files
+from perftricks.wordcount.reading.urls import FileSystem, Storage, is_url, parse_storage
 
 Format = Literal["text", "jsonl", "csv", "tsv", "tsv-raw", "json", "parquet", "arrow"]
 Compression = Literal["", "gz", "bz2", "xz", "zst"]
@@ -48,6 +49,7 @@ class Source:
         head: The first bytes, if they were taken from the stream before.
         start: Where reading starts, in bytes.
         stop: Where it stops; None for the end of the file.
+        storage: Options of the file system of a URL.
     """
 
     path: str
@@ -57,6 +59,7 @@ class Source:
     head: bytes = field(default=b"", repr=False)
     start: int = 0
     stop: int | None = None
+    storage: Storage = field(default=(), repr=False)  # there may be keys in it
 
     @property
     def name(self) -> str:
@@ -88,6 +91,7 @@ class Corpus:
         bad: What could not be read, where that is no error.
         skip_bad: Whether a file that turns out to be bad is no error.
         folders: The folders among what was named.
+        storage: Options of the file system of URLs.
     """
 
     sources: tuple[Source, ...]
@@ -96,6 +100,7 @@ class Corpus:
     bad: tuple[NotRead, ...] = ()
     skip_bad: bool = False
     folders: tuple[str, ...] = ()
+    storage: Storage = field(default=(), repr=False)
 
     @property
     def size(self) -> int | None:
@@ -113,6 +118,7 @@ def find_sources(
     *,
     format: Format | None = None,
     skip_bad: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Corpus:
     """Find the files to read.
 
@@ -125,9 +131,10 @@ def find_sources(
     file is read twice.
 
     Args:
-        paths: Files, folders, ``-`` for the standard input; one path or several.
+        paths: Files, folders, URLs of them, ``-`` for the standard input; one path or several.
         format: Read every file in this format; None goes by the extension.
         skip_bad: Go on past what may not be read, and past links that lead nowhere.
+        storage_options: Options of the file system of URLs, as fsspec takes them.
 
     Returns:
         The files and how many were passed over.
@@ -146,7 +153,10 @@ def find_sources(
         raise OptionError("no path given; name files or folders, or - for the standard input")
     if format is not None and format not in FORMATS:
         raise OptionError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
-    finder = _Finder(format, skip_bad)
+    storage = parse_storage(storage_options)
+    if storage and not any(is_url(os.fsdecode(name)) for name in names):
+        raise OptionError("storage_options are for URLs, and none is given")
+    finder = _Finder(format, skip_bad, storage)
     for name in names:
         finder.add(os.fsdecode(name))
     return Corpus(
@@ -156,13 +166,15 @@ def find_sources(
         tuple(finder.bad),
         skip_bad,
         tuple(name for name in map(os.fsdecode, names) if os.path.isdir(name)),
+        storage,
     )
 
 
 class _Finder:
     """Collects sources, each once."""
 
-    def __init__(self, format: Format | None, skip_bad: bool) -> None:
+    def __init__(self, format: Format | None, skip_bad: bool, storage: Storage = ()) -> None:
+        self._storage = storage
         self.sources: list[Source] = []
         self.passed_over = 0
         self.not_read: list[NotRead] = []
@@ -177,6 +189,9 @@ class _Finder:
         if path == STDIN:
             self._name_once(STDIN, path)
             self.sources.append(Source(path, self._format or "text", "", None))
+            return
+        if is_url(path):
+            self._add_url(path)
             return
         try:
             mode = _mode_of(path)
@@ -202,6 +217,53 @@ class _Finder:
             again = "" if first == path else f" (as {first!r} and {path!r})"
             raise OptionError(f"{path!r} is given twice{again}; its words would count double")
         self._named[real] = path
+
+    def _add_url(self, url: str) -> None:
+        """Take a file, or the files below a folder, at a URL."""
+        system = FileSystem(url, self._storage)
+        try:
+            found = system.information()
+            if found is None:
+                raise FileNotFoundError(f"{url!r} does not exist; name a file or a folder")
+            files = system.files() if found["type"] == "directory" else None
+        except OSError as error:
+            self._give_up(url, error, not isinstance(error, FileNotFoundError))
+            return
+        self._name_once(system.stem, url)
+        if files is None:
+            format, compression = classify(url)
+            self._take_url(url, system.stem, format or "text", compression, found["size"])
+            return
+        before = len(self.sources)
+        for path, size in files:
+            format, compression = classify(path)
+            inside = path[len(system.stem) :].split("/")
+            if any(part.startswith(".") for part in inside):
+                reason = "hidden"
+            elif format is None:
+                reason = "unknown extension"
+            elif format == "json" and self._format != "json":
+                reason = ".json is read where it is named, or with format json"
+            else:
+                self._take_url(path, path, format, compression, size)
+                continue
+            self.passed_over += 1
+            self.not_read.append(NotRead(path, reason))
+        if len(self.sources) == before:
+            raise OptionError(f"folder {url!r} holds no text to count")
+
+    def _take_url(
+        self, url: str, real: str, format: Format, compression: Compression, size: int | None
+    ) -> None:
+        if real in self._taken:
+            return
+        self._taken[real] = url
+        if size == 0:
+            self.not_read.append(NotRead(url, "empty"))
+        format = self._format or format
+        if format in ("parquet", "arrow"):
+            raise OptionError(f"{url!r}: .{format} is read from a disk, not from a URL; fetch it")
+        self.sources.append(Source(url, format, compression, size, storage=self._storage))
 
     def _add_file(self, path: str, mode: int) -> None:
         """Take a file the user names, which need not be a regular one."""

@@ -24,6 +24,7 @@ from typing import IO, Any, Protocol, cast
 
 from perftricks.wordcount.errors import CorpusError, OptionError
 from perftricks.wordcount.reading.sources import STDIN, Compression, Source
+from perftricks.wordcount.reading.urls import FileSystem, is_url
 
 CHUNK_BYTES = 1 << 20
 _LOOK_BYTES = 1 << 16  # are read at once where a line end is looked for
@@ -397,6 +398,11 @@ def _open(source: Source, opened: contextlib.ExitStack) -> _Readable:
         if sys.stdin is None:
             raise CorpusError(source.name, "the standard input is closed")
         return _Resumed(source.head, sys.stdin.buffer) if source.head else sys.stdin.buffer
+    if is_url(source.path):
+        try:
+            return opened.enter_context(FileSystem(source.path, source.storage).open())
+        except OSError as error:
+            raise CorpusError(source.name, f"cannot be opened any more: {error}") from None
     try:
         with _waiting_for_a_writer(source):
             return opened.enter_context(open(source.path, "rb", buffering=0))

@@ -298,13 +298,13 @@ class Columns:
 
     def ordered(self) -> Columns:
         """Return the rows in the order of tables."""
-        return self.taken(self._order(-self.count)[0])
+        return self.taken(self.order(-self.count)[0])
 
     def summed(self) -> Columns:
         """Return the rows in ascending order of their keys, those with the same key added up."""
         if not len(self):
             return self
-        order, repeats = self._order()
+        order, repeats = self.order()
         first = np.flatnonzero(~repeats)
         documents = None if self.documents is None else self.documents[order]
         return replace(
@@ -313,7 +313,7 @@ class Columns:
             documents=None if documents is None else np.add.reduceat(documents, first),
         )
 
-    def _order(self, before: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def order(self, before: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return what :meth:`Strings.order` does, by key."""
         if not self.ngram:
             return self.tokens.order(before)

@@ -1,0 +1,351 @@
+"""The client's side of a count: what is under way, what is added up, what comes back.
+
+A bounded number of partitions is under way for each worker, so that neither client nor scheduler
+hold a list of all. Tables that are there are added up eight at a time, in levels, as a
+log-structured merge tree does (O'Neil et al., 1996): each row is copied once a level. A table that
+has become large is added up no further: at the end such tables are divided into ranges of hashes,
+and each range is added up by itself.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import math
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from perftricks.parallel.errors import ClusterError, Failure
+from perftricks.wordcount.cluster import tasks
+from perftricks.wordcount.cluster.tasks import Common, Tally, TaskFailed
+from perftricks.wordcount.reading.sources import Source
+
+_FAN_IN = 8
+_UNDER_WAY = 3  # partitions for each worker: one is counted, one becomes a table, one waits
+_LARGE_BYTES = 256 << 20
+_LARGE_SHARE = 0.05  # of a worker's memory
+_PART_BYTES = 16 << 20  # of a range that is worth a task
+_CHECK_SECONDS = 1.0
+_PATIENCE_SECONDS = 300.0  # without any worker
+_ATTEMPTS = 3  # at a task whose workers died
+
+Progress = Callable[[int], object]
+
+
+class Table(NamedTuple):
+    """A table on a worker.
+
+    Attributes:
+        future: The table, and what is known of it.
+        tally: What is known of it.
+    """
+
+    future: Any
+    tally: Tally
+
+
+class _Task(NamedTuple):
+    """Something that is under way.
+
+    Attributes:
+        submit: Submits it, once more if need be.
+        what: What it does, for an error.
+        level: Which level its table will belong to.
+        attempt: How often it was submitted.
+        partition: The number of the partition, if it is one.
+        future: The table.
+    """
+
+    submit: Callable[[], Any]
+    what: str
+    level: int
+    attempt: int
+    partition: int | None
+    future: Any
+
+
+class Driver:
+    """Counts partitions on a cluster.
+
+    Args:
+        client: The client.
+        common: What the tasks have in common.
+        counted: Called with a partition's bytes as stored when it has been counted.
+    """
+
+    def __init__(self, client: Any, common: Common, counted: Progress) -> None:
+        self._client = client
+        self._counted = counted
+        self._common = client.submit(tasks.same, common, pure=False)
+        self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._under_way: dict[str, tuple[_Task, Any]] = {}
+        self._levels: list[list[Table]] = []
+        self._full: list[Table] = []
+        self._partitions = 0  # under way
+        self._failures: dict[int, BaseException] = {}
+        self._begun = 0
+        memory = [w["memory_limit"] for w in self._infos().values() if w.get("memory_limit")]
+        share = _LARGE_SHARE * min(memory, default=0)
+        self.large = int(min(_LARGE_BYTES, share) if memory else _LARGE_BYTES)
+
+    def _infos(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        return found
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are, one at least."""
+        return max(1, len(self._client.nthreads()))
+
+    def check(self, common: Common) -> None:
+        """Check that all workers count as the client does, before anything is counted.
+
+        Raises:
+            ClusterError: If one does not.
+        """
+        self._await_workers()
+        found = self._client.run(tasks.check, common, on_error="return")
+        for address, problem in sorted(found.items()):
+            if isinstance(problem, Failure):
+                raise problem.unpack(None) from None
+            # One that is gone is replaced; or it cannot even import the package.
+            if isinstance(problem, Exception) and not isinstance(problem, OSError):
+                what = f"{type(problem).__name__}: {problem}".partition("\n")[0]
+                raise ClusterError(f"the worker {address} cannot count: {what}")
+
+    def count(self, partitions: Iterator[Source]) -> list[Table]:
+        """Count partitions; return the tables whose sum is the table of all.
+
+        Raises:
+            Exception: What counting raises; of several partitions that fail, the first one's error.
+            ClusterError: If the scheduler is lost, or a partition kills its workers.
+        """
+        more = True
+        while more or self._under_way:
+            while more and not self._failures and self._has_room():
+                source = next(partitions, None)
+                if source is None:
+                    more = False
+                else:
+                    self._begin_partition(source)
+            if self._failures:
+                more = False
+                first = min(self._failures)
+                before = [t.partition for t, _ in self._under_way.values()]
+                if not any(n is not None and n < first for n in before):
+                    raise self._failures[first]
+            if self._under_way:
+                self._await_one()
+        tables = [*self._full, *(table for level in self._levels for table in level)]
+        self._full, self._levels = [], []
+        return tables
+
+    def sum(self, tables: Sequence[Table]) -> Table:
+        """Add tables up to one, on a worker."""
+        while len(tables) > 1:
+            merged = []
+            for first in range(0, len(tables), _FAN_IN):
+                some = tables[first : first + _FAN_IN]
+                merged.append(some[0] if len(some) == 1 else self._merged(some))
+            tables = merged
+        return tables[0]
+
+    def parts(self, tables: Sequence[Table]) -> int:
+        """Return into how many ranges of hashes tables are divided."""
+        nbytes = sum(table.tally.nbytes for table in tables)
+        if nbytes <= self.large:
+            return max(1, min(self.workers, nbytes // _PART_BYTES))
+        return max(self.workers, math.ceil(2 * nbytes / self.large))
+
+    def ranges(
+        self, tables: Sequence[Table], parts: int, finish: Callable[..., Any], *arguments: Any
+    ) -> Iterator[Any]:
+        """Divide tables into ranges of hashes, and finish each range on a worker.
+
+        Args:
+            tables: The tables.
+            parts: How many ranges.
+            finish: Called on a worker with the arguments, a number, and the range of each table.
+            arguments: Its first arguments.
+
+        Yields:
+            Futures of what ``finish`` returns, as many at a time as keep the workers busy.
+        """
+        for number in range(parts):
+            some = [
+                self._client.submit(tasks.pick, table.future, number, parts, pure=False)
+                for table in tables
+            ]
+            while len(some) > _FAN_IN:
+                some = [
+                    self._client.submit(tasks.total_of, *some[i : i + _FAN_IN], pure=False)
+                    for i in range(0, len(some), _FAN_IN)
+                ]
+            yield self._client.submit(finish, *arguments, number, *some, pure=False)
+
+    def results(self, futures: Iterator[Any]) -> Iterator[Any]:
+        """Yield what futures give, in order; some of them are under way at a time."""
+        waiting: list[Any] = []
+        ended = False
+        while waiting or not ended:
+            while not ended and len(waiting) < 2 * self.workers:
+                future = next(futures, None)
+                ended = future is None
+                waiting += [] if ended else [future]
+            if waiting:
+                yield self._result(waiting.pop(0))
+
+    # ------------------------------------------------------------------------- one by one
+
+    def _has_room(self) -> bool:
+        return self._partitions < _UNDER_WAY * self.workers
+
+    def _begin_partition(self, source: Source) -> None:
+        number, self._begun = self._begun, self._begun + 1
+        stop = "the end" if source.stop is None else f"{source.stop:,}"
+        self._partitions += 1
+        self._begin(
+            lambda: self._client.submit(tasks.count, self._common, source, pure=False),
+            f"bytes {source.start:,} to {stop} of {source.name}",
+            0,
+            partition=number,
+        )
+
+    def _begin(
+        self,
+        submit: Callable[[], Any],
+        what: str,
+        level: int,
+        *,
+        attempt: int = 1,
+        partition: int | None = None,
+    ) -> None:
+        future = submit()
+        tally = self._client.submit(tasks.tally_of, future, pure=False)
+        task = _Task(submit, what, level, attempt, partition, future)
+        self._under_way[tally.key] = task, tally
+        tally.add_done_callback(self._done.put)
+
+    def _await_one(self) -> None:
+        try:
+            done = self._done.get(timeout=_CHECK_SECONDS)
+        except queue.Empty:
+            self._check_scheduler()
+            if not self._client.nthreads():
+                self._await_workers()
+            return
+        found = self._under_way.pop(done.key, None)
+        if found is None:
+            return
+        task, _ = found
+        try:
+            tally = self._result(done)
+        except _KilledError:
+            if task.attempt < _ATTEMPTS:
+                self._begin(
+                    task.submit,
+                    task.what,
+                    task.level,
+                    attempt=task.attempt + 1,
+                    partition=task.partition,
+                )
+                return
+            error: BaseException = ClusterError(
+                f"{task.what}: each worker that counted this died; its log, or that of its nanny, "
+                "may say why (memory?)"
+            )
+        except ClusterError:
+            raise
+        except Exception as caught:
+            error = caught
+        else:
+            self._take(task, tally)
+            return
+        if task.partition is None:
+            raise error
+        self._partitions -= 1
+        self._failures[task.partition] = error
+
+    def _take(self, task: _Task, tally: Tally) -> None:
+        """Have a table that is there, and add up those of a level if there are enough."""
+        if task.partition is not None:
+            self._partitions -= 1
+            self._counted(tally.stored)
+        table = Table(task.future, tally)
+        if tally.nbytes > self.large:
+            self._full.append(table)
+            return
+        while len(self._levels) <= task.level:
+            self._levels.append([])
+        level = self._levels[task.level]
+        level.append(table)
+        if len(level) == _FAN_IN:
+            futures = [table.future for table in level]
+            level.clear()
+            self._begin(
+                lambda: self._client.submit(tasks.merge, *futures, pure=False, priority=10),
+                "tables are added up",
+                task.level + 1,
+            )
+
+    def _merged(self, tables: Sequence[Table]) -> Table:
+        futures = [table.future for table in tables]
+        future = self._client.submit(tasks.merge, *futures, pure=False)
+        tally = self._client.submit(tasks.tally_of, future, pure=False)
+        return Table(future, self._result(tally))
+
+    def _result(self, future: Any) -> Any:
+        """Return what a future gives, from the worker that has it, past the scheduler.
+
+        Raises:
+            Exception: What the task raised.
+            ClusterError: If the scheduler is lost.
+        """
+        from distributed import KilledWorker, TimeoutError
+
+        try:
+            while True:
+                try:
+                    future.exception(timeout=_CHECK_SECONDS)
+                    break
+                except TimeoutError:
+                    self._check_scheduler()
+            return self._gathered(future)
+        except KilledWorker as error:
+            raise _KilledError(str(error)) from None
+        except TaskFailed as error:
+            raise error.failure.unpack(None) from None
+        except (concurrent.futures.CancelledError, OSError):
+            raise self._lost() from None
+
+    def _gathered(self, future: Any) -> Any:
+        try:
+            return self._client.gather(future, direct=True)
+        except OSError:  # the client cannot reach the worker
+            return self._client.gather(future, direct=False)
+
+    def _check_scheduler(self) -> None:
+        if self._client.status != "running":
+            raise self._lost()
+
+    def _lost(self) -> ClusterError:
+        return ClusterError(
+            f"the scheduler {self._client.scheduler.address} is lost, or its client was closed "
+            f"(it is {self._client.status}); what was counted on the cluster is gone, but for "
+            "the last snapshot of a checkpoint"
+        )
+
+    def _await_workers(self) -> None:
+        if self._client.nthreads():
+            return
+        try:
+            self._client.wait_for_workers(1, timeout=_PATIENCE_SECONDS)
+        except TimeoutError:
+            raise ClusterError(
+                f"the scheduler {self._client.scheduler.address} has had no worker for "
+                f"{_PATIENCE_SECONDS:g} seconds"
+            ) from None
+
+
+class _KilledError(Exception):
+    """Workers died of a task."""
