@@ -1,7 +1,7 @@
 """The client's side of a count: what is under way, what is added up, what comes back.
 
 A bounded number of partitions is under way for each worker, so that neither client nor scheduler
-hold a list of all. Tables that are there are added up eight at a time, in levels, as a
+hold a list of all. Tables that are there are added up sixteen at a time, in levels, as a
 log-structured merge tree does (O'Neil et al., 1996): each row is copied once a level. A table that
 has become large is added up no further: at the end such tables are divided into ranges of hashes,
 and each range is added up by itself.
@@ -20,14 +20,16 @@ from perftricks.wordcount.cluster import tasks
 from perftricks.wordcount.cluster.tasks import Common, Tally, TaskFailed
 from perftricks.wordcount.reading.sources import Source
 
-_FAN_IN = 8
+_FAN_IN = 16
 _UNDER_WAY = 3  # partitions for each worker: one is counted, one becomes a table, one waits
 _LARGE_BYTES = 256 << 20
 _LARGE_SHARE = 0.05  # of a worker's memory
 _PART_BYTES = 16 << 20  # of a range that is worth a task
 _CHECK_SECONDS = 1.0
 _PATIENCE_SECONDS = 300.0  # without any worker
-_ATTEMPTS = 3  # at a task whose workers died
+_ATTEMPTS = 6  # at what workers died of, each of which is one or more of them
+
+_ADDING = "tables are added up"
 
 Progress = Callable[[int], object]
 
@@ -48,20 +50,16 @@ class _Task(NamedTuple):
     """Something that is under way.
 
     Attributes:
-        submit: Submits it, once more if need be.
+        future: The table.
         what: What it does, for an error.
         level: Which level its table will belong to.
-        attempt: How often it was submitted.
         partition: The number of the partition, if it is one.
-        future: The table.
     """
 
-    submit: Callable[[], Any]
+    future: Any
     what: str
     level: int
-    attempt: int
     partition: int | None
-    future: Any
 
 
 class Driver:
@@ -205,24 +203,16 @@ class Driver:
         stop = "the end" if source.stop is None else f"{source.stop:,}"
         self._partitions += 1
         self._begin(
-            lambda: self._client.submit(tasks.count, self._common, source, pure=False),
-            f"bytes {source.start:,} to {stop} of {source.name}",
-            0,
-            partition=number,
+            _Task(
+                self._client.submit(tasks.count, self._common, source, pure=False),
+                f"bytes {source.start:,} to {stop} of {source.name}",
+                0,
+                number,
+            )
         )
 
-    def _begin(
-        self,
-        submit: Callable[[], Any],
-        what: str,
-        level: int,
-        *,
-        attempt: int = 1,
-        partition: int | None = None,
-    ) -> None:
-        future = submit()
-        tally = self._client.submit(tasks.tally_of, future, pure=False)
-        task = _Task(submit, what, level, attempt, partition, future)
+    def _begin(self, task: _Task) -> None:
+        tally = self._client.submit(tasks.tally_of, task.future, pure=False)
         self._under_way[tally.key] = task, tally
         tally.add_done_callback(self._done.put)
 
@@ -239,32 +229,14 @@ class Driver:
             return
         task, _ = found
         try:
-            tally = self._result(done)
-        except _KilledError:
-            if task.attempt < _ATTEMPTS:
-                self._begin(
-                    task.submit,
-                    task.what,
-                    task.level,
-                    attempt=task.attempt + 1,
-                    partition=task.partition,
-                )
-                return
-            error: BaseException = ClusterError(
-                f"{task.what}: each worker that counted this died; its log, or that of its nanny, "
-                "may say why (memory?)"
-            )
-        except ClusterError:
-            raise
-        except Exception as caught:
-            error = caught
+            tally = self._result(done, task.what)
+        except Exception as error:
+            if task.partition is None or self._client.status != "running":
+                raise
+            self._partitions -= 1
+            self._failures[task.partition] = error
         else:
             self._take(task, tally)
-            return
-        if task.partition is None:
-            raise error
-        self._partitions -= 1
-        self._failures[task.partition] = error
 
     def _take(self, task: _Task, tally: Tally) -> None:
         """Have a table that is there, and add up those of a level if there are enough."""
@@ -282,11 +254,8 @@ class Driver:
         if len(level) == _FAN_IN:
             futures = [table.future for table in level]
             level.clear()
-            self._begin(
-                lambda: self._client.submit(tasks.merge, *futures, pure=False, priority=10),
-                "tables are added up",
-                task.level + 1,
-            )
+            merged = self._client.submit(tasks.merge, *futures, pure=False, priority=10)
+            self._begin(_Task(merged, _ADDING, task.level + 1, None))
 
     def _merged(self, tables: Sequence[Table]) -> Table:
         futures = [table.future for table in tables]
@@ -294,8 +263,12 @@ class Driver:
         tally = self._client.submit(tasks.tally_of, future, pure=False)
         return Table(future, self._result(tally))
 
-    def _result(self, future: Any) -> Any:
+    def _result(self, future: Any, what: str = "") -> Any:
         """Return what a future gives, from the worker that has it, past the scheduler.
+
+        Args:
+            future: The future.
+            what: What workers are at; by default tables are added up.
 
         Raises:
             Exception: What the task raised.
@@ -303,20 +276,27 @@ class Driver:
         """
         from distributed import KilledWorker, TimeoutError
 
-        try:
-            while True:
-                try:
-                    future.exception(timeout=_CHECK_SECONDS)
-                    break
-                except TimeoutError:
-                    self._check_scheduler()
-            return self._gathered(future)
-        except KilledWorker as error:
-            raise _KilledError(str(error)) from None
-        except TaskFailed as error:
-            raise error.failure.unpack(None) from None
-        except (concurrent.futures.CancelledError, OSError):
-            raise self._lost() from None
+        attempts = 0
+        while True:
+            try:
+                future.exception(timeout=_CHECK_SECONDS)
+                return self._gathered(future)
+            except TimeoutError:
+                self._check_scheduler()
+            except KilledWorker as error:
+                # So many workers had this, or what it needs, when they died. They may have been
+                # killed for other reasons; what is really to blame does it again.
+                attempts += 1
+                if attempts == _ATTEMPTS:
+                    raise ClusterError(
+                        f"{what or _ADDING}: worker after worker died of it; their logs, or those "
+                        f"of their nannies, may say why (memory?): {error.args[0]}"
+                    ) from None
+                self._client.retry([future])
+            except TaskFailed as error:
+                raise error.failure.unpack(None) from None
+            except (concurrent.futures.CancelledError, OSError):
+                raise self._lost() from None
 
     def _gathered(self, future: Any) -> Any:
         try:
@@ -345,7 +325,3 @@ class Driver:
                 f"the scheduler {self._client.scheduler.address} has had no worker for "
                 f"{_PATIENCE_SECONDS:g} seconds"
             ) from None
-
-
-class _KilledError(Exception):
-    """Workers died of a task."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 import os
 import time
 from collections import Counter
@@ -26,12 +27,12 @@ from perftricks.wordcount.reading.partitions import divided
 from perftricks.wordcount.reading.sources import Source
 from perftricks.wordcount.reading.streams import with_whole_lines
 from perftricks.wordcount.table.columnar import ColumnTable
-from perftricks.wordcount.table.columns import columns_of
+from perftricks.wordcount.table.columns import Columns, columns_of
 from perftricks.wordcount.table.counts import RunInfo, WordCounts
 from perftricks.wordcount.table.saved import Facts
 from perftricks.wordcount.table.spill import Spill, flattened
 from perftricks.wordcount.table.sums import gathered
-from perftricks.wordcount.table.table import Filter
+from perftricks.wordcount.table.table import Filter, table_bytes
 from perftricks.wordcount.table.table import Table as AnyTable
 
 _LEAST, _MOST, _MOST_NGRAMS = 8 << 20, 256 << 20, 32 << 20  # bytes of a partition
@@ -191,11 +192,12 @@ class _Run:
 
     def _gathered(self, tables: list[Table], ranges: Iterator[Any]) -> AnyTable:
         found = (Hashed.of_arrow(part).columns for part in self._driver.results(ranges))
-        return gathered(
-            (part for columns in found for part in columns.parts()),
-            self._job.settings.limit,
-            document_frequency=self._job.settings.document_frequency,
-        )
+        documents, limit = self._job.settings.document_frequency, self._job.settings.limit
+        rows = sum(table.tally.rows for table in tables)  # or fewer
+        if table_bytes(rows, document_frequency=documents) <= limit:
+            return ColumnTable.of(Columns.joined(list(found)))
+        parts = (part for columns in found for part in columns.parts())
+        return gathered(parts, limit, document_frequency=documents)
 
     def _written(self, tables: list[Table], parts: int) -> AnyTable:
         from perftricks.wordcount.table.parted import PartedTable, write_part
@@ -235,7 +237,9 @@ class _Run:
                     "the engine of one machine finds again; let that go on with it"
                 )
             corpus = replace(job.corpus, sources=(whole,))
-            for part in divided(corpus, job.options, size):
+            # Pieces of the same size, and no small one at the end.
+            pieces = max(1, round((source.size or 0) / size))
+            for part in divided(corpus, job.options, math.ceil((source.size or 1) / pieces)):
                 if part.stop is not None and part.stop <= begin:
                     continue
                 if part.start < begin:

@@ -137,7 +137,7 @@ def count(common: Common, source: Source) -> Counted:
         part = replace(job, corpus=replace(job.corpus, sources=(source,)), settings=settings)
         with _counting:
             counts = run(part.feed(), settings, method=method)
-        parts = list(counts.columns()) or [_no_rows(job)]
+        parts = list(counts.columns(ordered=False)) or [_no_rows(job)]
         columns = Columns.joined(parts)
         table = Hashed.of(columns).to_arrow()
         info = counts.run

@@ -21,13 +21,19 @@ def token_table(table: TokenTable) -> ColumnTable:
     """Return the tokens that a table of the kernel counts."""
     ids = table.used_ids()
 
-    def parts(n: int | None) -> Iterator[Columns]:
+    def rows(n: int | None = None) -> Columns:
         used = ids[_first(table.tokens.count[ids], n)]
         documents = table.tokens.doc_freq[used] if table.has_doc_freq else None
-        columns = Columns(Strings(*table.encoded(used)), table.tokens.count[used], documents)
-        return columns.ordered().parts()
+        return Columns(Strings(*table.encoded(used)), table.tokens.count[used], documents)
 
-    return ColumnTable(ids.size, table.total, table.has_doc_freq, parts, table.to_dict)
+    return ColumnTable(
+        ids.size,
+        table.total,
+        table.has_doc_freq,
+        lambda n: rows(n).ordered().parts(),
+        table.to_dict,
+        lambda: iter([rows()]),
+    )
 
 
 def ngram_table(table: TokenTable) -> ColumnTable:

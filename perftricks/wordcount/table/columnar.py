@@ -21,6 +21,7 @@ class ColumnTable:
         parts: Gives the rows in the order of tables, in parts; those of the first so many are
             enough if a number is given. It is asked whenever rows are read.
         counts: Gives key -> count in any order, if that is faster; None if it is not.
+        unordered: Gives the rows in any order, if that is faster; None if it is not.
     """
 
     def __init__(
@@ -30,14 +31,16 @@ class ColumnTable:
         counts_documents: bool,
         parts: Callable[[int | None], Iterator[Columns]],
         counts: Callable[[], dict[Any, int]] | None = None,
+        unordered: Callable[[], Iterator[Columns]] | None = None,
     ) -> None:
         self.total = total
         self.counts_documents = counts_documents
         self._size = size
         self._parts = parts
         self._counts = counts
+        self._unordered = unordered
         self._made: MemoryTable | None = None
-        self._unordered: dict[Any, int] | None = None
+        self._counted: dict[Any, int] | None = None
 
     @classmethod
     def of(cls, columns: Columns) -> ColumnTable:
@@ -70,9 +73,11 @@ class ColumnTable:
             yield from part[:left].rows()
             left -= min(len(part), left)
 
-    def columns(self) -> Iterator[Columns]:
-        """Yield the rows in the order of tables as columns, in parts."""
-        return self._parts(None)
+    def columns(self, *, ordered: bool = True) -> Iterator[Columns]:
+        """Yield the rows as columns, in parts; in the order of tables if that is asked for."""
+        if ordered or self._unordered is None:
+            return self._parts(None)
+        return self._unordered()
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield the rows sorted by key, in blocks of a size."""
@@ -81,11 +86,11 @@ class ColumnTable:
     def counts(self, *, ordered: bool = False) -> dict[Any, int]:
         """Return key -> count."""
         if ordered or self._counts is None or self._made is not None:
-            self._unordered = None
+            self._counted = None
             return self._in_memory().counts(ordered=ordered)
-        if self._unordered is None:
-            self._unordered = self._counts()
-        return self._unordered
+        if self._counted is None:
+            self._counted = self._counts()
+        return self._counted
 
     def frequency(self) -> dict[Any, int]:
         """Return key -> documents; empty if they were not counted."""

@@ -232,9 +232,13 @@ class WordCounts(Mapping[Any, int]):
         for token, count, documents in self._table.rows(n):
             yield token, count, documents if known else None
 
-    def columns(self) -> Iterator[Columns]:
-        """Yield the table in its order as arrays, in parts; see :class:`Columns`."""
-        return self._table.columns()
+    def columns(self, *, ordered: bool = True) -> Iterator[Columns]:
+        """Yield the table as arrays, in parts; see :class:`Columns`.
+
+        Args:
+            ordered: Whether they have to be in the order of the table, which takes longer.
+        """
+        return self._table.columns(ordered=ordered)
 
     def to_counter(self) -> Counter[Any]:
         """Return the counts as a new ``collections.Counter``."""

@@ -100,14 +100,14 @@ class MemoryTable:
             self._counts = dict(sorted(by_key, key=itemgetter(1), reverse=True))
             self._ordered = True
 
-    def columns(self) -> Iterator[Columns]:
-        """Yield the rows in the order of tables as columns, in parts."""
+    def columns(self, *, ordered: bool = True) -> Iterator[Columns]:
+        """Yield the rows as columns, in parts; in the order of tables if that is asked for."""
         from perftricks.wordcount.table.columns import Columns, columns_of
 
         of_key = self._frequency or {}
         rows = ((key, count, of_key.get(key, 0)) for key, count in self._counts.items())
         parts = columns_of(rows, document_frequency=self.counts_documents)
-        if self._ordered or not self._counts:
+        if self._ordered or not ordered or not self._counts:
             return parts
         return Columns.joined(list(parts)).ordered().parts()
 

@@ -11,8 +11,7 @@ import heapq
 import io
 import itertools
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,9 +23,8 @@ from perftricks.wordcount.table.runs import Block, Row
 from perftricks.wordcount.table.saved import Facts
 from perftricks.wordcount.table.spill import Spill
 from perftricks.wordcount.table.spilled import SpilledTable
-from perftricks.wordcount.table.table import Filter, table_bytes
+from perftricks.wordcount.table.table import PART_NAME, Filter, table_bytes
 
-_NAME = re.compile(r"part-(\d+)-of-(\d+)\.parquet")
 _TOTAL = b"perftricks total"
 _GROUP_ROWS = 1 << 15  # that are read at a time
 
@@ -85,11 +83,6 @@ def write_part(
                 writer.write_batch(batch, row_group_size=_GROUP_ROWS)
         _system(folder, storage, f"part-{number:05}-of-{parts:05}.parquet").write(buffer.getvalue())
     return len(rows)
-
-
-def is_parted(names: Iterable[str]) -> bool:
-    """Whether the files of a folder are parts of a table as they are written here."""
-    return any(_NAME.fullmatch(name.rpartition("/")[2]) for name in names)
 
 
 class _Part:
@@ -160,7 +153,7 @@ class PartedTable:
             OSError: If it cannot be read.
         """
         urls = [url for url, _ in _system(folder, storage).files()]
-        named = {_NAME.fullmatch(url.rpartition("/")[2]): url for url in urls}
+        named = {PART_NAME.fullmatch(url.rpartition("/")[2]): url for url in urls}
         found = {tuple(map(int, match.groups())): url for match, url in named.items() if match}
         counts = {parts for _, parts in found}
         if len(counts) != 1 or len(found) != next(iter(counts)):
@@ -216,8 +209,10 @@ class PartedTable:
 
         return heapq.merge(*map(rows, self._parts), key=lambda row: (-row[1], row[0]))
 
-    def columns(self) -> Iterator[Columns]:
-        """Yield the rows in the order of tables as columns, in parts."""
+    def columns(self, *, ordered: bool = True) -> Iterator[Columns]:
+        """Yield the rows as columns, in parts; in the order of tables if that is asked for."""
+        if not ordered:
+            return (columns for columns in self._unordered() if len(columns))
         return columns_of(self.rows(), document_frequency=self.counts_documents)
 
     def blocks(self, size: int) -> Iterator[Block]:

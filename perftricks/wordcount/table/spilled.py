@@ -109,15 +109,16 @@ class SpilledTable:
         size = self._spill.block_rows
         return self._spill.write(rows[start : start + size] for start in range(0, len(rows), size))
 
-    def columns(self) -> Iterator[Columns]:
-        """Yield the rows in the order of tables as columns, in parts.
+    def columns(self, *, ordered: bool = True) -> Iterator[Columns]:
+        """Yield the rows as columns, in parts; in the order of tables if that is asked for.
 
         Raises:
             SpillError: If the disk is full or fails.
         """
         from perftricks.wordcount.table.columns import columns_of
 
-        return columns_of(self.rows(), document_frequency=self.counts_documents)
+        rows = self.rows() if ordered else flattened(self.blocks(self._spill.block_rows))
+        return columns_of(rows, document_frequency=self.counts_documents)
 
     def counts(self, *, ordered: bool = False) -> dict[Any, int]:
         """Return key -> count, in the order of tables in any case.

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 # What the columns of a table are called in files.
 TOKEN, NGRAM = "token", "ngram"
 COUNT, DOCUMENT_FREQUENCY = "count", "document_frequency"
+
+# What the parts of a table are called that workers of a cluster write to a folder.
+PART_NAME = re.compile(r"part-(\d+)-of-(\d+)\.parquet")
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,12 @@ class Table(Protocol):
             n: How many; None for all.
         """
 
-    def columns(self) -> Iterator[Columns]:
-        """Yield the rows in the same order as columns, in parts."""
+    def columns(self, *, ordered: bool = True) -> Iterator[Columns]:
+        """Yield the rows as columns, in parts.
+
+        Args:
+            ordered: Whether they have to be in the order of tables, which takes longer.
+        """
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield the rows sorted by key, in blocks of about a size."""

@@ -35,9 +35,11 @@ from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 from perftricks.files import replacing
 from perftricks.wordcount.errors import CorpusError, OptionError
 from perftricks.wordcount.reading.sources import STDIN, PathLike, Source
+from perftricks.wordcount.reading.urls import is_url, parse_storage
 from perftricks.wordcount.table.counts import WordCounts
 from perftricks.wordcount.table.limits import default_limit
 from perftricks.wordcount.table.sums import gathered
+from perftricks.wordcount.table.table import PART_NAME
 from perftricks.wordcount.writing.arrow_tables import ArrowFile, Parquet
 from perftricks.wordcount.writing.delimited import Csv, Tsv
 from perftricks.wordcount.writing.formats import Format, Found
@@ -108,12 +110,19 @@ def write_table(
         _format_of("output", target, format).write(file, counts, written)
 
 
-def read_table(path: PathLike, *, format: TableFormat | None = None) -> WordCounts:
+def read_table(
+    path: PathLike,
+    *,
+    format: TableFormat | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> WordCounts:
     """Read a table that :func:`write_table` wrote, with its document frequencies if it has them.
 
     Args:
-        path: The file; or a folder of ``.parquet`` files, which are one table together.
+        path: The file; or a folder of ``.parquet`` files, which are one table together. One that
+            workers of a cluster have written, at a path or a URL, is read when rows are asked for.
         format: As for :func:`write_table`.
+        storage_options: Options of the file system of a URL, as fsspec takes them.
 
     Returns:
         The table, equal to the one that was written. ``.parquet``, ``.arrow`` and ``.feather`` also
@@ -125,6 +134,14 @@ def read_table(path: PathLike, *, format: TableFormat | None = None) -> WordCoun
         CorpusError: If the file is no such table; it names the line.
     """
     name = os.fspath(path)
+    if is_url(name) or (os.path.isdir(name) and any(map(PART_NAME.fullmatch, os.listdir(name)))):
+        from perftricks.wordcount.table.parted import PartedTable
+
+        parted = PartedTable.opened(name, parse_storage(storage_options), default_limit())
+        facts = parted.facts
+        return WordCounts.of(
+            parted, documents=facts.documents, tokens=facts.tokens, smallest=facts.smallest
+        )
     form = _format_of("table", name, format)
     found = form.read(name)
     rows = 0
