@@ -12,6 +12,7 @@ from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.reading.sources import PathLike, read_small_file
 from perftricks.wordcount.table.counts import WordCounts
 from perftricks.wordcount.table.limits import default_limit, parse_limit
+from perftricks.wordcount.table.table import Filter
 from perftricks.wordcount.tokenizers import TokenizerSpec
 
 if TYPE_CHECKING:
@@ -164,6 +165,11 @@ class TableFilter:
         if other is not None:
             raise OptionError(f"stop words are strings; one is {other!r}")
         return cls(found, min_count, min_length, words_only, name)
+
+    @property
+    def chosen(self) -> Filter:
+        """Which rows are kept."""
+        return Filter(self.min_count, self.min_length, self.stop_words, self.words_only)
 
     def apply(self, counts: WordCounts) -> WordCounts:
         """Return the table without what is to be left out."""

@@ -213,5 +213,7 @@ def test_a_plan_of_the_form_before():
 def test_notebooks_show_tables():
     """What is printed as a table is one in a notebook, and no markup."""
     plan = Plan("<net>", (), None, None)
-    assert plan._repr_html_() == "<pre>%s</pre>" % str(plan).replace("<", "&lt;").replace(">", "&gt;")
+    assert plan._repr_html_() == "<pre>%s</pre>" % str(plan).replace("<", "&lt;").replace(
+        ">", "&gt;"
+    )
     assert "&lt;net&gt;" in plan._repr_html_()

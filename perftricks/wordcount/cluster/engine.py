@@ -32,7 +32,7 @@ from perftricks.wordcount.table.counts import RunInfo, WordCounts
 from perftricks.wordcount.table.saved import Facts
 from perftricks.wordcount.table.spill import Spill, flattened
 from perftricks.wordcount.table.sums import gathered
-from perftricks.wordcount.table.table import Filter, table_bytes
+from perftricks.wordcount.table.table import table_bytes
 from perftricks.wordcount.table.table import Table as AnyTable
 
 _LEAST, _MOST, _MOST_NGRAMS = 8 << 20, 256 << 20, 32 << 20  # bytes of a partition
@@ -169,8 +169,7 @@ class _Run:
         self.before = (0, 0)
         self.resumed = ""
         self.spilled = 0
-        chosen = self._job.table_filter
-        self._filter = Filter(chosen.min_count, chosen.min_length, chosen.stop_words)
+        self._filter = self._job.table_filter.chosen
 
     def table(self) -> AnyTable:
         """Count all of it; the table comes back, or is written by workers."""
