@@ -15,6 +15,8 @@ from typing import Any, Callable, Dict, Iterable, Iterator, NamedTuple, Tuple
 
 import numpy as np
 
+from perftricks.recompute import references
+
 
 class _Kept(NamedTuple):
     state: Any
@@ -33,7 +35,7 @@ class Generators:
 
     def __init__(self, things: Iterable[Any] = ()) -> None:
         ways: Dict[int, _Way] = {}
-        for thing in things:
+        for thing in references.of_classes([*things], _may_draw):
             generator = _generator(thing)
             if generator is not None:
                 ways.setdefault(id(generator), _way(generator))
@@ -63,6 +65,11 @@ class Generators:
 _Way = Tuple[Callable[[], Any], Callable[[Any], Any]]
 _PYTHONS: Any = random.random.__self__  # type: ignore[attr-defined]
 _NUMPYS: Any = np.random.rand.__self__  # type: ignore[attr-defined]
+
+
+def _may_draw(kind: type) -> bool:
+    """Tell whether an object of a class may be, or draw from, a generator."""
+    return bool(issubclass(kind, (ModuleType, MethodType, BuiltinMethodType)) or _kind(kind))
 
 
 def _generator(thing: Any) -> Any:

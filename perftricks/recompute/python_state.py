@@ -12,6 +12,7 @@ import contextlib
 import contextvars
 import copy
 import operator
+from itertools import chain
 from typing import (
     Any,
     Callable,
@@ -22,15 +23,18 @@ from typing import (
     NamedTuple,
     Optional,
     Sequence,
+    Set,
     Tuple,
     TypeVar,
 )
 
+from perftricks.recompute import references
 from perftricks.recompute.keras3 import private
 
 T = TypeVar("T")
 MISSING = object()
 _CONTAINERS = (list, dict, set, collections.deque)
+_VALUES = operator.methodcaller("values")
 
 
 class Change(NamedTuple):
@@ -74,12 +78,20 @@ class Attributes:
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
-        self._namespaces = [(vars(layer), dict(vars(layer))) for layer in layers]
-        values = [value for _, before in self._namespaces for value in before.values()]
-        # A layer has many containers, nearly all empty. So lengths are compared first, all at once.
+        self._namespaces = [(space, dict(space)) for space in map(vars, layers)]
+        values = [x for _, before in self._namespaces for x in before.values()]
+        # A layer has many containers, nearly all empty.
         self._containers = _containers(values)
-        self._lengths = self._lengths_now()
         self._filled = [(x, _content(x)) for x in self._containers if x]
+        self._empty = [x for x in self._containers if not x]
+        # Nearly always nothing has changed: that is asked of all at once.
+        filled = [x for x, _ in self._filled]
+        self._spaces: List[Any] = [space for space, _ in self._namespaces]
+        self._spaces += [x for x in filled if isinstance(x, dict)]
+        self._others = [x for x in filled if not isinstance(x, dict)]
+        self._lengths = self._lengths_now()
+        self._keys = [*chain.from_iterable(self._spaces)]
+        self._held = [*self._held_now()]
 
     def changes(self) -> List[Change]:
         """List what has changed since."""
@@ -105,7 +117,10 @@ class Attributes:
 
     def _differences(self) -> Tuple[List[Change], List[Change]]:
         """List what differs now from then: as changes that make it so, and that undo it."""
-        now, then = [], []
+        now: List[Change] = []
+        then: List[Change] = []
+        if self._is_as_it_was():
+            return now, then
         for namespace, before in self._namespaces:
             if not _same(namespace, before):
                 for name in [*namespace, *(before.keys() - namespace.keys())]:
@@ -129,13 +144,25 @@ class Attributes:
         for container, content in self._filled:
             if not _same(container, content):
                 yield container, content
-        if self._lengths_now() != self._lengths:
-            for container, length in zip(self._containers, self._lengths):
-                if container and not length:
-                    yield container, ()
+        for container in self._empty:
+            if container:
+                yield container, ()
+
+    def _is_as_it_was(self) -> bool:
+        """Tell whether everything holds the very objects that it held, in the same order."""
+        return (
+            self._lengths_now() == self._lengths
+            and all(map(operator.is_, self._held_now(), self._held))
+            and [*chain.from_iterable(self._spaces)] == self._keys
+        )
 
     def _lengths_now(self) -> List[int]:
-        return [*map(len, self._containers)]
+        return [*map(len, self._spaces), *map(len, self._containers)]
+
+    def _held_now(self) -> Iterator[Any]:
+        return chain(
+            chain.from_iterable(map(_VALUES, self._spaces)), chain.from_iterable(self._others)
+        )
 
 
 class ThreadState:
@@ -178,22 +205,36 @@ class ThreadState:
 def _containers(values: Iterable[Any]) -> List[Any]:
     """List the containers among values, in tuples among them, and in each other; each once."""
     found: Dict[int, Any] = {}
-    waiting = [values]
-    is_of_interest: Dict[type, bool] = {}  # few types, many values
-    while waiting:
-        for value in waiting.pop():
-            kind = type(value)
-            if kind not in is_of_interest:
-                is_of_interest[kind] = isinstance(value, (tuple, *_CONTAINERS))
-            if not is_of_interest[kind]:
-                continue
-            if isinstance(value, tuple):
-                waiting.append(value)
-            elif id(value) not in found:
-                found[id(value)] = value
-                if value:
-                    waiting.append(value.values() if isinstance(value, dict) else value)
+    inside = list(values)
+    tuples: Dict[int, Any] = {}
+    while inside:
+        kinds, of_tuples = _kinds_of_containers(inside)
+        fresh = {id(x): x for x in inside if type(x) in kinds}
+        several = {id(x): x for x in inside if type(x) in of_tuples} if of_tuples else {}
+        for key in found.keys() & fresh.keys():
+            del fresh[key]
+        for key in tuples.keys() & several.keys():
+            del several[key]
+        found.update(fresh)
+        tuples.update(several)
+        inside = [*chain.from_iterable(several.values())]
+        for x in [x for x in fresh.values() if x]:
+            inside += x.values() if isinstance(x, dict) else x
     return list(found.values())
+
+
+def _kinds_of_containers(values: Sequence[Any]) -> Tuple[Set[type], Set[type]]:
+    """Return the classes of containers among values, and those of tuples: few, of many values."""
+    kinds, of_tuples = set(), set()
+    for kind in {*map(type, values)}:
+        behind = kind
+        if references.is_of_proxies(kind):  # TensorFlow's wrapper of a dict
+            behind = next(x for x in values if type(x) is kind).__class__
+        if issubclass(behind, tuple):
+            of_tuples.add(kind)
+        elif issubclass(behind, _CONTAINERS):
+            kinds.add(kind)
+    return kinds, of_tuples
 
 
 def _content(container: Any) -> Any:

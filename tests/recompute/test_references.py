@@ -6,7 +6,7 @@ import functools
 import types
 
 from perftricks.recompute import recompute_grad
-from perftricks.recompute.references import held_by, reached, referred
+from perftricks.recompute.references import held_by, reached, referred, spread
 
 GLOBAL = object()
 
@@ -81,7 +81,7 @@ def test_attributes_and_methods():
             pass
 
     layer = Layer()
-    assert one in held_by(layer)
+    assert one in spread(held_by(layer))
     for found in (
         reached_by(layer),
         reached_by({"x": [layer]}),

@@ -73,7 +73,7 @@ def checkpointed_call(
         )
         return prepared(*args, **kwargs)
     reached = references.reached([owner, call, layers, args, kwargs], below)
-    owners = [x for x in reached if isinstance(x, keras.Layer)]
+    owners = references.of_classes(reached, lambda kind: issubclass(kind, keras.Layer))
     modules = framework.modules(reached)
     call = prepared
     held = [x for module in modules for x in vars(module).values()]

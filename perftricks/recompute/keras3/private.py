@@ -436,6 +436,55 @@ def torch_saved_tensors_hooks() -> Any:
     return None if ours else top
 
 
+def torch_has_dispatch_modes() -> bool:
+    """Tell whether any TorchDispatchMode is in force in this thread, torch's own ones included."""
+    from torch.utils import _python_dispatch
+
+    return bool(_python_dispatch._len_torch_dispatch_stack())
+
+
+class TorchInterception:
+    """Has a function stand in for some of torch's operations below autograd, and only for these.
+
+    A dispatch mode would be asked for each operation, in Python. Here torch itself goes by those
+    that are not of interest, at no cost: it looks for a kernel under a key of its dispatcher that
+    nobody else uses (torchdistx did, which has ended), and finds one for the others only.
+
+    Dispatch modes in force come before it.
+
+    Args:
+        operations: The operations.
+        stand_in: Takes an operation, its arguments and its keyword arguments; what it does is not
+            intercepted where it is ``without``.
+    """
+
+    def __init__(self, operations: Iterable[Any], stand_in: Callable[..., Any]) -> None:
+        import torch
+
+        self._guards = torch._C._IncludeDispatchKeyGuard, torch._C._ExcludeDispatchKeyGuard
+        self._key = torch._C._dispatch_key_parse("Fake")
+        self._keys = torch._C.DispatchKeySet(self._key)
+        self._by_default = torch.library.Library("_", "IMPL")
+        self._by_default.fallback(torch.library.fallthrough_kernel, "Fake")
+        self._kernels = torch.library.Library("aten", "IMPL")
+        for operation in operations:
+            self._kernels.impl(operation, self._kernel(operation, stand_in), "Fake")
+
+    def _kernel(self, operation: Any, stand_in: Callable[..., Any]) -> Callable[..., Any]:
+        def kernel(*args: Any, **kwargs: Any) -> Any:
+            return stand_in(operation, args, kwargs)
+
+        return kernel
+
+    def within(self) -> Any:
+        """Return a context in which the operations of this thread are intercepted."""
+        return self._guards[0](self._key)
+
+    def without(self) -> Any:
+        """Return a context in which they are not."""
+        return self._guards[1](self._keys)
+
+
 def torch_is_transformed() -> bool:
     """Tell whether a transformation of torch.func that goes backward, or vmap, is being applied.
 

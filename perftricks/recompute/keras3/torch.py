@@ -13,6 +13,7 @@ import keras
 import torch
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
+from perftricks.recompute import references
 from perftricks.recompute.keras3 import private
 from perftricks.recompute.keras3.dense import check_output as check_output
 from perftricks.recompute.keras3.dense import home as home
@@ -46,20 +47,20 @@ def modules(reached: Sequence[Any]) -> List[Any]:
     A layer of Keras is itself a module, but keeps its state in variables; it is left out, and so is
     the module in which it lists the values of these.
     """
-    layers = [x for x in reached if isinstance(x, keras.Layer)]
+    layers = references.of_classes(reached, lambda kind: issubclass(kind, keras.Layer))
     lists = {id(private.torch_list_of_values(layer)) for layer in layers}
     found = {
         id(below): below
-        for x in reached
-        if _is_module(x) and id(x) not in lists
+        for x in references.of_classes(reached, _is_kind_of_module)
+        if id(x) not in lists
         for below in x.modules()
-        if _is_module(below)
+        if _is_kind_of_module(below.__class__)
     }
     return list(found.values())
 
 
-def _is_module(x: Any) -> bool:
-    return isinstance(x, torch.nn.Module) and not isinstance(x, keras.Layer)
+def _is_kind_of_module(kind: type) -> bool:
+    return issubclass(kind, torch.nn.Module) and not issubclass(kind, keras.Layer)
 
 
 class Buffers:
@@ -243,6 +244,7 @@ def checkpoint(pure: PureCall) -> List[Any]:
     failures: List[BaseException] = []
 
     def run(*tensors: Any) -> List[Any]:
+        cycles = _Cycles()
         if not pure.has_run:
             try:
                 with contextlib.nullcontext() if kept is None else kept.first():
@@ -256,7 +258,7 @@ def checkpoint(pure: PureCall) -> List[Any]:
                 return []
             used.extend(_Used("variable", v.path, x) for v, x in pure.reads.values())
             buffers.forget_unchanged()
-            _free_cycles()
+            cycles.free()
             return outputs
         for x in used:
             x.check()
@@ -270,7 +272,7 @@ def checkpoint(pure: PureCall) -> List[Any]:
                 return pure.run(*tensors)
         except private.torch_end_of_recomputation() as end:
             _forget_frames(end)
-            _free_cycles()
+            cycles.free()
             raise
 
     # The random numbers of Keras need no saved state, those of a wrapped torch module do.
@@ -280,15 +282,26 @@ def checkpoint(pure: PureCall) -> List[Any]:
     return outputs
 
 
-def _free_cycles() -> None:
-    """Free the activations that a run has left in cycles, unless the collector is switched off.
+class _Cycles:
+    """What a run, which begins now, leaves in cycles.
 
     On torch Keras flattens structures with ``torch.utils._pytree``, whose recursive helper function
     refers to itself and to what it flattens: the arguments of each layer. What recomputing saves
     would come back, piece by piece, until the next collection of its own accord.
     """
-    if gc.isenabled():
-        gc.collect(1)  # what is young; it is quick
+
+    def __init__(self) -> None:
+        self._collections = gc.get_count()[1]
+
+    def free(self) -> None:
+        """Free the activations in them, unless the collector is switched off.
+
+        Only what is youngest is looked at. What has outlived a collection meanwhile is no longer
+        among it, so then the next older is, too. What outlives that counts as old, and when there
+        is much of it the collector goes through all that the process has: not to be done each time.
+        """
+        if gc.isenabled():
+            gc.collect(0 if gc.get_count()[1] == self._collections else 1)
 
 
 def _forget_frames(error: BaseException) -> None:

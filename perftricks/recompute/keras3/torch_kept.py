@@ -1,8 +1,12 @@
 """torch: what operations give in the first run of a call, kept for the later ones.
 
-Below autograd each operation passes a dispatch mode. In the first run it keeps what operations of
-some kinds give; in a later run the operation is not done again. Autograd takes what was kept for
-what the operation gave, and saves it, or not, as ever.
+Below autograd operations are intercepted. In the first run it is kept what operations of some kinds
+give; in a later run the operation is not done again. Autograd takes what was kept for what the
+operation gave, and saves it, or not, as ever.
+
+Where kinds alone tell what is kept, operations of other kinds are not touched. Where names or a
+function of the user tell, each operation passes a dispatch mode, for any may be what was named. So
+it does beside other dispatch modes, which shall not be told of what is not done again.
 
 Operations are counted by their kind: the third product of the second run is the third of the first.
 What has been changed in place since, by an activation after a convolution for example, is computed
@@ -15,13 +19,13 @@ where dropout without a seed is one operation and drawing costs next to nothing,
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from perftricks.recompute.keras3 import private
 from perftricks.recompute.policies import ATTENTION, CONVOLUTION, MASK, MATMUL, Policy
 
 _NAMES = {
@@ -37,6 +41,7 @@ _NAMES = {
 # Variables are read by copies, casts and views, and not in each run by the same.
 _OF_READS = {"_to_copy", "alias", "clone", "detach", "view", "_unsafe_view", "t"}
 _local = threading.local()
+_Do = Callable[[], Any]
 _Place = Tuple[Any, int]  # an operation, and how many of it there were before
 
 
@@ -125,16 +130,9 @@ class Kept:
         self._has_names = not isinstance(policy.given, str)
         self._given: Dict[_Place, Any] = {}
 
-    @contextlib.contextmanager
-    def first(self) -> Iterator[None]:
-        """Keep things in the first run, which is inside."""
-        outer = getattr(_local, "mode", None)
-        with _First(self._kinds, self._masks, self._given, self._has_names) as mode:
-            _local.mode = mode
-            try:
-                yield
-            finally:
-                _local.mode = outer
+    def first(self) -> Any:
+        """Return a context for the first run, in which things are kept."""
+        return self._context(_First(self._kinds, self._masks, self._given, self._has_names))
 
     @property
     def storages(self) -> Dict[int, Any]:
@@ -144,24 +142,109 @@ class Kept:
         return {storage._cdata: storage for storage in storages}
 
     def again(self) -> Any:
-        """Return the mode of a later run."""
-        return _Again(self._given)
+        """Return a context for a later run, in which they are taken."""
+        return self._context(_Again(self._given))
+
+    def _context(self, run: _Run) -> Any:
+        if self._has_names or private.torch_has_dispatch_modes() or _interception() is None:
+            return _Mode(run)
+        return _Intercepted(run)
 
 
 def mark(x: Any, name: str) -> Any:
     """Keep a tensor in the first run of a call; nothing happens in later ones."""
-    mode = getattr(_local, "mode", None)
-    if mode is not None and isinstance(x, torch.Tensor):
-        mode.mark(x)
+    run = getattr(_local, "run", None)
+    if run is not None and isinstance(x, torch.Tensor):
+        run.mark(x)
     return x
 
 
-class _Counting(TorchDispatchMode):  # type: ignore[misc]
+class _Mode(TorchDispatchMode):  # type: ignore[misc]
+    """Has each operation pass a run."""
+
+    def __init__(self, run: _Run) -> None:
+        super().__init__()
+        self._run = run
+
+    def __enter__(self) -> Any:
+        self._outer = getattr(_local, "run", None)
+        _local.run = self._run
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        _local.run = self._outer
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Optional[Dict[str, Any]] = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        return self._run.operation(func, lambda: func(*args, **kwargs), args, kwargs)
+
+
+class _Intercepted:
+    """Has the operations that may be kept pass a run."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+
+    def __enter__(self) -> None:
+        _runs().append(self._run)
+        self._guard = _interception().within()  # type: ignore[union-attr]
+        self._guard.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._guard.__exit__(*error)
+        _runs().remove(self._run)
+
+
+def _runs() -> List[_Run]:
+    """List the runs in this thread that are inside of each other, the innermost last."""
+    found: List[_Run] = vars(_local).setdefault("runs", [])
+    return found
+
+
+_made: List[Optional[private.TorchInterception]] = []
+_lock = threading.Lock()
+
+
+def _interception() -> Optional[private.TorchInterception]:
+    """Return what intercepts operations that may be kept; None where this torch cannot."""
+    if not _made:
+        with _lock:
+            if not _made:
+                try:
+                    _made.append(private.TorchInterception((*_KINDS, *_MASKS), _stand_in))
+                except (AttributeError, RuntimeError, TypeError):
+                    _made.append(None)
+    return _made[0]
+
+
+def _stand_in(func: Any, args: Any, kwargs: Dict[str, Any]) -> Any:
+    """Do an operation as the innermost run has it, which may do it as the next one has it."""
+    runs = _runs()
+    if not runs:
+        with _interception().without():  # type: ignore[union-attr]
+            return func(*args, **kwargs)
+    run = runs.pop()
+    try:
+        return run.operation(func, lambda: _stand_in(func, args, kwargs), args, kwargs)
+    finally:
+        runs.append(run)
+
+
+class _Run:
     """Counts operations of each kind."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._counts: Dict[Any, int] = {}
+
+    def operation(self, func: Any, do: _Do, args: Any, kwargs: Dict[str, Any]) -> Any:
+        """Return what an operation gives; ``do`` does it."""
+        raise NotImplementedError
+
+    def mark(self, x: Any) -> None:
+        """Take notice of a tensor that is to be kept."""
 
     def _place(self, operation: Any) -> _Place:
         number = self._counts.get(operation, 0)
@@ -169,7 +252,7 @@ class _Counting(TorchDispatchMode):  # type: ignore[misc]
         return operation, number
 
 
-class _First(_Counting):
+class _First(_Run):
     """Keeps what the operations give that a policy names."""
 
     def __init__(self, kinds: Any, masks: Any, given: Dict[_Place, Any], has_names: bool) -> None:
@@ -180,10 +263,9 @@ class _First(_Counting):
         self._has_names = has_names
         self._made: Dict[Any, _Place] = {}
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Optional[Dict[str, Any]] = None
-    ) -> Any:
-        results = func(*args, **(kwargs or {}))
+    def operation(self, func: Any, do: _Do, args: Any, kwargs: Dict[str, Any]) -> Any:
+        """Do it, and keep what it gives, or not."""
+        results = do()
         if func in self._kinds:
             place = self._place(func)
             if not _draws(func, args, kwargs):
@@ -218,7 +300,7 @@ class _First(_Counting):
             self._given[place] = _Given.of(x)
 
 
-class _Again(_Counting):
+class _Again(_Run):
     """Gives what was kept in place of what operations would give."""
 
     def __init__(self, given: Dict[_Place, Any]) -> None:
@@ -226,16 +308,15 @@ class _Again(_Counting):
         self._given = given
         self._of = {operation for operation, _ in given}
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Optional[Dict[str, Any]] = None
-    ) -> Any:
+    def operation(self, func: Any, do: _Do, args: Any, kwargs: Dict[str, Any]) -> Any:
+        """Give what was kept, or do it."""
         if func in self._of:
             given = self._given.get(self._place(func))
             if isinstance(given, _Mask):
                 return given.again(func, args[0], _generator(args[0], kwargs))
             if given is not None and given.is_unchanged:
                 return _aliases(given.results)
-        return func(*args, **(kwargs or {}))
+        return do()
 
 
 def _identity(x: Any) -> Tuple[Any, ...]:
