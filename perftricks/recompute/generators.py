@@ -67,7 +67,7 @@ _PYTHONS: Any = random.random.__self__  # type: ignore[attr-defined]
 _NUMPYS: Any = np.random.rand.__self__  # type: ignore[attr-defined]
 
 
-def _may_draw(kind: type) -> bool:
+def _may_draw(kind: Any) -> bool:
     """Tell whether an object of a class may be, or draw from, a generator."""
     return bool(issubclass(kind, (ModuleType, MethodType, BuiltinMethodType)) or _kind(kind))
 

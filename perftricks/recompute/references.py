@@ -148,7 +148,7 @@ def _roles(values: Iterable[Any]) -> Dict[type, int]:
 
 
 @functools.lru_cache(maxsize=1000)
-def _role(kind: type) -> int:
+def _role(kind: Any) -> int:
     """Tell what objects of a class are to this module; of a proxy each has to be asked."""
     if kind in _LEAVES:
         return _LEAF
@@ -162,7 +162,7 @@ def _role(kind: type) -> int:
 
 
 @functools.lru_cache(maxsize=1000)
-def is_of_proxies(kind: type) -> bool:
+def is_of_proxies(kind: Any) -> bool:
     """Tell whether objects of a class may say that they are of another."""
     if issubclass(kind, (type, ModuleType)):
         return False
