@@ -59,7 +59,7 @@ def put(lexicon, buffer, start, end, token, search, k):
     return k + 1
 
 
-@inlined
+@kernel
 def put_text(lexicon, buffer, table, start, end, search, k):
     """Append a text of two characters or more inside a block, whether in the vocabulary or not."""
     if search:
@@ -83,7 +83,7 @@ def put_characters(buffer, start, end, k):
     return k
 
 
-@inlined
+@kernel
 def put_outside(lexicon, buffer, table, i, k):
     """Append a character outside the blocks (or the end of a document)."""
     code = int64(buffer.code[i])

@@ -178,7 +178,7 @@ def find_best_path(lexicon, buffer, n):
         after1, after2, after3 = best, after1, after2
 
 
-@inlined
+@kernel
 def find_longer(lexicon, buffer, start, end):
     """The slot of the text from start to end (four characters or more, inside a block), or 0."""
     slot = int64(buffer.found[4 * start + LONGER])
@@ -189,7 +189,7 @@ def find_longer(lexicon, buffer, start, end):
     return slot
 
 
-@inlined
+@kernel
 def find_token(lexicon, buffer, start, end):
     """The token id of a word or prefix of two characters or more inside a block, or NO_TOKEN."""
     if end - start == 2:
@@ -199,7 +199,7 @@ def find_token(lexicon, buffer, start, end):
     return word_of(lexicon.node[find_longer(lexicon, buffer, start, end)])
 
 
-@inlined
+@kernel
 def is_word(lexicon, buffer, start, end):
     """Whether a text of two characters or more inside a block is a word."""
     if end - start == 2:
