@@ -562,3 +562,33 @@ def test_verify_of_a_model_with_a_generator():
     recompute.apply(model, layers=[Noisy])
     assert recompute.verify(model, x, x, loss="mse").ok
     assert torch.equal(before, model.layers[-1].generator.get_state())
+
+
+@pytest.mark.parametrize("kernel", ["efficient_attention", "cudnn_attention", "flash_attention"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_without_memory_is_a_fused_kernel(monkeypatch, kernel, masked):
+    """It keeps no scores, whichever kernel a device would choose; "math" keeps them."""
+    import torch
+
+    from perftricks.recompute.keras3 import private, torch_meta
+
+    def kept(chosen):
+        monkeypatch.setattr(private, "torch_attention_kernel", lambda *given: chosen)
+        q, k, v = (torch.empty(2, 4, 256, 16, device="meta", requires_grad=True) for _ in range(3))
+        mask = torch.ones(2, 1, 256, 256, dtype=torch.bool, device="meta") if masked else None
+        sizes = []
+        with (
+            torch.autograd.graph.saved_tensors_hooks(
+                lambda x: sizes.append(x.untyped_storage().nbytes()) or x, lambda x: x
+            ),
+            torch_meta.attention("cpu"),
+        ):
+            out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        assert out.shape == q.shape
+        out.sum().backward()
+        assert q.grad.shape == q.shape
+        return max(sizes)
+
+    scores = 2 * 4 * 256 * 256 * 4
+    assert kept("math") >= scores
+    assert kept(kernel) < scores
