@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perftricks.cli import merging
+from perftricks.cli.clusters import ClusterOptions, storage_options
 from perftricks.cli.errors import BAD_DATA, complain, forget_stdout, reported
 from perftricks.cli.table_files import STDOUT, TableFiles
 
 if TYPE_CHECKING:
     from perftricks.wordcount import WordCounts
+    from perftricks.wordcount.cluster.engine import ClusterJob
     from perftricks.wordcount.job import FileJob
     from perftricks.wordcount.writing.export import TableFormat
 
@@ -43,6 +45,7 @@ Examples:
   perftricks wordcount corpus/ --skip-bad --encoding auto -v
   perftricks wordcount corpus/ --compare
   perftricks wordcount corpus/ --report counts.html --plot zipf.svg
+  perftricks wordcount s3://bucket/corpus/ --engine dask --scheduler tcp://10.0.0.1:8786
   perftricks wordcount --merge monday.tsv tuesday.parquet -o both.tsv
 
 Exit status: 0 done, 1 bad data, 2 wrong usage, 130 interrupted, 128 + n ended by signal n.
@@ -56,6 +59,12 @@ class Method(str, Enum):
     BATCHED = "batched"
     PARALLEL = "parallel"
     COMPILED = "compiled"
+
+
+class Engine(str, Enum):
+    """Choices of --engine."""
+
+    DASK = "dask"
 
 
 class Mode(str, Enum):
@@ -371,6 +380,52 @@ def wordcount(
             help="Draw counts against ranks: .svg; or .png, .pdf (with matplotlib).",
         ),
     ] = None,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(
+            "--engine",
+            help="dask: count on the workers of a dask cluster, which read the files themselves.",
+            show_default="this process",
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="The cluster's scheduler: tcp://HOST:PORT, or tls://HOST:PORT. Name only one that "
+            "you trust.",
+            show_default="a cluster of this machine",
+        ),
+    ] = None,
+    tls_ca: Annotated[
+        str | None,
+        typer.Option("--tls-ca", metavar="FILE", help="For tls://: the certificate authority."),
+    ] = None,
+    tls_cert: Annotated[
+        str | None,
+        typer.Option("--tls-cert", metavar="FILE", help="For tls://: your certificate."),
+    ] = None,
+    tls_key: Annotated[
+        str | None, typer.Option("--tls-key", metavar="FILE", help="For tls://: its key.")
+    ] = None,
+    folder: Annotated[
+        str | None,
+        typer.Option(
+            "--folder",
+            metavar="FOLDER",
+            help="With --engine: a new folder, or its URL, to which workers write the table as "
+            ".parquet, part by part; for tables larger than memory.",
+        ),
+    ] = None,
+    storage: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--storage-option",
+            metavar="KEY=VALUE",
+            help="An option of the file system of URLs, as fsspec takes it; may be repeated.",
+        ),
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No table and no progress bar on the screen.")
     ] = False,
@@ -405,7 +460,7 @@ def wordcount(
         no_hmm_there = mode is Mode.ALL and hmm is not None
         no_batches = method in (Method.NAIVE, Method.COMPILED) and batch_size is not None
         no_choice = verify_seed is not None and not verify
-        nothing_to_show = quiet and not (output or report or plot or json)
+        nothing_to_show = quiet and not (output or report or plot or json or folder)
         no_figures = compare and (report is not None or plot is not None)
         contradictions = (
             (other and mode is not None, "--mode is for jieba; the tokenizer is another"),
@@ -439,6 +494,7 @@ def wordcount(
                 output is None and output_format is not None,
                 "--output-format is for --output FILE",
             ),
+            (compare and engine is not None, "--compare runs here; leave --engine out"),
             (compare and skip_bad, "--compare reads part of the files; leave --skip-bad out"),
             (no_figures, "--compare writes neither report nor plot; leave them out"),
             (
@@ -483,7 +539,12 @@ def wordcount(
         for doubt in doubts:
             complain(COMMAND, f"warning: {doubt.message}")
         job = FileJob(
-            find_sources(paths, format=None if format is None else format.value, skip_bad=skip_bad),
+            find_sources(
+                paths,
+                format=None if format is None else format.value,
+                skip_bad=skip_bad,
+                storage_options=storage_options(storage),
+            ),
             ReadOptions(encoding, errors.value, document.value, field),
             Settings(
                 spec,
@@ -503,7 +564,10 @@ def wordcount(
                 checkpoint, SECONDS if checkpoint_seconds is None else checkpoint_seconds
             ),
         )
-        job.check()
+        cluster = ClusterOptions(
+            engine and engine.value, scheduler, tls_ca, tls_cert, tls_key, folder
+        )
+        counting = cluster.job(job, COMMAND, quiet=quiet)
         files.check(job.corpus.sources, [stop_file, user_dict, dictionary])
         if verbose:
             for path, reason in job.corpus.not_read:
@@ -512,15 +576,23 @@ def wordcount(
             _compare(job, quiet=quiet, as_json=json)
             return
         with aside:
-            _count(job, files, shown, quiet=quiet, as_json=json)
+            _count(counting, job, files, shown, quiet=quiet, as_json=json)
 
 
-def _count(job: FileJob, files: TableFiles, top: int, *, quiet: bool, as_json: bool) -> None:
+def _count(
+    counting: FileJob | ClusterJob,
+    job: FileJob,
+    files: TableFiles,
+    top: int,
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Count, write the files, show what came out; name what was skipped, whoever reads on."""
     from perftricks.cli.render import wordcount as render
 
     with render.progress_bar(hidden=quiet) as progress:
-        counts = job.run(progress)
+        counts = counting.run(progress)
     assert counts.run is not None
     try:
         _show(job, counts, files, top, quiet=quiet, as_json=as_json)

@@ -432,7 +432,8 @@ def run(
             counted = method.count(Work(feed, settings, workers, spill, progress))
         else:
             with checkpoint.opened(identity or {}) as state:
-                resumed = "complete" if state.complete else "resumed" if state.documents else ""
+                begun = state.documents or state.source or state.offset
+                resumed = "complete" if state.complete else "resumed" if begun else ""
                 runs = checkpoint.runs(state)
                 spill = Spill(settings.limit, checkpoint.folder, runs, state.runs_total)
                 counted = method.count(

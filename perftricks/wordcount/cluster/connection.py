@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Scheduler:
         given = {name: path for name, path in files.items() if path is not None}
         secure = (self.address or "").startswith(("tls://", "wss://"))
         if given and not secure:
-            raise OptionError(f"{', '.join(given)} are for a scheduler tls://..., give its address")
+            raise OptionError(f"{', '.join(given)}: for a scheduler at tls://..., give its address")
         if given and len(given) < len(files):
             missing = ", ".join(files.keys() - given.keys())
             raise OptionError(f"TLS needs tls_ca, tls_cert and tls_key; {missing} is missing")
@@ -138,7 +139,7 @@ def _local_cluster(threads: int) -> Any:
         n_workers=processes,
         threads_per_worker=math.ceil(threads / processes),
         dashboard_address="127.0.0.1:0" if shows else None,
-        silence_logs=True,
+        silence_logs=logging.CRITICAL,
     )
 
 

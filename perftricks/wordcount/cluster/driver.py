@@ -10,6 +10,7 @@ and each range is added up by itself.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import math
 import queue
 from collections.abc import Callable, Iterator, Sequence
@@ -94,6 +95,20 @@ class Driver:
     def workers(self) -> int:
         """How many workers there are, one at least."""
         return max(1, len(self._client.nthreads()))
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Say of a connection that is broken what that means.
+
+        Raises:
+            ClusterError: In place of it.
+        """
+        from distributed.comm import CommClosedError
+
+        try:
+            yield
+        except CommClosedError:
+            raise self._lost() from None
 
     def check(self, common: Common) -> None:
         """Check that all workers count as the client does, before anything is counted.

@@ -104,12 +104,17 @@ class ClusterJob:
         counted(0)
         with connected(checked(self.engine), job.settings.workers) as client:
             if self.dashboard is not None:
-                self.dashboard(str(client.dashboard_link))
+                dashboard = client.scheduler_info()["services"].get("dashboard")
+                self.dashboard(str(client.dashboard_link) if dashboard else "")
             driver = Driver(client, common, counted)
-            driver.check(common)
-            run = _Run(self, driver, counted)
-            counts = run.with_checkpoint(job.checkpoint, found) if job.checkpoint else run.table()
-            threads = sum(map(int, client.nthreads().values()))
+            with driver.explained():
+                driver.check(common)
+                run = _Run(self, driver, counted)
+                if job.checkpoint is None:
+                    counts = run.table()
+                else:
+                    counts = run.with_checkpoint(job.checkpoint, found)
+                threads = sum(map(int, client.nthreads().values()))
         tally = run.tally
         info = RunInfo(
             method="dask",
