@@ -16,6 +16,8 @@ from typing import Any
 
 from tests.conftest import PATIENCE
 
+ROLES = ("scheduler", "worker", "client")
+KINDS = ("cert", "key")
 CLUSTERS: set[int] = set()  # the processes that hold them
 
 
@@ -25,14 +27,15 @@ class Cluster:
     Args:
         workers: How many.
         threads: How many threads each has.
+        tls: A folder with ca.pem, cert.pem and key.pem, with which all of it is encrypted.
     """
 
-    def __init__(self, workers: int = 2, threads: int = 1) -> None:
+    def __init__(self, workers: int = 2, threads: int = 1, tls: str = "") -> None:
         self.workers = workers
         self._client: Any = None
         command = [sys.executable, "-W", "ignore", "-m", "tests.clusters"]
         self._process = subprocess.Popen(
-            [*command, str(workers), str(threads)],
+            [*command, str(workers), str(threads), tls],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -81,9 +84,9 @@ class Cluster:
         CLUSTERS.discard(self._process.pid)
 
 
-def _serve(workers: int, threads: int) -> None:
+def _serve(workers: int, threads: int, tls: str) -> None:
     import dask
-    from distributed import LocalCluster
+    from distributed import LocalCluster, Security
 
     # Workers that are forked from a process that has imported all they need are there at once.
     dask.config.set(
@@ -95,7 +98,13 @@ def _serve(workers: int, threads: int) -> None:
             "distributed.deploy.lost-worker-timeout": "1h",
         }
     )
+    security = None
+    if tls:
+        pair = {f"tls_{role}_{kind}": f"{tls}/{kind}.pem" for role in ROLES for kind in KINDS}
+        security = Security(tls_ca_file=f"{tls}/ca.pem", require_encryption=True, **pair)
     with LocalCluster(
+        protocol="tls" if tls else "tcp",
+        security=security,
         n_workers=workers,
         threads_per_worker=threads,
         dashboard_address=None,
@@ -108,4 +117,4 @@ def _serve(workers: int, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]), int(sys.argv[2]))
+    _serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -38,7 +38,9 @@ def folder(tmp_path):
     folder = tmp_path / "texts"
     folder.mkdir()
     for name in ("a.txt", "b.txt"):
-        lines = ("".join(generator.choices(["喝茶", "水火", "的", "é"], k=20)) for _ in range(30_000))
+        lines = (
+            "".join(generator.choices(["喝茶", "水火", "的", "é"], k=20)) for _ in range(30_000)
+        )
         (folder / name).write_text(("\ufeff" if name == "b.txt" else "") + "\n".join(lines))
     return folder
 
