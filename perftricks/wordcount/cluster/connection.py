@@ -130,17 +130,24 @@ def connected(engine: Engine, workers: int | None) -> Iterator[Any]:
         yield client
 
 
+# dask has workers give memory back as soon as it is free, and get it anew for each array: a quarter
+# more time for a table. This one ends with the count.
+_MEMORY = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 512 << 20}
+
+
 def _local_cluster(threads: int) -> Any:
+    import dask
     from distributed import LocalCluster
 
     processes = math.ceil(threads / _THREADS)
     shows = importlib.util.find_spec("bokeh") is not None
-    return LocalCluster(
-        n_workers=processes,
-        threads_per_worker=math.ceil(threads / processes),
-        dashboard_address="127.0.0.1:0" if shows else None,
-        silence_logs=logging.CRITICAL,
-    )
+    with dask.config.set(_MEMORY):
+        return LocalCluster(
+            n_workers=processes,
+            threads_per_worker=math.ceil(threads / processes),
+            dashboard_address="127.0.0.1:0" if shows else None,
+            silence_logs=logging.CRITICAL,
+        )
 
 
 def _security(scheduler: Scheduler) -> Any:
