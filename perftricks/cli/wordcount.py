@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perftricks.cli import merging
+from perftricks.cli import counting, merging
 from perftricks.cli.clusters import ClusterOptions, storage_options
-from perftricks.cli.errors import BAD_DATA, complain, forget_stdout, reported
+from perftricks.cli.errors import complain, reported
 from perftricks.cli.table_files import STDOUT, TableFiles
 
 if TYPE_CHECKING:
-    from perftricks.wordcount import WordCounts
-    from perftricks.wordcount.cluster.engine import ClusterJob
-    from perftricks.wordcount.job import FileJob
     from perftricks.wordcount.writing.export import TableFormat
 
 COMMAND = "perftricks wordcount"
@@ -488,6 +485,7 @@ def wordcount(
             ),
             (compare and verify > 0, "--compare compares whole tables; leave --verify out"),
             (compare and method is not None, "--compare runs all methods; --method says one"),
+            (compare and engine is not None, "--compare is of this machine; leave --engine out"),
             (compare and output is not None, "--compare writes no table; leave --output out"),
             (title is not None and report is None, "--title is for --report FILE"),
             (
@@ -567,76 +565,13 @@ def wordcount(
         cluster = ClusterOptions(
             engine and engine.value, scheduler, tls_ca, tls_cert, tls_key, folder
         )
-        counting = cluster.job(job, COMMAND, quiet=quiet)
+        counted_by = cluster.job(job, COMMAND, quiet=quiet)
         files.check(job.corpus.sources, [stop_file, user_dict, dictionary])
         if verbose:
             for path, reason in job.corpus.not_read:
                 complain(COMMAND, f"not read: {path}: {reason}")
         if compare:
-            _compare(job, quiet=quiet, as_json=json)
+            counting.compare(job, COMMAND, quiet=quiet, as_json=json)
             return
         with aside:
-            _count(counting, job, files, shown, quiet=quiet, as_json=json)
-
-
-def _count(
-    counting: FileJob | ClusterJob,
-    job: FileJob,
-    files: TableFiles,
-    top: int,
-    *,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """Count, write the files, show what came out; name what was skipped, whoever reads on."""
-    from perftricks.cli.render import wordcount as render
-
-    with render.progress_bar(hidden=quiet) as progress:
-        counts = counting.run(progress)
-    assert counts.run is not None
-    try:
-        _show(job, counts, files, top, quiet=quiet, as_json=as_json)
-    except BrokenPipeError:
-        if not counts.run.bad:
-            raise
-        forget_stdout()
-    for path, reason in counts.run.bad:
-        complain(COMMAND, f"skipped: {path}: {reason}")
-    if counts.run.bad:
-        raise typer.Exit(BAD_DATA)
-
-
-def _show(
-    job: FileJob, counts: WordCounts, files: TableFiles, top: int, *, quiet: bool, as_json: bool
-) -> None:
-    """Write the files, show what came out."""
-    from perftricks.cli.render import terminal
-    from perftricks.cli.render import wordcount as render
-
-    details = render.report_details(job.settings, job.table_filter)
-    seconds = files.write(counts, details, quiet=quiet)
-    if as_json:
-        record = render.summary(counts, job, seconds, top=top, output=files.name)
-        terminal.print_json({**record, "report": files.report, "plot": files.plot})
-    elif not quiet:
-        render.show_counts(counts, job, seconds, top=top, output=files.name)
-        render.show_files({"report": files.report, "plot": files.plot})
-    sys.stdout.flush()
-
-
-def _compare(job: FileJob, *, quiet: bool, as_json: bool) -> None:
-    """Run all methods and show how they compare; unequal tables are an error."""
-    from perftricks.cli.render import terminal
-    from perftricks.cli.render import wordcount as render
-    from perftricks.wordcount.methods.compare import compare_methods
-
-    with terminal.announcer(hidden=quiet) as announce:
-        comparison = compare_methods(job.feed(), job.settings, progress=announce)
-    if as_json:
-        terminal.print_json(render.comparison_summary(comparison))
-    else:
-        render.show_comparison(comparison)
-    if not comparison.equal:
-        methods = ", ".join(comparison.differences)
-        complain(COMMAND, f"THE TABLES DIFFER: {methods} against naive. Please report this.")
-        raise typer.Exit(BAD_DATA)
+            counting.count(counted_by, job, files, shown, COMMAND, quiet=quiet, as_json=json)

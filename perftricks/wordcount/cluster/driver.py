@@ -103,7 +103,7 @@ class Driver:
         Raises:
             ClusterError: In place of it.
         """
-        from distributed.comm import CommClosedError
+        from distributed.comm.core import CommClosedError
 
         try:
             yield
