@@ -1,4 +1,4 @@
-"""What ``perftricks wordcount`` does once its options are understood: count or compare, and show."""
+"""What ``perftricks wordcount`` does with its options: count or compare, and show."""
 
 from __future__ import annotations
 
