@@ -1,4 +1,4 @@
-"""A Chinese corpus made by chance, as hard to count as real text."""
+"""A Chinese corpus made by chance: as hard to count as laws and questions, less so than poetry."""
 
 from __future__ import annotations
 
