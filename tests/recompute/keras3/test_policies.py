@@ -356,3 +356,33 @@ def _stack():
     return keras.Sequential(
         [keras.Input((WIDTH,)), *(layers.Dense(WIDTH, "tanh") for _ in range(6))]
     )
+
+
+@only_torch
+@pytest.mark.parametrize("inner", ["full", "save_masks", "save_matmuls", ["inside"]], ids=named)
+@pytest.mark.parametrize("outer", ["full", "save_masks", "save_matmuls", ["outside"]], ids=named)
+def test_policies_inside_of_each_other(outer, inner):
+    """Each call keeps by its own policy, whichever way operations are noticed for it."""
+    import torch
+
+    weight = torch.linspace(-1, 1, 36).reshape(6, 6).requires_grad_()
+
+    @recompute_grad(policy=inner)
+    def inside(x):
+        x = keep(torch.tanh(x @ weight), "inside")
+        return torch.nn.functional.dropout(x, 0.5) @ weight
+
+    @recompute_grad(policy=outer)
+    def outside(x):
+        x = inside(torch.nn.functional.dropout(torch.sin(x @ weight), 0.5))
+        return keep(inside(torch.cos(x)), "outside") @ weight
+
+    def gradients(on):
+        torch.manual_seed(3)
+        x = torch.linspace(-2, 2, 24).reshape(4, 6).requires_grad_()
+        with recompute_scope(on):
+            loss = outside(x).square().sum()
+        return [loss, *torch.autograd.grad(loss, [x, weight]), torch.rand(3)]
+
+    for plain, recomputed in zip(gradients(False), gradients(True), strict=True):
+        np.testing.assert_array_equal(array(plain), array(recomputed))
