@@ -10,6 +10,7 @@
 it is first used.
 """
 
+from perftricks.wordcount.count import count_files, count_words
 from perftricks.wordcount.errors import (
     CorpusError,
     OptionError,
@@ -17,7 +18,6 @@ from perftricks.wordcount.errors import (
     TableTooLargeError,
     TokenizerError,
 )
-from perftricks.wordcount.job import count_files, count_words
 from perftricks.wordcount.merging import merge_tables
 from perftricks.wordcount.table.counts import RunInfo, WordCounts
 from perftricks.wordcount.verify import VerificationError
