@@ -46,6 +46,7 @@ from perftricks.parallel.work import run_order as run_packed
 _WATCH_SECONDS = 0.2  # how often it is looked which workers there are
 _PATIENCE_SECONDS = 10.0  # after which it is said that there are none
 _MOST_PATIENCE_SECONDS = 300.0  # after which the run ends because there are none
+_MOST_SILENCES = 30  # of the scheduler, one after the other, after which it counts as lost
 _ENDING_SECONDS = 5.0
 
 _log = logging.getLogger("perftricks.parallel")
@@ -127,6 +128,7 @@ class ClusterBackend:
         self._used: set[str] = set()
         self._under_way: set[asyncio.Future[Any]] = set()
         self._watching = False
+        self._watch_ended = threading.Event()
         self._closed = False
         begun_here[self._run] = os.getpid(), threading.get_ident()
 
@@ -147,8 +149,12 @@ class ClusterBackend:
 
     def maintain(self, in_flight: int) -> None:
         """Look whether the client is still there; the workers are the cluster's business."""
-        if self._client.status != "running" and not self._closed:
+        if self._closed:
+            return
+        if self._client.status != "running":
             self._break()
+        elif self._watch_ended.is_set():  # which it does only where it has said why, or has failed
+            self._break("what follows the workers of the cluster has ended")
 
     def close(self, *, kill: bool) -> None:
         """Take back what has not begun; with ``kill`` workers stop before their next item."""
@@ -210,7 +216,8 @@ class ClusterBackend:
         """Have a worker run an order, and report what came of it."""
         try:
             report = await self._outcome(order, worker)
-        except concurrent.futures.CancelledError:
+        except (concurrent.futures.CancelledError, asyncio.CancelledError):
+            # By the end of the run, after which nobody waits; or by a client that lost the task.
             report = Broken(self._lost())
         except Exception as error:  # a client that is being closed fails in many ways
             report = Broken(error if self._client.status == "running" else self._lost())
@@ -286,16 +293,31 @@ class ClusterBackend:
 
     async def _watch(self) -> None:
         """Follow which workers there are, until the run ends."""
+        try:
+            await self._watch_workers()
+        except Exception as error:
+            if not self._closed:
+                self._break(
+                    f"the workers of the scheduler {self._where()} cannot be followed "
+                    f"({type(error).__name__}: {error})"
+                )
+        finally:
+            self._watch_ended.set()
+
+    async def _watch_workers(self) -> None:
         alone = 0.0
+        silent = 0
         while not self._closed:
             try:
-                threads = await self._client.scheduler.ncores()
-            except (OSError, asyncio.CancelledError, RuntimeError):
+                threads = await asyncio.wait_for(self._client.scheduler.ncores(), _PATIENCE_SECONDS)
+            except (OSError, asyncio.CancelledError, RuntimeError, asyncio.TimeoutError):
                 await asyncio.sleep(_WATCH_SECONDS)  # the client notices a moment later
-                if self._client.status == "running":
+                silent += 1
+                if self._client.status == "running" and silent < _MOST_SILENCES:
                     continue
                 self._break()
                 return
+            silent = 0
             self._update(threads)
             alone = 0.0 if threads else alone + _WATCH_SECONDS
             if _PATIENCE_SECONDS <= alone < _PATIENCE_SECONDS + _WATCH_SECONDS:
@@ -308,7 +330,9 @@ class ClusterBackend:
 
     def _update(self, threads: dict[str, int]) -> None:
         for address in self._workers.keys() - threads.keys():
-            self._workers.pop(address).gone.set_result(None)
+            gone = self._workers.pop(address).gone
+            if not gone.done():
+                gone.set_result(None)
         for address in threads.keys() - self._workers.keys():
             self._workers[address] = _Worker(address, threads[address])
         self._assign()
