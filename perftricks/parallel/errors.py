@@ -133,12 +133,14 @@ def _pickle_exception(error: BaseException) -> bytes | None:
 
     The round trip is tried here because many exceptions pickle but cannot be rebuilt (those whose
     ``__init__`` takes other arguments than ``args``), and the caller must not find that out. Others
-    are rebuilt with another text, for ``__init__`` makes it of ``args`` once more.
+    are rebuilt with another text, for ``__init__`` makes it of ``args`` once more. A program
+    may have told pickle of another way for exceptions (dask.distributed does, by tblib: tracebacks
+    come along, and the text of a UnicodeDecodeError does not); that of their class comes first.
     """
     if raisable(error, None) is not error:
         return None
     usable = []
-    for way in (error, _WithoutInit(error)):
+    for way in (_InItsWay(error), error, _WithoutInit(error)):
         with contextlib.suppress(Exception):
             pickled = pickling.dumps(way)
             rebuilt = pickle.loads(pickled)
@@ -147,6 +149,16 @@ def _pickle_exception(error: BaseException) -> bytes | None:
                 if _summary(rebuilt) == _summary(error) and len(rebuilt.args) == len(error.args):
                     return pickled
     return usable[0] if usable else None
+
+
+class _InItsWay:
+    """Stands for an exception that is pickled as its class says, whatever was told to pickle."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> Any:
+        return self._error.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
 
 
 class _WithoutInit:

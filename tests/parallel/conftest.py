@@ -49,6 +49,11 @@ class Runner:
         infos = client.run(os.getpid)
         return [psutil.Process(pid) for pid in infos.values()]
 
+    @property
+    def ends_workers(self) -> bool:
+        """Whether the workers end with the run."""
+        return self.name != "dask" and not self.name.endswith("-pool")
+
     def death(self, how: str) -> str:
         """Say what an error says of a death; of one elsewhere it is not known how it came."""
         return "is gone" if self.name == "dask" else how

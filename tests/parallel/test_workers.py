@@ -41,7 +41,7 @@ def test_state_outside_of_a_task():
         worker_state()
 
 
-def test_state_in_threads_that_a_task_starts(processes):
+def test_state_in_threads_that_a_task_starts(own_processes):
     """They belong to the worker, too."""
 
     def in_thread(x):
@@ -51,7 +51,7 @@ def test_state_in_threads_that_a_task_starts(processes):
         thread.join()
         return got[0]
 
-    assert processes.apply(in_thread, [1, 2], initializer=lambda: "state") == ["state"] * 2
+    assert own_processes.apply(in_thread, [1, 2], initializer=lambda: "state") == ["state"] * 2
 
 
 def test_state_survives_a_run_inside_the_task(runner):
@@ -79,7 +79,7 @@ def test_finalizers(runner, tmp_path):
     def finish():
         _note(path, worker_state())
 
-    if runner.name.endswith("-pool"):
+    if not runner.ends_workers:
         with pytest.raises(ValueError, match="finalizer needs workers of this run"):
             runner.apply(abs, range(4), finalizer=finish)
         return
@@ -91,7 +91,7 @@ def test_finalizers(runner, tmp_path):
 
 def test_a_finalizer_that_raises(runner):
     """Its error reaches the caller."""
-    if runner.name.endswith("-pool"):
+    if not runner.ends_workers:
         return  # refused, see above
 
     def broken():
@@ -101,7 +101,7 @@ def test_a_finalizer_that_raises(runner):
         runner.apply(abs, range(4), finalizer=broken)
 
 
-def test_workers_end_as_processes_should(processes, tmp_path):
+def test_workers_end_as_processes_should(own_processes, tmp_path):
     """Handlers of atexit, finalizers of multiprocessing, files and threads: all as at home."""
     folder = str(tmp_path)
 
@@ -120,7 +120,7 @@ def test_workers_end_as_processes_should(processes, tmp_path):
             file.write(f"{x}\n")
         return os.getpid()
 
-    pids = processes.apply(task, range(20), initializer=prepare)
+    pids = own_processes.apply(task, range(20), initializer=prepare)
     written = []
     for pid in set(pids):
         assert sorted((tmp_path / str(pid)).read_text().split()) == [
@@ -158,7 +158,7 @@ def test_exit_handlers_of_the_caller_are_not_run_in_workers(tmp_path):
     assert (tmp_path / "log").read_text() == "once"
 
 
-def test_a_thread_that_never_ends_holds_up_no_worker(processes, tmp_path):
+def test_a_thread_that_never_ends_holds_up_no_worker(own_processes, tmp_path):
     """A worker waits for the threads that its tasks have left, but not for ever."""
     path = str(tmp_path / "ended")
 
@@ -167,16 +167,16 @@ def test_a_thread_that_never_ends_holds_up_no_worker(processes, tmp_path):
         atexit.register(_note, path, "atexit")
         return x
 
-    assert processes.apply(leaves_a_thread, [1], workers=1) == [1]
+    assert own_processes.apply(leaves_a_thread, [1], workers=1) == [1]
     with open(path) as file:
         assert file.read() == "atexit\n"
 
 
-def test_idle_workers_of_an_abandoned_run_end_as_processes_should(processes, tmp_path):
+def test_idle_workers_of_an_abandoned_run_end_as_processes_should(own_processes, tmp_path):
     """Only workers that are at an item are killed."""
     path = str(tmp_path / "ended")
 
-    stream = processes.stream(
+    stream = own_processes.stream(
         abs,
         iter(range(100)),
         workers=1,
@@ -192,9 +192,9 @@ def test_idle_workers_of_an_abandoned_run_end_as_processes_should(processes, tmp
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, "auto"])
-def test_workers_are_replaced_after_so_many_items(processes, batch_size):
+def test_workers_are_replaced_after_so_many_items(own_processes, batch_size):
     """max_tasks_per_worker counts items, whatever the batches."""
-    pids = processes.apply(
+    pids = own_processes.apply(
         lambda x: os.getpid(), range(20), size=20, max_tasks_per_worker=3, batch_size=batch_size
     )
     counts = Counter(pids).values()
@@ -202,10 +202,10 @@ def test_workers_are_replaced_after_so_many_items(processes, batch_size):
     assert max(counts) <= 3
 
 
-def test_a_finalizer_of_a_worker_that_is_replaced(processes, tmp_path):
+def test_a_finalizer_of_a_worker_that_is_replaced(own_processes, tmp_path):
     """It is called for each of them."""
     path = str(tmp_path / "ended")
-    pids = processes.apply(
+    pids = own_processes.apply(
         lambda x: os.getpid(),
         range(6),
         workers=1,
@@ -222,7 +222,7 @@ needs_linux = pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason=
 
 
 @needs_linux
-def test_a_worker_that_grows_is_replaced(processes):
+def test_a_worker_that_grows_is_replaced(own_processes):
     """One that has more than memory_limit after an item takes no further one."""
     kept = []
 
@@ -230,14 +230,16 @@ def test_a_worker_that_grows_is_replaced(processes):
         kept.append(b"x" * 30_000_000)
         return os.getpid()
 
-    pids = processes.apply(grows, range(12), workers=1, size=12, memory_limit="120MB", batch_size=6)
+    pids = own_processes.apply(
+        grows, range(12), workers=1, size=12, memory_limit="120MB", batch_size=6
+    )
     counts = Counter(pids).values()
     assert sum(counts) == 12
     assert 1 < max(counts) <= 4
 
 
 @needs_linux
-def test_a_worker_that_jumps_is_killed_and_its_item_named(processes):
+def test_a_worker_that_jumps_is_killed_and_its_item_named(own_processes):
     """An item that alone takes far more than the limit is to blame; all others are delivered."""
 
     def jumps(x):
@@ -248,7 +250,7 @@ def test_a_worker_that_jumps_is_killed_and_its_item_named(processes):
 
     got = []
     with pytest.raises(WorkerCrashedError, match=r"item 5 needs too much memory.*100,000,000"):
-        processes.apply(
+        own_processes.apply(
             jumps, range(9), size=9, memory_limit=100_000_000, callback=got.append, batch_size=3
         )
     assert sorted(got) == [0, 1, 2, 3, 4, 6, 7, 8]
@@ -291,14 +293,14 @@ def stop_this_process(seconds):
 
 
 @needs_linux
-def test_time_in_which_a_worker_is_stopped_does_not_count(processes):
+def test_time_in_which_a_worker_is_stopped_does_not_count(own_processes):
     """A worker that is stopped and continued has its whole time left."""
 
     def is_stopped_for_long(x):
         stop_this_process(3)
         return x
 
-    assert processes.apply(is_stopped_for_long, [1], timeout=1.5) == [1]
+    assert own_processes.apply(is_stopped_for_long, [1], timeout=1.5) == [1]
 
 
 def test_time_in_which_the_whole_program_is_stopped_does_not_count(tmp_path):
@@ -329,7 +331,7 @@ def test_time_in_which_the_whole_program_is_stopped_does_not_count(tmp_path):
     assert program.communicate(timeout=60)[0] == "[1]\n"
 
 
-def test_a_limit_still_holds_for_a_worker_that_was_stopped(processes):
+def test_a_limit_still_holds_for_a_worker_that_was_stopped(own_processes):
     """Being stopped once is no licence."""
 
     def is_stopped_and_sleeps(x):
@@ -337,4 +339,4 @@ def test_a_limit_still_holds_for_a_worker_that_was_stopped(processes):
         time.sleep(600)
 
     with pytest.raises(ItemTimeoutError):
-        processes.apply(is_stopped_and_sleeps, [1], timeout=1)
+        own_processes.apply(is_stopped_and_sleeps, [1], timeout=1)
