@@ -36,6 +36,22 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     atexit.register(remove, os.getpid())
 
 
+def pytest_configure(config):
+    """Register the marker of what kills parts of a cluster."""
+    config.addinivalue_line(
+        "markers", "cluster_faults: kills parts of a cluster; for `nox -s dask`, which takes longer"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what kills parts of a cluster, unless it is asked for."""
+    if os.environ.get("PERFTRICKS_DASK") == "all":
+        return
+    left_out = [item for item in items if item.get_closest_marker("cluster_faults")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 def made_once(tmp_path_factory, name, make):
     """Make a folder that all workers of pytest-xdist share, and return its path.
 

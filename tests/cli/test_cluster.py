@@ -82,6 +82,7 @@ def certificates(folder):
     return folder
 
 
+@pytest.mark.cluster_faults
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make certificates with")
 def test_tls(tmp_path):
     """Who has a certificate of the cluster's authority counts there, and nobody else."""

@@ -127,31 +127,12 @@ def _processes(request: pytest.FixtureRequest) -> Runner:
     return Runner(request.param, {"executor": "process", "start_method": request.param})
 
 
-# A worker of a cluster takes a second to be there again. What kills many of them, and differs from
-# what remains in numbers only, is for `nox -s dask`.
-MANY_DEATHS = (
-    "test_raise_names_the_item_after_the_others_are_delivered[dask-1-",
-    "test_raise_names_the_item_after_the_others_are_delivered[dask-7-os._exit",
-    "test_raise_names_the_item_after_the_others_are_delivered[dask-7-segfault",
-    "test_raise_names_the_item_after_the_others_are_delivered[dask-auto-SIGKILL",
-    "test_raise_names_the_item_after_the_others_are_delivered[dask-auto-os._exit",
-    "test_skip_goes_on_without_the_item[dask-",
-    "test_every_item_kills[dask",
-    "test_bisection_runs_few_items_again[dask",
-    "test_a_death_is_not_held_against_a_neighbour[dask",
-    "test_crash_retries[dask",
-    "test_an_item_that_kills[dask",
-    "test_equals_the_plain_loop[dask-1]",
-)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes long, unless it is asked for."""
-    if os.environ.get("PERFTRICKS_DASK") == "all":
-        return
-    left_out = [item for item in items if item.name.startswith(MANY_DEATHS)]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what kills workers of a cluster: each takes a second to be there again."""
+    for item in items:
+        kills = item.path.name == "test_crashes.py" or "test_every_item_kills" in item.name
+        if kills and "dask" in item.name:
+            item.add_marker(pytest.mark.cluster_faults)
 
 
 @pytest.fixture

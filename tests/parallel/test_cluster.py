@@ -85,6 +85,7 @@ def test_a_finalizer_is_refused(cluster):
         parallel_apply(abs, [1], executor=cluster.client(), finalizer=print)
 
 
+@pytest.mark.cluster_faults
 def test_another_version_on_a_worker(cluster, monkeypatch):
     """Workers with another version are refused by name before they work."""
     monkeypatch.setattr("perftricks.__version__", "0.0.0")
@@ -92,6 +93,7 @@ def test_another_version_on_a_worker(cluster, monkeypatch):
         parallel_apply(abs, range(4), executor=cluster.client())
 
 
+@pytest.mark.cluster_faults
 def test_an_interrupt_ends_the_run_and_not_the_cluster(cluster, tmp_path):
     """Ctrl-C ends the run at once; workers begin no further item, and serve the next run."""
     program = f"""
@@ -124,6 +126,7 @@ if __name__ == "__main__":
     assert (tmp_path / "items").stat().st_size <= run + 2
 
 
+@pytest.mark.cluster_faults
 def test_the_scheduler_is_lost(tmp_path):
     """A run whose scheduler dies ends with an error that names it."""
     cluster = Cluster(1)
@@ -142,6 +145,7 @@ def test_the_scheduler_is_lost(tmp_path):
         cluster.close()
 
 
+@pytest.mark.cluster_faults
 def test_workers_of_several_threads():
     """Threads of a worker work at a time; what kills it is found, and nothing else is blamed."""
     cluster = Cluster(1, threads=3)

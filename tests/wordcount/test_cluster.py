@@ -186,6 +186,7 @@ def test_another_version_is_noticed(client, monkeypatch, name, message):
         count_files("docs/samples", engine=client)
 
 
+@pytest.mark.cluster_faults
 def test_workers_are_killed(cluster, many):
     """Whatever workers die, each document is counted once."""
     client = cluster.client()

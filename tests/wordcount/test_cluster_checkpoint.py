@@ -86,6 +86,7 @@ def test_a_complete_one_of_the_other_engine(cluster, folder, tmp_path):
     assert same(count_files(folder), expected)
 
 
+@pytest.mark.cluster_faults
 def test_the_scheduler_is_lost(folder, tmp_path):
     """The error says so, and the checkpoint holds what was counted until the last snapshot."""
     state = tmp_path / "state"
