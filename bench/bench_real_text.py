@@ -20,6 +20,7 @@ import pytest
 import rjieba
 
 from bench.corpus import write_corpus
+from bench.wordcount.loops import naive_loop
 from bench.wordcount.native import count_share, share_that_differs
 from perftricks.wordcount import WordCounts, count_files, write_table
 from perftricks.wordcount.table.columnar import ColumnTable
@@ -115,16 +116,6 @@ def bench_program(benchmark, texts, run):
     table = benchmark.pedantic(run, args=[texts], rounds=5)
     benchmark.extra_info["distinct"] = len(table)
     note_speed(benchmark, texts)
-
-
-def naive_loop(path):
-    """Count as everybody does."""
-    tokens = {}
-    with open(path, encoding="utf-8", newline="\n") as file:
-        for line in file:
-            for token in jieba.lcut(line.rstrip("\n")):
-                tokens[token] = tokens.get(token, 0) + 1
-    return tokens
 
 
 def rjieba_processes(path):

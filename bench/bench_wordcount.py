@@ -23,6 +23,7 @@ import pytest
 import rjieba
 
 from bench.corpus import write_corpus
+from bench.wordcount.loops import naive_loop
 from bench.wordcount.native import share_that_differs
 from perftricks.wordcount import count_files, count_words
 
@@ -60,16 +61,6 @@ def total(counters):
     for counter in counters:
         table.update(counter)
     return table
-
-
-def naive_loop(path):
-    """Count as everybody does."""
-    tokens = {}
-    with open(path, encoding="utf-8", newline="\n") as file:
-        for line in file:
-            for token in jieba.lcut(line.rstrip("\n")):
-                tokens[token] = tokens.get(token, 0) + 1
-    return tokens
 
 
 def perftricks_batched(path):

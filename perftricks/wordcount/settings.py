@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -111,17 +111,11 @@ class TableFilter:
     """What is left out of the finished table.
 
     Attributes:
-        stop_words: Tokens.
-        min_count: What occurs less often.
-        min_length: Tokens of fewer characters.
-        words_only: Tokens without a letter.
+        chosen: Which rows are kept.
         list_name: What to call the stop words; "" for those that were given as words.
     """
 
-    stop_words: frozenset[str] = frozenset()
-    min_count: int = 1
-    min_length: int = 0
-    words_only: bool = False
+    chosen: Filter = field(default_factory=Filter)
     list_name: str = ""
 
     @classmethod
@@ -136,7 +130,7 @@ class TableFilter:
 
         Args:
             stop_words: The path of a file, "zh" for the list that ships, or words; None for none.
-            min_count: See the class, as for what follows.
+            min_count: See :class:`Filter`, as for what follows.
             min_length: See there.
             words_only: See there.
 
@@ -164,21 +158,11 @@ class TableFilter:
         other = next((word for word in found if not isinstance(word, str)), None)
         if other is not None:
             raise OptionError(f"stop words are strings; one is {other!r}")
-        return cls(found, min_count, min_length, words_only, name)
-
-    @property
-    def chosen(self) -> Filter:
-        """Which rows are kept."""
-        return Filter(self.min_count, self.min_length, self.stop_words, self.words_only)
+        return cls(Filter(min_count, min_length, found, words_only), name)
 
     def apply(self, counts: WordCounts) -> WordCounts:
         """Return the table without what is to be left out."""
-        return counts.filtered(
-            min_count=self.min_count,
-            min_length=self.min_length,
-            stop_words=self.stop_words,
-            words_only=self.words_only,
-        )
+        return counts.kept(self.chosen)
 
     def describe(self) -> str:
         """Say what is left out; "" if nothing is.
@@ -187,11 +171,12 @@ class TableFilter:
         'what is no word, the stop words zh (671), what occurs fewer than 2 times'
         """
         named = f" {self.list_name}" if self.list_name else ""
+        chosen = self.chosen
         parts = [
-            "what is no word" if self.words_only else "",
-            f"the stop words{named} ({len(self.stop_words):,})" if self.stop_words else "",
-            f"what occurs fewer than {self.min_count:,} times" if self.min_count > 1 else "",
-            f"what is shorter than {self.min_length} characters" if self.min_length > 1 else "",
+            "what is no word" if chosen.words_only else "",
+            f"the stop words{named} ({len(chosen.stop_words):,})" if chosen.stop_words else "",
+            f"what occurs fewer than {chosen.min_count:,} times" if chosen.min_count > 1 else "",
+            f"what is shorter than {chosen.min_length} characters" if chosen.min_length > 1 else "",
         ]
         return ", ".join(filter(None, parts))
 

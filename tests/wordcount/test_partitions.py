@@ -18,6 +18,7 @@ from perftricks.wordcount.reading.partitions import divided
 from perftricks.wordcount.reading.sources import find_sources
 from perftricks.wordcount.reading.streams import Meter, with_whole_lines
 from perftricks.wordcount.settings import Settings, TableFilter
+from perftricks.wordcount.table.table import Filter
 from perftricks.wordcount.tokenizers import make_spec
 
 
@@ -103,7 +104,7 @@ def test_a_line_longer_than_partitions(tmp_path, monkeypatch):
 @pytest.mark.parametrize("more", [{}, {"document_frequency": True}, {"ngrams": 2}])
 def test_tables_add_up(corpus, method, more):
     """Jobs that were pickled give tables whose sum, in any order, is that of the whole job."""
-    whole = job(corpus, method=method, filters=TableFilter(min_count=3), **more)
+    whole = job(corpus, method=method, filters=TableFilter(Filter(min_count=3)), **more)
     parts = [pickle.loads(pickle.dumps(part)).run() for part in whole.divided(700)]
     assert len(parts) > 5
     random.Random(1).shuffle(parts)

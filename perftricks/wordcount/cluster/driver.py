@@ -331,6 +331,8 @@ class Driver:
         )
 
     def _await_workers(self) -> None:
+        from distributed import TimeoutError
+
         if self._client.nthreads():
             return
         try:

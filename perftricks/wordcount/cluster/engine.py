@@ -16,7 +16,7 @@ from perftricks.wordcount.cluster import tasks
 from perftricks.wordcount.cluster.agreement import Tokenizing, tokenizing
 from perftricks.wordcount.cluster.connection import Engine, Scheduler, checked, connected
 from perftricks.wordcount.cluster.driver import Driver, Table
-from perftricks.wordcount.cluster.hashed import Hashed
+from perftricks.wordcount.cluster.hashed import columns_of_arrow
 from perftricks.wordcount.cluster.tasks import Common, Tally
 from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.job import FileJob
@@ -138,7 +138,7 @@ class ClusterJob:
             documents=run.documents,
             tokens=run.tokens,
             run=info,
-            smallest=max(1, job.table_filter.min_count),
+            smallest=max(1, job.table_filter.chosen.min_count),
         )
 
 
@@ -195,7 +195,7 @@ class _Run:
         self.tokens += sum(table.tally.tokens for table in tables)
 
     def _gathered(self, tables: list[Table], ranges: Iterator[Any]) -> AnyTable:
-        found = (Hashed.of_arrow(part).columns for part in self._driver.results(ranges))
+        found = map(columns_of_arrow, self._driver.results(ranges))
         documents, limit = self._job.settings.document_frequency, self._job.settings.limit
         rows = sum(table.tally.rows for table in tables)  # or fewer
         if table_bytes(rows, document_frequency=documents) <= limit:
@@ -315,7 +315,7 @@ class _Run:
             self._note(tables)
             table = self._driver.sum(tables)
             rows = next(self._driver.results(iter([table.future])))[0]
-            spill.add_table(ColumnTable.of(Hashed.of_arrow(rows).columns))
+            spill.add_table(ColumnTable.of(columns_of_arrow(rows)))
             state.odd_documents += table.tally.documents
             self._move(state, place)
             checkpoint.save(_with_runs(state, spill), {})

@@ -8,11 +8,11 @@ thousand million keys) are told apart by their text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from perftricks.wordcount.table.arrow import array_of, strings_of, values_of
 from perftricks.wordcount.table.columns import Columns, Strings
 
 _BASE = 0x9E3779B97F4A7C15  # odd, so that no power of it is zero
@@ -49,15 +49,7 @@ class Hashed(NamedTuple):
         repeats = _repeats(columns, hashes, order)
         if repeats is None:
             order, repeats = columns.order(hashes.view(np.int64) ^ np.int64(-1 << 63))
-        first = np.flatnonzero(~repeats)
-        if not first.size:
-            return cls(columns, hashes)
-        count = np.add.reduceat(columns.count[order], first)
-        documents = columns.documents
-        if documents is not None:
-            documents = np.add.reduceat(documents[order], first)
-        kept = order[first]
-        return cls(replace(columns.taken(kept), count=count, documents=documents), hashes[kept])
+        return cls(columns.added(order, repeats), hashes[order[~repeats]])
 
     def part(self, number: int, parts: int) -> Hashed:
         """Return the rows of one of so many equal ranges of hashes."""
@@ -65,60 +57,58 @@ class Hashed(NamedTuple):
         return Hashed(self.columns[start:stop], self.hashes[start:stop])
 
     def to_arrow(self) -> Any:
-        """Return the rows as a table of Arrow, which shares their memory.
-
-        Keys are bytes, since a token may hold what Arrow's strings cannot.
-        """
+        """Return the rows as a table of Arrow, which shares their memory."""
         import pyarrow as pa
 
-        text = self.columns.tokens
-        start = np.ascontiguousarray(text.start, np.int64)
-        data = np.ascontiguousarray(text.text)
-        buffers = [None, pa.py_buffer(start), pa.py_buffer(data)]
-        keys = pa.Array.from_buffers(pa.large_binary(), len(text), buffers)
-        if self.columns.ngram:
-            keys = pa.FixedSizeListArray.from_arrays(keys, self.columns.ngram)
-        found = {"key": keys, "hash": _numbers(pa, pa.uint64(), self.hashes)}
-        found["count"] = _numbers(pa, pa.int64(), self.columns.count)
-        if self.columns.documents is not None:
-            found["documents"] = _numbers(pa, pa.int64(), self.columns.documents)
-        return pa.table(found)
+        return columns_to_arrow(self.columns, hash=array_of(pa.uint64(), self.hashes))
 
     @classmethod
     def of_arrow(cls, table: Any) -> Hashed:
-        """Return the rows of a table of Arrow."""
-        import pyarrow as pa
-
-        key = table.column("key").type
-        ngram = key.list_size if pa.types.is_fixed_size_list(key) else 0
-        keys = table.column("key").combine_chunks()
-        keys = keys.chunk(0) if isinstance(keys, pa.ChunkedArray) else keys
-        keys = keys.flatten() if ngram else keys
-        size = len(keys)
-        _, start, text = keys.buffers()
-        starts = np.zeros(1, np.int64)
-        if size:
-            starts = np.frombuffer(start, np.int64, size + 1, keys.offset * 8)
-        first, last = int(starts[0]), int(starts[-1])
-        data = np.zeros(0, np.uint8)
-        if last > first:
-            data = np.frombuffer(text, np.uint8)[first:last]
-        names = table.column_names
-        documents = _values(table, "documents", np.int64) if "documents" in names else None
-        counts = _values(table, "count", np.int64)
-        columns = Columns(Strings(data, starts - first), counts, documents, ngram)
-        return cls(columns, _values(table, "hash", np.uint64))
+        """Return the rows of a table of Arrow that :meth:`to_arrow` has made."""
+        return cls(columns_of_arrow(table), _values(table, "hash", np.uint64))
 
 
-def _numbers(pa: Any, kind: Any, numbers: np.ndarray) -> Any:
-    values = np.ascontiguousarray(numbers)
-    return pa.Array.from_buffers(kind, values.size, [None, pa.py_buffer(values)])
+def columns_to_arrow(columns: Columns, **more: Any) -> Any:
+    """Return rows as a table of Arrow, which shares their memory.
+
+    Keys are bytes, since a token may hold what Arrow's strings cannot.
+
+    Args:
+        columns: The rows.
+        more: Arrays of Arrow to be in it too, by name.
+    """
+    import pyarrow as pa
+
+    text = columns.tokens
+    start = np.ascontiguousarray(text.start, np.int64)
+    data = np.ascontiguousarray(text.text)
+    buffers = [None, pa.py_buffer(start), pa.py_buffer(data)]
+    keys = pa.Array.from_buffers(pa.large_binary(), len(text), buffers)
+    if columns.ngram:
+        keys = pa.FixedSizeListArray.from_arrays(keys, columns.ngram)
+    found = {"key": keys, **more, "count": array_of(pa.int64(), columns.count)}
+    if columns.documents is not None:
+        found["documents"] = array_of(pa.int64(), columns.documents)
+    return pa.table(found)
 
 
-def _values(table: Any, name: str, dtype: Any) -> np.ndarray:
-    chunks = [chunk for chunk in table.column(name).chunks if len(chunk)]
-    parts = [np.frombuffer(c.buffers()[1], dtype, len(c), c.offset * 8) for c in chunks]
-    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, dtype), *parts])
+def columns_of_arrow(table: Any) -> Columns:
+    """Return the rows of a table of Arrow that :func:`columns_to_arrow` has made."""
+    import pyarrow as pa
+
+    key = table.column("key").type
+    ngram = key.list_size if pa.types.is_fixed_size_list(key) else 0
+    keys = table.column("key").combine_chunks()
+    keys = keys.chunk(0) if isinstance(keys, pa.ChunkedArray) else keys
+    keys = keys.flatten() if ngram else keys
+    has_documents = "documents" in table.column_names
+    documents = _values(table, "documents", np.int64) if has_documents else None
+    return Columns(strings_of(keys), _values(table, "count", np.int64), documents, ngram)
+
+
+def _values(table: Any, name: str, kind: type) -> np.ndarray:
+    parts = [values_of(chunk, kind) for chunk in table.column(name).chunks if len(chunk)]
+    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, kind), *parts])
 
 
 def hash_keys(columns: Columns) -> np.ndarray:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from perftricks.parallel import pickling
 from perftricks.parallel.errors import Failure
 from perftricks.wordcount.cluster.agreement import agreed
-from perftricks.wordcount.cluster.hashed import Hashed
+from perftricks.wordcount.cluster.hashed import Hashed, columns_to_arrow
 from perftricks.wordcount.job import FileJob, run
 from perftricks.wordcount.methods.batched import Batched
 from perftricks.wordcount.methods.compiled import Compiled
@@ -182,9 +182,12 @@ def total_of(*tables: Any) -> Any:
 
 def finish(chosen: Filter, number: int, *tables: Any) -> Any:
     """Add up range ``number`` of tables, and leave out what is to be left out."""
+    return columns_to_arrow(_finished(chosen, tables))
+
+
+def _finished(chosen: Filter, tables: Sequence[Any]) -> Columns:
     total = Hashed.summed([Hashed.of_arrow(table) for table in tables])
-    columns = total.columns.filtered(chosen)
-    return (total if columns is total.columns else Hashed.of(columns)).to_arrow()
+    return total.columns.filtered(chosen)
 
 
 def write_range(
@@ -203,8 +206,8 @@ def write_range(
         TaskFailed: If that fails.
     """
     try:
-        rows = Hashed.of_arrow(finish(chosen, number, *tables)).columns
-        return write(folder, storage, facts, number, parts, rows.ordered())
+        rows = _finished(chosen, tables).ordered()
+        return write(folder, storage, facts, number, parts, rows)
     except Exception as error:
         raise TaskFailed(Failure.of(error)) from None
 

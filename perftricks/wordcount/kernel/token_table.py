@@ -435,11 +435,6 @@ class TokenTable:
         """How many distinct tokens there are."""
         return int(np.count_nonzero(self.tokens.count)) - (self.separators > 0)
 
-    def doc_freq_dict(self) -> dict[str, int]:
-        """For every token the number of documents that contain it."""
-        ids = self.used_ids()
-        return dict(zip(self.strings(ids), self.tokens.doc_freq[ids].tolist(), strict=True))
-
     def ngram_items(self) -> Iterator[tuple[tuple[str, ...], int, int]]:
         """All n-grams: (tokens, count, documents that contain it).
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from perftricks.wordcount.errors import CorpusError, OptionError, too_long
@@ -97,10 +97,9 @@ def holds_strings(kind: Any) -> bool:
     """Whether a type of Arrow is one of strings."""
     import pyarrow as pa
 
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return any(is_one(kind) for is_one in kinds)
+    from perftricks.wordcount.table.arrow import is_of_strings
+
+    return is_of_strings(kind.value_type if pa.types.is_dictionary(kind) else kind)
 
 
 def checked_parts(
@@ -214,7 +213,7 @@ def names_of_columns(source: Source) -> str:
     return f"; the columns are: {', '.join(map(repr, names))}" if names else ""
 
 
-def data_files(folder: str) -> Iterable[str] | None:
+def data_files(folder: str) -> Collection[str] | None:
     """Return the names of the files of a Hugging Face dataset; None if a folder holds none.
 
     Others beside them are results that its library keeps, of which the rows would count twice.
@@ -228,7 +227,7 @@ def data_files(folder: str) -> Iterable[str] | None:
     try:
         with open(os.path.join(folder, "state.json"), encoding="utf-8") as file:
             state = json.load(file)
-        names = [str(entry["filename"]) for entry in state["_data_files"]]
+        names = {str(entry["filename"]) for entry in state["_data_files"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if state.get("_indices_data_files") or state.get("_indices_files"):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import codecs
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.reading.arrow_documents import data_files
+from perftricks.wordcount.reading.arrow_documents import ARROW_FORMATS, data_files
 from perftricks.wordcount.reading.urls import FileSystem, Storage, is_url, parse_storage
 
 Format = Literal["text", "jsonl", "csv", "tsv", "tsv-raw", "json", "parquet", "arrow"]
@@ -182,6 +182,7 @@ class _Finder:
         self._format = format
         self._skip_bad = skip_bad
         self._named: dict[str, str] = {}  # real path -> the way it was named
+        self._datasets: dict[str, Collection[str] | None] = {}
         self._taken: dict[str, str] = {}  # real paths of files -> the path that led there first
 
     def add(self, path: str) -> None:
@@ -261,7 +262,7 @@ class _Finder:
         if size == 0:
             self.not_read.append(NotRead(url, "empty"))
         format = self._format or format
-        if format in ("parquet", "arrow"):
+        if format in ARROW_FORMATS:
             raise OptionError(f"{url!r}: .{format} is read from a disk, not from a URL; fetch it")
         self.sources.append(Source(url, format, compression, size, storage=self._storage))
 
@@ -325,7 +326,7 @@ class _Finder:
         if format == "json" and self._format != "json":
             return f"{extension} is read where it is named, or with format json"
         if format == "arrow":
-            names = data_files(os.path.dirname(path))
+            names = self._data_files(os.path.dirname(path))
             if names is not None and name not in names:
                 return "not one of the dataset's files (state.json)"
         if not os.path.exists(path):
@@ -338,6 +339,12 @@ class _Finder:
         if not extension and not compression and _is_binary(path):
             return "binary: it holds NUL bytes; name it if it is text"
         return None
+
+    def _data_files(self, folder: str) -> Collection[str] | None:
+        """Return what :func:`data_files` does, which reads a file for that, once for a folder."""
+        if folder not in self._datasets:
+            self._datasets[folder] = data_files(folder)
+        return self._datasets[folder]
 
     def _walk(self, folder: str) -> Iterator[str]:
         """Yield the files below a folder in sorted order; linked folders too, but none twice."""

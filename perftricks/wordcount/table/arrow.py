@@ -75,14 +75,15 @@ def batches_of(parts: Iterator[Columns], schema: Any) -> Iterator[Any]:
         keys = _array(pa, part.tokens)
         if part.ngram:
             ends = np.arange(0, len(part.tokens) + 1, part.ngram)
-            keys = pa.ListArray.from_arrays(_numbers(pa, pa.int32(), ends), keys)
+            keys = pa.ListArray.from_arrays(array_of(pa.int32(), ends), keys)
         columns = [part.count] if part.documents is None else [part.count, part.documents]
-        numbers = (_numbers(pa, pa.int64(), column) for column in columns)
+        numbers = (array_of(pa.int64(), column) for column in columns)
         yield pa.record_batch([keys, *numbers], schema=schema)
 
 
-def _numbers(pa: Any, kind: Any, numbers: np.ndarray) -> Any:
-    """Return an array of Arrow; its own ``pa.array`` would import pandas first."""
+def array_of(kind: Any, numbers: np.ndarray) -> Any:
+    """Return numbers as an array of Arrow; its own ``pa.array`` would import pandas first."""
+    pa = pyarrow("a table of Arrow")
     values = np.ascontiguousarray(numbers, kind.to_pandas_dtype())
     return pa.Array.from_buffers(kind, numbers.size, [None, pa.py_buffer(values)])
 
@@ -135,15 +136,22 @@ def check_schema(schema: Any) -> tuple[bool, bool]:
     if names[1:] not in ([COUNT], [COUNT, DOCUMENT_FREQUENCY]) or names[0] not in (TOKEN, NGRAM):
         raise ValueError(f"expected columns {TOKEN}, {COUNT}, found {', '.join(names) or 'none'}")
     key = schema.field(0).type
-    strings = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     if names[0] == NGRAM:
         key = key.value_type if pa.types.is_list(key) or pa.types.is_large_list(key) else None
-    if key is None or not any(is_one(key) for is_one in strings):
+    if key is None or not is_of_strings(key):
         raise ValueError(f"column {names[0]!r} is {schema.field(0).type}, not of strings")
     for name in names[1:]:
         if not pa.types.is_integer(schema.field(name).type):
             raise ValueError(f"column {name!r} is {schema.field(name).type}, not of whole numbers")
     return names[0] == NGRAM, len(names) == 3
+
+
+def is_of_strings(kind: Any) -> bool:
+    """Whether a type of Arrow is one of strings, in any form but a dictionary."""
+    types = pyarrow("a table of Arrow").types
+    return any(
+        is_one(kind) for is_one in (types.is_string, types.is_large_string, types.is_string_view)
+    )
 
 
 def columns_in(batch: Any) -> Iterator[Columns]:
@@ -167,30 +175,44 @@ def columns_in(batch: Any) -> Iterator[Columns]:
             key = key.flatten()
             if key.null_count:
                 raise ValueError("a value is missing")
-        counts = [_values(column.cast(pa.int64())) for column in numbers]
+        counts = [values_of(column.cast(pa.int64()), np.int64) for column in numbers]
         if any((count < 0).any() for count in counts):
             raise ValueError("a count is negative")
         documents = counts[1] if len(counts) > 1 else None
         yield Columns(strings_in(key), counts[0], documents, ngram)
 
 
-def _values(array: Any) -> np.ndarray:
-    """Return an array of int64 without missing values; its own conversion would import pandas."""
+def values_of(array: Any, kind: type) -> np.ndarray:
+    """Return an array of numbers of eight bytes, none of which is missing, as one of numpy.
+
+    Its own conversion would import pandas.
+    """
     if not len(array):
-        return np.zeros(0, np.int64)
-    return np.frombuffer(array.buffers()[1], np.int64, len(array), array.offset * 8)
+        return np.zeros(0, kind)
+    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * 8)
 
 
 def strings_in(array: Any) -> Strings:
     """Return an array of strings, none of which is missing, as columns."""
-    pa = pyarrow("a table of Arrow")
-    array = array.cast(pa.large_string())
+    return strings_of(array.cast(pyarrow("a table of Arrow").large_string()))
+
+
+def strings_of(array: Any) -> Strings:
+    """Return an array of type large_string or large_binary, which shares its memory."""
     _, start, text = array.buffers()
     begin, size = array.offset, len(array)
     starts = np.frombuffer(start, np.int64, size + 1, begin * 8) if size else np.zeros(1, np.int64)
     first, last = int(starts[0]), int(starts[-1])
     data = np.frombuffer(text, np.uint8)[first:last] if last > first else np.zeros(0, np.uint8)
     return Strings(data, starts - first)
+
+
+def parquet_writer(where: Any, schema: Any) -> Any:
+    """Return what writes a table to a file of .parquet."""
+    import pyarrow.parquet as pq
+
+    # Tokens are all different: a dictionary of them would only take time.
+    return pq.ParquetWriter(where, schema, compression="zstd", use_dictionary=False)
 
 
 def opened_arrow(name: str) -> tuple[Any, Iterator[Any], int]:
@@ -201,7 +223,6 @@ def opened_arrow(name: str) -> tuple[Any, Iterator[Any], int]:
         are, 0 if that is not known.
     """
     pa = pyarrow("a file of Arrow")
-
     file = pa.memory_map(name)
     try:
         reader = pa.ipc.open_file(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from perftricks.wordcount.table.columns import Columns
+from perftricks.wordcount.table.columns import Columns, sorted_blocks
 from perftricks.wordcount.table.in_memory import MemoryTable
 from perftricks.wordcount.table.runs import Block, Row
 from perftricks.wordcount.table.table import Filter
@@ -81,7 +81,7 @@ class ColumnTable:
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield the rows sorted by key, in blocks of a size."""
-        return self._in_memory().blocks(size)
+        return sorted_blocks(list(self.columns(ordered=False)), size)
 
     def counts(self, *, ordered: bool = False) -> dict[Any, int]:
         """Return key -> count."""

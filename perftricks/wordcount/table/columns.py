@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from perftricks.wordcount.table.runs import Row
+from perftricks.wordcount.table.runs import Block, Row
 from perftricks.wordcount.table.table import Filter
 
 # Rows of a part: its arrays and what is made of them fit into a cache.
@@ -302,9 +302,17 @@ class Columns:
 
     def summed(self) -> Columns:
         """Return the rows in ascending order of their keys, those with the same key added up."""
+        return self.added(*self.order())
+
+    def added(self, order: np.ndarray, repeats: np.ndarray) -> Columns:
+        """Return the rows in an order in which equal keys stand together, and these added up.
+
+        Args:
+            order: int64, the places of the rows.
+            repeats: bool, for each of them whether its key equals that of the one before.
+        """
         if not len(self):
             return self
-        order, repeats = self.order()
         first = np.flatnonzero(~repeats)
         documents = None if self.documents is None else self.documents[order]
         return replace(
@@ -371,6 +379,13 @@ class Columns:
         """Yield the rows as Python objects: key, count, documents or 0."""
         documents = itertools.repeat(0) if self.documents is None else self.documents.tolist()
         return zip(self.keys(), self.count.tolist(), documents, strict=False)
+
+
+def sorted_blocks(parts: Sequence[Columns], size: int) -> Iterator[Block]:
+    """Yield rows sorted by key, those with the same key added up, in blocks of a size."""
+    if parts:
+        for part in Columns.joined(parts).summed().parts(size):
+            yield list(part.rows())
 
 
 def columns_of(rows: Iterable[Row], *, document_frequency: bool) -> Iterator[Columns]:

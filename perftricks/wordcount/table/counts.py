@@ -333,14 +333,18 @@ class WordCounts(Mapping[Any, int]):
         >>> WordCounts({"茶": 2, "水": 1}, documents=1).filtered(min_count=2)
         WordCounts({'茶': 2}, 1 distinct of 3 tokens in 1 document)
         """
-        if min_count <= 1 and min_length <= 0 and not stop_words and not words_only:
+        return self.kept(Filter(min_count, min_length, frozenset(stop_words), words_only))
+
+    def kept(self, chosen: Filter) -> WordCounts:
+        """Return the table with the rows that a filter keeps; see :meth:`filtered`."""
+        if chosen.keeps_all:
             return self
         return WordCounts.of(
-            self._table.filtered(Filter(min_count, min_length, frozenset(stop_words), words_only)),
+            self._table.filtered(chosen),
             documents=self._documents,
             tokens=self._tokens,
             run=self._run,
-            smallest=max(min_count, self._smallest),
+            smallest=max(chosen.min_count, self._smallest),
         )
 
     def save(self, path: PathLike) -> None:

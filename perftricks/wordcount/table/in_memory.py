@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from perftricks.wordcount.errors import TableTooLargeError
 from perftricks.wordcount.table.runs import Block, Row, blocks_of
-from perftricks.wordcount.table.table import Filter
+from perftricks.wordcount.table.table import Filter, Table, table_bytes
 
 if TYPE_CHECKING:
     from perftricks.wordcount.table.columns import Columns
@@ -136,6 +137,27 @@ class MemoryTable:
             None if frequency is None else {key: frequency[key] for key in kept},
             ordered=self._ordered,
         )
+
+
+def loaded(table: Table, limit: int) -> MemoryTable:
+    """Return a table that is somewhere else as one in memory.
+
+    Args:
+        table: The table.
+        limit: Bytes that it may take in memory.
+
+    Raises:
+        TableTooLargeError: If that is not enough.
+    """
+    documents = table.counts_documents
+    need = table_bytes(len(table), document_frequency=documents)
+    if need > limit:
+        raise TableTooLargeError(
+            f"the table has {len(table):,} rows, about {need:,} bytes, and the memory limit "
+            f"is {limit:,} bytes: raise memory_limit, leave rows out (min_count), or use what "
+            "reads it in order: rows(), most_common(n), write_table"
+        )
+    return MemoryTable.of_rows(table.rows(), document_frequency=documents, ordered=True)
 
 
 def _as_dict(mapping: Mapping[Any, int]) -> dict[Any, int]:

@@ -15,15 +15,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from perftricks.wordcount.errors import CorpusError, OptionError, TableTooLargeError
+from perftricks.wordcount.errors import CorpusError, OptionError
 from perftricks.wordcount.reading.urls import FileSystem, Storage, is_url
 from perftricks.wordcount.table.columns import Columns, columns_of
-from perftricks.wordcount.table.in_memory import MemoryTable
+from perftricks.wordcount.table.in_memory import MemoryTable, loaded
 from perftricks.wordcount.table.runs import Block, Row
 from perftricks.wordcount.table.saved import Facts
 from perftricks.wordcount.table.spill import Spill
 from perftricks.wordcount.table.spilled import SpilledTable
-from perftricks.wordcount.table.table import PART_NAME, Filter, table_bytes
+from perftricks.wordcount.table.table import PART_NAME, Filter
 
 _TOTAL = b"perftricks total"
 _GROUP_ROWS = 1 << 15  # that are read at a time
@@ -70,15 +70,13 @@ def write_part(
         OSError: If it cannot be written.
         ValueError: If a token is one that Arrow's strings cannot hold.
     """
-    import pyarrow.parquet as pq
-
-    from perftricks.wordcount.table.arrow import batches_of, schema_of
+    from perftricks.wordcount.table.arrow import batches_of, parquet_writer, schema_of
 
     schema = schema_of(replace(facts, rows=len(rows)), ngrams=bool(rows.ngram))
     total = json.dumps(int(rows.count.sum())).encode()
     schema = schema.with_metadata({**schema.metadata, _TOTAL: total})
     with io.BytesIO() as buffer:
-        with pq.ParquetWriter(buffer, schema, compression="zstd", use_dictionary=False) as writer:
+        with parquet_writer(buffer, schema) as writer:
             for batch in batches_of(rows.parts(_GROUP_ROWS), schema):
                 writer.write_batch(batch, row_group_size=_GROUP_ROWS)
         _system(folder, storage, f"part-{number:05}-of-{parts:05}.parquet").write(buffer.getvalue())
@@ -245,14 +243,5 @@ class PartedTable:
 
     def _load(self) -> MemoryTable:
         if self._loaded is None:
-            need = table_bytes(len(self), document_frequency=self.counts_documents)
-            if need > self._limit:
-                raise TableTooLargeError(
-                    f"the table has {len(self):,} rows, about {need:,} bytes, and the memory limit "
-                    f"is {self._limit:,} bytes: raise memory_limit, leave rows out (min_count), or "
-                    "use what reads it in order: rows(), most_common(n), write_table"
-                )
-            self._loaded = MemoryTable.of_rows(
-                self.rows(), document_frequency=self.counts_documents, ordered=True
-            )
+            self._loaded = loaded(self, self._limit)
         return self._loaded

@@ -6,11 +6,10 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from perftricks.wordcount.errors import TableTooLargeError
-from perftricks.wordcount.table.in_memory import MemoryTable
+from perftricks.wordcount.table.in_memory import MemoryTable, loaded
 from perftricks.wordcount.table.runs import Block, Row, Run, merged, read_run
 from perftricks.wordcount.table.spill import Spill, flattened
-from perftricks.wordcount.table.table import Filter, table_bytes
+from perftricks.wordcount.table.table import Filter
 
 if TYPE_CHECKING:
     from perftricks.wordcount.table.columns import Columns
@@ -138,17 +137,7 @@ class SpilledTable:
 
     def _load(self) -> MemoryTable:
         if self._loaded is None:
-            need = table_bytes(len(self), document_frequency=self.counts_documents)
-            if need > self._spill.limit:
-                raise TableTooLargeError(
-                    f"the table has {len(self):,} rows, about {need:,} bytes, and the memory limit "
-                    f"is {self._spill.limit:,} bytes: raise memory_limit, leave rows out "
-                    "(min_count), or use what reads it in order: rows(), most_common(n), "
-                    "write_table"
-                )
-            self._loaded = MemoryTable.of_rows(
-                self.rows(), document_frequency=self.counts_documents, ordered=True
-            )
+            self._loaded = loaded(self, self._spill.limit)
         return self._loaded
 
     def __len__(self) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perftricks.wordcount.table.in_memory import MemoryTable
-from perftricks.wordcount.table.runs import Block
 from perftricks.wordcount.table.spill import Spill
 from perftricks.wordcount.table.spilled import SpilledTable
 from perftricks.wordcount.table.table import Table, table_bytes
@@ -63,7 +62,7 @@ def gathered(parts: Iterable[Columns], limit: int, *, document_frequency: bool) 
         SpillError: If the disk is full or fails.
     """
     from perftricks.wordcount.table.columnar import ColumnTable
-    from perftricks.wordcount.table.columns import Columns
+    from perftricks.wordcount.table.columns import Columns, sorted_blocks
 
     waiting: list[Columns] = []
     rows = 0
@@ -73,18 +72,12 @@ def gathered(parts: Iterable[Columns], limit: int, *, document_frequency: bool) 
         rows += len(part)
         if table_bytes(rows, document_frequency=document_frequency) > limit:
             spill = Spill(limit) if spill is None else spill
-            spill.add(_sorted_blocks(waiting, spill.block_rows))
+            spill.add(sorted_blocks(waiting, spill.block_rows))
             waiting, rows = [], 0
     if spill is not None:
         if waiting:
-            spill.add(_sorted_blocks(waiting, spill.block_rows))
+            spill.add(sorted_blocks(waiting, spill.block_rows))
         return SpilledTable(spill, document_frequency=document_frequency)
     if not waiting:
         return MemoryTable({}, {} if document_frequency else None)
     return ColumnTable.of(Columns.joined(waiting).summed())
-
-
-def _sorted_blocks(parts: Sequence[Columns], size: int) -> Iterable[Block]:
-    from perftricks.wordcount.table.columns import Columns
-
-    return (list(part.rows()) for part in Columns.joined(parts).summed().parts(size))

@@ -44,6 +44,16 @@ class Filter:
     stop_words: frozenset[str] = frozenset()
     words_only: bool = False
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether there is no row that is not kept."""
+        return (
+            self.min_count <= 1
+            and self.min_length <= 0
+            and not self.stop_words
+            and not self.words_only
+        )
+
     def keeps(self, key: Any, count: int) -> bool:
         """Say whether a row is kept."""
         tokens = key if isinstance(key, tuple) else (key,)

@@ -76,10 +76,9 @@ class Parquet(_ArrowFormat):
     """Columns that are encoded and compressed, in groups of rows."""
 
     def _writer(self, file: IO[bytes], schema: Any) -> Any:
-        import pyarrow.parquet as pq
+        from perftricks.wordcount.table.arrow import parquet_writer
 
-        # Tokens are all different: a dictionary of them would only take time.
-        return pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False)
+        return parquet_writer(file, schema)
 
     def _write_batch(self, writer: Any, batch: Any) -> None:
         writer.write_batch(batch, row_group_size=_GROUP_ROWS)

@@ -7,7 +7,6 @@ surrogates. An n-gram is its tokens with a space between, a space in one as ``\x
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 # Backslash, control characters, everything that str.splitlines takes for a line end, surrogates.
 _UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -57,23 +56,14 @@ def _unescape_one(match: re.Match[str]) -> str:
 def escape_in_ngram(token: str) -> str:
     r"""Write a token of an n-gram.
 
-    >>> print(escape_in_ngram("a b"))
-    a\x20b
+    >>> print(" ".join(map(escape_in_ngram, ["a b", "c"])))
+    a\x20b c
     """
     return escape(token).replace(" ", "\\x20")
 
 
-def escape_ngram(tokens: Iterable[str]) -> str:
-    r"""Write tokens with a space between, and what could be mistaken escaped.
-
-    >>> print(escape_ngram(["a b", "c"]))
-    a\x20b c
-    """
-    return " ".join(map(escape_in_ngram, tokens))
-
-
 def unescape_ngram(text: str) -> tuple[str, ...]:
-    r"""Undo :func:`escape_ngram`.
+    r"""Return the tokens of an n-gram, of which each was written by :func:`escape_in_ngram`.
 
     >>> unescape_ngram(r"a\x20b c")
     ('a b', 'c')

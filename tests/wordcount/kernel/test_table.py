@@ -26,7 +26,7 @@ def test_saved_and_merged_tables(default_engine, text, tmp_path):
     table.merge(TokenTable.load(tmp_path / "first", *default_engine))
     counts, frequencies, grams, gram_frequencies, documents = expected(jieba.dt, text, ngram=2)
     assert table.to_dict() == counts
-    assert table.doc_freq_dict() == frequencies
+    assert token_table(table).frequency() == frequencies
     assert {gram: count for gram, count, _ in table.ngram_items()} == grams
     assert {gram: count for gram, _, count in table.ngram_items()} == gram_frequencies
     assert counter.documents == documents
