@@ -128,6 +128,29 @@ def test_files_are_what_python_writes(tmp_path_factory, tokens, numbers):
     assert path.read_bytes() == expected.encode("utf-8", "backslashreplace")
 
 
+BLANKS = [c for c in map(chr, [*range(0xD800), *range(0xE000, 0x110000)]) if re.match(r"\s", c)]
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.text(st.sampled_from([*BLANKS, *'a",茶あ😀\ud800']), max_size=5),
+        st.integers(1, 3),
+        min_size=1,
+    )
+)
+@example({blank + "茶": 1 for blank in BLANKS} | {"茶" + blank: 1 for blank in BLANKS})
+@example({"茶" + blank + "a": 1 for blank in BLANKS})
+def test_what_is_quoted(tmp_path_factory, table):
+    """A token is quoted in .csv for quotes, commas and line ends, and for blanks at its ends."""
+    path = tmp_path_factory.getbasetemp() / "quoted.csv"
+    counts = WordCounts(table, documents=1)
+    write_table(path, counts)
+    lines = [f"{delimited._quoted(token)},{count}\n" for token, count in counts.most_common()]
+    expected = "token,count\n" + "".join(lines)
+    assert path.read_bytes() == expected.encode("utf-8", "surrogatepass")
+
+
 @pytest.mark.parametrize("extension", EXTENSIONS)
 @pytest.mark.parametrize("rows", [0, 1, 3, 4, 5, 9])
 def test_tables_in_parts(tmp_path, monkeypatch, extension, rows):

@@ -7,7 +7,7 @@ one; that they are among the rest is seen by the bytes that are in them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,29 +22,40 @@ class Suspects:
     """The bytes by which tokens are known that may have to be written otherwise than they are.
 
     Attributes:
-        table: bool[256], by byte.
-        empty: Whether an empty token is one.
+        anywhere: bool[256], the bytes that count wherever they are.
+        at_ends: bool[256], those that count in the first byte, or in the last three, which hold the
+            last character; None if there are none. An empty token counts too then.
     """
 
-    table: np.ndarray
-    empty: bool = False
+    anywhere: np.ndarray
+    at_ends: np.ndarray | None = None
 
     @classmethod
-    def of(cls, *ranges: range, empty: bool = False) -> Suspects:
+    def of(cls, *ranges: range, at_ends: Sequence[range] = ()) -> Suspects:
         """Return the suspects for ranges of bytes."""
-        table = np.zeros(256, np.bool_)
-        for part in ranges:
-            table[part.start : part.stop] = True
-        return cls(table, empty)
+        return cls(_chosen(ranges), _chosen(at_ends) if at_ends else None)
 
     def among(self, strings: Strings) -> np.ndarray:
         """Return the places of the strings that hold one."""
         found = np.zeros(len(strings), np.bool_)
-        places = np.flatnonzero(self.table[strings.text])
+        places = np.flatnonzero(self.anywhere[strings.text])
         found[np.searchsorted(strings.start, places, "right") - 1] = True
-        if self.empty:
-            found |= np.diff(strings.start) == 0
+        if self.at_ends is not None:
+            first, last = strings.start[:-1], strings.start[1:] - 1
+            found |= last < first
+            if strings.text.size:
+                for place in (first, last, last - 1, last - 2):
+                    inside = np.clip(place, first, np.maximum(first, last))
+                    inside = np.minimum(inside, strings.text.size - 1)
+                    found |= self.at_ends[strings.text[inside]]
         return np.flatnonzero(found)
+
+
+def _chosen(ranges: Sequence[range]) -> np.ndarray:
+    table = np.zeros(256, np.bool_)
+    for part in ranges:
+        table[part.start : part.stop] = True
+    return table
 
 
 def rewritten(strings: Strings, suspects: Suspects, write: Callable[[str], bytes]) -> Strings:

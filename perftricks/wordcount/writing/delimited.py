@@ -135,11 +135,12 @@ def _csv_keys(part: Columns) -> Strings:
     """Return what a column of keys holds: quotes around those that need them."""
     from perftricks.wordcount.writing.bulk import Suspects, rewritten
 
-    # White space (of which some is bytes from 0xc2, 0xe1, 0xe2 and 0xe3 on), quotes and commas.
-    bytes_of = (range(0x21), range(0x22, 0x23), range(0x2C, 0x2D))
-    more = (range(0xC2, 0xC3), range(0xE1, 0xE4))
+    # Quotes, commas and ends of lines; and white space at an end, of which some is bytes from 0xc2,
+    # 0xe1, 0xe2 and 0xe3 on.
+    bytes_of = (range(0x22, 0x23), range(0x2C, 0x2D), range(0x0A, 0x0E))
+    blanks = (range(0x21), range(0xC2, 0xC3), range(0xE1, 0xE4))
     keys = _tsv_keys(part) if part.ngram else part.tokens
-    return rewritten(keys, Suspects.of(*bytes_of, *more, empty=True), _encoded(_quoted))
+    return rewritten(keys, Suspects.of(*bytes_of, at_ends=blanks), _encoded(_quoted))
 
 
 def _encoded(write: Callable[[str], str]) -> Callable[[str], bytes]:
