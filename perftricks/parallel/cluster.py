@@ -189,7 +189,7 @@ class ClusterBackend:
 
     def _assign(self) -> None:
         """Give orders to workers that have nothing to do, those that must be alone first."""
-        while self._orders and not self._closed:
+        while self._orders and not self._closed and self._client.status == "running":
             order = self._orders[0]
             if self._most is not None and self._busy() >= self._most:
                 return
@@ -226,6 +226,8 @@ class ClusterBackend:
             worker.alone = False
         if not self._closed:
             self.reports.put(report)
+            if isinstance(report, Broken):  # the run is over; a loop that ends begins nothing
+                self._orders.clear()
             self._assign()
 
     async def _outcome(self, order: _Order, worker: _Worker) -> Report:

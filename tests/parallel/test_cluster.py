@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
 
 import pytest
 
@@ -54,6 +56,24 @@ def test_a_client_that_is_closed_meanwhile(cluster, tmp_path):
     with pytest.raises(ClusterError, match="was closed, or the scheduler is lost"):
         parallel_apply(slow, range(1000), executor=client, batch_size=1)
     closer.join()
+
+
+@pytest.mark.cluster_faults
+def test_nothing_is_begun_in_a_loop_that_ends(cluster):
+    """A client that is closed takes no further batch along, which would be said at its end."""
+    for _ in range(10):
+        client = cluster.new_client()
+        stream = parallel_apply_generator(
+            lambda x: time.sleep(0.01), range(10**6), 2, 50, executor=client, batch_size=1
+        )
+        next(stream)
+        closer = threading.Timer(0.2, client.close)
+        closer.start()
+        with pytest.raises(ClusterError, match="was closed, or the scheduler is lost"):
+            deque(stream, maxlen=0)
+        closer.join()
+        del stream, client
+        gc.collect()  # a coroutine that never began warns, which is an error here
 
 
 def test_an_asynchronous_client_is_refused(cluster):
