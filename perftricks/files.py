@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from typing import IO
 
@@ -158,6 +159,34 @@ def open_plainly(
     except BaseException:
         os.close(descriptor)
         raise
+
+
+_SETTLED_SECONDS = 2.0  # a file system's clock may tick this slowly
+
+
+def settled_identity(
+    path: str | os.PathLike[str], *, folder: int | None = None
+) -> tuple[int, ...] | None:
+    """Return what tells one content of a file from another, as far as the system knows it.
+
+    Where it is the same later, so is the content.
+
+    Args:
+        path: The file; a link counts as itself.
+        folder: A descriptor of the folder that ``path`` is a name in.
+
+    Returns:
+        Device, inode, size, and when content and status changed; None if that was a moment ago, so
+        that another change could bear the same time, or if the file cannot be looked at.
+    """
+    try:
+        status = os.stat(path, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return None
+    age = time.time() - max(status.st_mtime, status.st_ctime)
+    if not (stat.S_ISREG(status.st_mode) and age > _SETTLED_SECONDS):
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def sync_folder(path: str | os.PathLike[str], folder: int | None = None) -> None:

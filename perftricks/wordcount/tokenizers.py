@@ -356,7 +356,12 @@ def _is_cache_of_another(expected: int) -> bool:
 def _jieba_version() -> str:
     """Return the version without importing jieba for it."""
     module = sys.modules.get("jieba")
-    return metadata.version("jieba") if module is None else str(module.__version__)
+    return _installed_jieba() if module is None else str(module.__version__)
+
+
+@functools.cache
+def _installed_jieba() -> str:
+    return metadata.version("jieba")
 
 
 def is_jieba_ready() -> bool:

@@ -28,7 +28,6 @@ from .cache import (
 from .driver import InvalidUTF8, StretchTooLongError, TextCounter
 from .layout import Lexicon
 from .native import Kernel
-from .pages import use_large_pages
 from .tables import KNOWN_VERSIONS, UnsupportedDictionary, check_supported
 from .token_table import TokenTable
 
@@ -71,7 +70,6 @@ def load(
     with open_cache(folder) as opened:
         kernel = load_kernel(opened)
         lexicon = load_lexicon(opened, kernel, tokenizer, dictionary=dictionary, make=make)
-    use_large_pages(lexicon)
     return Engine(kernel, lexicon)
 
 

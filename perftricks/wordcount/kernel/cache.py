@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import operator
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from perftricks.files import settled_identity
 from perftricks.signals import held_back
 from perftricks.wordcount.storage.cachefiles import ALIAS, keep_within_limit
 from perftricks.wordcount.storage.cachefolder import CacheFolder
@@ -31,6 +32,7 @@ from perftricks.wordcount.storage.sealed import DamagedError
 from .arrays import packed, unpacked
 from .layout import DTYPES, Lexicon
 from .native import Kernel, compile_kernel, processor
+from .pages import use_large_pages
 
 # What the files are, with the version of their form.
 _CODE = "kernel 1"
@@ -74,6 +76,7 @@ def _sources(modules: tuple[str, ...]) -> str:
 # ---------------------------------------------------------------------- machine code
 
 
+@cache
 def _kernel_name() -> str:
     key = _key(
         _sources(KERNEL_SOURCES),
@@ -141,37 +144,32 @@ def patterns_key(jieba: Any) -> str:
     return _key(*(pattern.pattern for pattern in patterns))
 
 
-class _Words(NamedTuple):
-    """The words and frequencies that a tokenizer had, whole numbers, and their key."""
+class _Known(NamedTuple):
+    """What dicts held when they were read, and its key."""
 
-    words: tuple[str, ...]
-    frequencies: tuple[int, ...]
+    contents: tuple[tuple[Any, ...], ...]
     key: str
 
 
-_words: weakref.WeakKeyDictionary[Any, _Words] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
 
 
-def _words_key(tokenizer: Any) -> str:
-    """The key of the words and frequencies of a tokenizer.
+def _table_key(owner: Any, *tables: dict[str, Any]) -> str:
+    """The key of what is in dicts from words to numbers, which belong to a tokenizer or a module.
 
-    Reading half a million of them takes a tenth of a second, which every count would pay. That they
-    are the same objects as before is seen ten times faster.
+    To read half a million entries takes a tenth of a second, which every count would pay. That they
+    are what they were is seen ten times faster: tuples compare what they hold by identity first.
     """
-    table = tokenizer.FREQ
-    before = _words.get(tokenizer)
-    if (
-        before is not None
-        and len(table) == len(before.words)
-        and all(map(operator.is_, table, before.words))
-        and all(map(operator.is_, table.values(), before.frequencies))
-    ):
+    contents = tuple(part for table in tables for part in (tuple(table), tuple(table.values())))
+    before = _known.get(owner)
+    if before is not None and before.contents == contents:
         return before.key
-    words, frequencies = tuple(table), tuple(table.values())
-    key = _key(_pack(words), _pack_numbers(frequencies))
-    # What cannot change.
-    if set(map(type, frequencies)) == {int} and set(map(type, words)) == {str}:
-        _words[tokenizer] = _Words(words, frequencies, key)
+    words, numbers = contents[::2], contents[1::2]
+    key = _key(*map(_pack, words), *map(_pack_numbers, numbers))
+    # What cannot change, and is equal only to its like.
+    kinds = {kind for part in numbers for kind in set(map(type, part))}
+    if kinds in ({int}, {float}) and {kind for part in words for kind in map(type, part)} == {str}:
+        _known[owner] = _Known(contents, key)
     return key
 
 
@@ -189,13 +187,12 @@ def content_key(tokenizer: Any) -> str:
         _sources(TABLE_SOURCES),
         jieba.__version__,
         patterns_key(jieba),
-        _words_key(tokenizer),
+        _table_key(tokenizer, tokenizer.FREQ),
         repr(tokenizer.total),
         _pack(sorted(finalseg.Force_Split_Words)),
         repr(sorted(finalseg.start_P.items())),
         repr(sorted((state, sorted(row.items())) for state, row in finalseg.trans_P.items())),
-        *(_pack(tuple(row)) for row in emission),
-        *(_pack_numbers(tuple(row.values())) for row in emission),
+        _table_key(finalseg, *emission),
         repr(finalseg.MIN_FLOAT),
     )
 
@@ -235,11 +232,24 @@ def default_key() -> str | None:
         kept = Path(tempfile.gettempdir()) / "jieba.cache"
         if kept.is_file():
             dictionary = kept
+    files = [folder / "__init__.py", *sorted((folder / "finalseg").glob("*.py")), dictionary]
     try:
-        files = [folder / "__init__.py", *sorted((folder / "finalseg").glob("*.py")), dictionary]
-        return _key(_sources(TABLE_SOURCES), *(path.read_bytes() for path in files))
+        known = tuple(map(settled_identity, files))
+        if None in known:
+            return _files_key(files)
+        if known not in _default_keys:
+            _default_keys.clear()
+            _default_keys[known] = _files_key(files)
+        return _default_keys[known]
     except OSError:
         return None
+
+
+_default_keys: dict[tuple[Any, ...], str] = {}  # what is known of jieba's files -> the key
+
+
+def _files_key(files: Iterable[Path]) -> str:
+    return _key(_sources(TABLE_SOURCES), *(path.read_bytes() for path in files))
 
 
 def _write_lexicon(folder: CacheFolder, name: str, lexicon: Lexicon) -> None:
@@ -247,8 +257,17 @@ def _write_lexicon(folder: CacheFolder, name: str, lexicon: Lexicon) -> None:
     keep_within_limit(folder)
 
 
+_lexicons: OrderedDict[Any, Lexicon] = OrderedDict()  # what is known of a file -> its tables
+_LEXICONS_KEPT = 2  # fifteen megabytes each
+
+
 def _read_lexicon(folder: CacheFolder, name: str) -> Lexicon | None:
     """The tables in a file, or None if there is none or it is not what was written."""
+    identity = folder.identity(name)
+    known = (name, identity)
+    if known in _lexicons:
+        _lexicons.move_to_end(known)
+        return _lexicons[known]
     content = folder.read(_TABLES, name)
     if content is None:
         return None
@@ -256,8 +275,14 @@ def _read_lexicon(folder: CacheFolder, name: str) -> Lexicon | None:
         lexicon = Lexicon(**unpacked(content))
     except (DamagedError, TypeError):
         return None
-    same = all(a.dtype == d for a, d in zip(lexicon, DTYPES[Lexicon], strict=True))
-    return lexicon if same else None
+    if any(a.dtype != d for a, d in zip(lexicon, DTYPES[Lexicon], strict=True)):
+        return None
+    use_large_pages(lexicon)
+    if identity is not None:
+        _lexicons[known] = lexicon
+        while len(_lexicons) > _LEXICONS_KEPT:
+            _lexicons.popitem(last=False)
+    return lexicon
 
 
 def find_lexicon(
@@ -326,6 +351,7 @@ def load_lexicon(
             lexicon = _read_lexicon(folder, name)
             if lexicon is None:
                 lexicon = build_lexicon(kernel, tokenizer)
+                use_large_pages(lexicon)
                 _write_lexicon(folder, name, lexicon)
     # jieba may have written its cache file just now, and it decides what is loaded next time.
     if alias is not None and (after := default_key()) is not None:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from perftricks.files import open_plainly, replacing, try_lock
+from perftricks.files import open_plainly, replacing, settled_identity, try_lock
 from perftricks.wordcount.storage.sealed import DamagedError, seal, unsealed
 
 ENVIRONMENT = "PERFTRICKS_CACHE"
@@ -128,6 +128,12 @@ class CacheFolder:
         """Whether there is machine code, be it old or for another processor."""
         names = _memory if self.path is None else self._names()
         return any(map(_KERNEL.fullmatch, names))
+
+    def identity(self, name: str) -> tuple[int, ...] | None:
+        """Return what tells one content of a file from another; None if nothing does."""
+        if self.path is None:
+            return None
+        return settled_identity(self._at(name), folder=self._descriptor)
 
     def entry(self, name: str) -> Entry | None:
         """Return what is known of a file; None if it is not there."""
