@@ -30,7 +30,7 @@ def token_table(table: TokenTable) -> ColumnTable:
         ids.size,
         table.total,
         table.has_doc_freq,
-        lambda n: rows(n).ordered().parts(),
+        lambda n: rows(n).ordered_parts(),
         table.to_dict,
         lambda: iter([rows()]),
     )

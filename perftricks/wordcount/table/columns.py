@@ -12,17 +12,23 @@ radix sort of strings from the left, in words).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from perftricks.parallel.cores import available_cores
 from perftricks.wordcount.table.runs import Block, Row
 from perftricks.wordcount.table.table import Filter
 
 # Rows of a part: its arrays and what is made of them fit into a cache.
 PART_ROWS = 1 << 15
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _WORD = 8  # bytes that are compared at once
 _SMALL = 1 << 16  # what two bytes hold is less
@@ -136,36 +142,22 @@ class Strings:
         Returns:
             int64, the places; bool, for each of them whether it equals the one before it.
         """
-        n = len(self)
-        length = np.diff(self.start)
         words = _Words(self.text)
-        word = words.at(self.start[:-1], length)
-        order = np.argsort(word)
-        if before is not None:
-            order = order[_stable_order(before[order])]
-        repeats = np.zeros(n, np.bool_)
-        equal = word[order[1:]] == word[order[:-1]]
-        if before is not None:
-            equal &= before[order[1:]] == before[order[:-1]]
-        # Ties of what has been seen so far stand side by side: places in the order, groups.
-        place, group = _ties(np.arange(n), equal)
-        depth = 0
-        while place.size:
-            rows = order[place]
-            left = length[rows] - depth
-            word = words.at(self.start[rows] + depth, left)
-            # Behind the end of a string there are zeros, and NUL is a character: the shorter one
-            # of what looks equal comes first.
-            seen = np.minimum(left, _WORD + 1)
-            inside = np.lexsort((seen, word, group))
-            order[place] = rows[inside]
-            word, seen, group = word[inside], seen[inside], group[inside]
-            equal = (group[1:] == group[:-1]) & (word[1:] == word[:-1]) & (seen[1:] == seen[:-1])
-            ended = seen[1:] <= _WORD
-            repeats[place[1:][equal & ended]] = True
-            place, group = _ties(place, equal & ~ended)
-            depth += _WORD
-        return order, repeats
+        if before is None:
+            return _order(words, self.start[:-1], np.diff(self.start), None)
+
+        def ordered(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            begin = self.start[rows]
+            order, repeats = _order(words, begin, self.start[rows + 1] - begin, before[rows])
+            return rows[order], repeats
+
+        by_number = _stable_order(before)
+        parts = [part for part in np.split(by_number, _cuts(before[by_number])) if part.size]
+        found = list(mapped(ordered, parts))
+        if not found:
+            return by_number, np.zeros(0, np.bool_)
+        orders, repeats = zip(*found, strict=True)
+        return np.concatenate(orders), np.concatenate(repeats)
 
 
 def interleaved(pieces: Sequence[bytes | Strings], rows: int) -> Strings:
@@ -213,6 +205,70 @@ class _Words:
         gone = np.minimum(gone, 8 * _WORD - 1).astype(np.uint64)
         cut: np.ndarray = (word >> gone) << gone
         return cut
+
+
+def _order(
+    words: _Words, begin: np.ndarray, length: np.ndarray, before: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what :meth:`Strings.order` does, for strings that begin anywhere in a text."""
+    word = words.at(begin, length)
+    order = np.argsort(word)
+    if before is not None:
+        order = order[_stable_order(before[order])]
+    repeats = np.zeros(order.size, np.bool_)
+    equal = word[order[1:]] == word[order[:-1]]
+    if before is not None:
+        equal &= before[order[1:]] == before[order[:-1]]
+    # Ties of what has been seen so far stand side by side: places in the order, groups.
+    place, group = _ties(np.arange(order.size), equal)
+    depth = 0
+    while place.size:
+        rows = order[place]
+        left = length[rows] - depth
+        word = words.at(begin[rows] + depth, left)
+        # Behind the end of a string there are zeros, and NUL is a character: the shorter one of
+        # what looks equal comes first.
+        seen = np.minimum(left, _WORD + 1)
+        inside = np.lexsort((seen, word, group))
+        order[place] = rows[inside]
+        word, seen, group = word[inside], seen[inside], group[inside]
+        equal = (group[1:] == group[:-1]) & (word[1:] == word[:-1]) & (seen[1:] == seen[:-1])
+        ended = seen[1:] <= _WORD
+        repeats[place[1:][equal & ended]] = True
+        place, group = _ties(place, equal & ~ended)
+        depth += _WORD
+    return order, repeats
+
+
+def _cuts(numbers: np.ndarray) -> list[int]:
+    """Return where ascending numbers may be cut so that equal ones stay together.
+
+    The parts are about as large as each other, one for each core.
+    """
+    parts = min(available_cores(), numbers.size // PART_ROWS)
+    places = [numbers.size * part // parts for part in range(1, parts)]
+    return sorted({int(np.searchsorted(numbers, numbers[place])) for place in places})
+
+
+def mapped(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """Yield what a function makes of items, in their order; arrays are worked on by threads.
+
+    It reads few items ahead, and an item that is the only one stays in this thread.
+    """
+    items = iter(items)
+    first = list(itertools.islice(items, 2))
+    cores = available_cores()
+    if len(first) < 2 or cores < 2:
+        yield from map(function, itertools.chain(first, items))
+        return
+    with ThreadPoolExecutor(cores) as pool:
+        waiting: deque[Future[_Result]] = deque()
+        for item in itertools.chain(first, items):
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _stable_order(numbers: np.ndarray) -> np.ndarray:
@@ -299,6 +355,15 @@ class Columns:
     def ordered(self) -> Columns:
         """Return the rows in the order of tables."""
         return self.taken(self.order(-self.count)[0])
+
+    def ordered_parts(self) -> Iterator[Columns]:
+        """Yield the rows in the order of tables, in parts, each of which is made when its turn is.
+
+        Their order is found at once.
+        """
+        order, _ = self.order(-self.count)
+        for first in range(0, order.size, PART_ROWS):
+            yield self.taken(order[first : first + PART_ROWS])
 
     def summed(self) -> Columns:
         """Return the rows in ascending order of their keys, those with the same key added up."""

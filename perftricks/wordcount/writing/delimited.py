@@ -98,15 +98,18 @@ def _write(
     separator: bytes,
     keys: Callable[[Columns], Strings],
 ) -> None:
-    from perftricks.wordcount.table.columns import interleaved
+    from perftricks.wordcount.table.columns import interleaved, mapped
     from perftricks.wordcount.writing.bulk import numbers_of
 
-    file.write(separator.join(name.encode() for name in column_names(counts)) + b"\n")
-    for part in counts.columns():
+    def lines(part: Columns) -> Strings:
         pieces: list[bytes | Strings] = [keys(part)]
         for number in numbers_of(part):
             pieces += [separator, number]
-        file.write(interleaved([*pieces, b"\n"], len(part)).text.data)
+        return interleaved([*pieces, b"\n"], len(part))
+
+    file.write(separator.join(name.encode() for name in column_names(counts)) + b"\n")
+    for part in mapped(lines, counts.columns()):
+        file.write(part.text.data)
         written(len(part))
 
 

@@ -28,12 +28,13 @@ class Json:
 
     def write(self, file: IO[bytes], counts: WordCounts, written: Written) -> None:
         """Write a table."""
+        from perftricks.wordcount.table.columns import mapped
+
         opened, closed = (b"[", b"]") if counts.are_ngrams else (b"{", b"}")
         file.write(opened)
         empty = True
-        for part in counts.columns():
-            text = _rendered(part).text
-            file.write(text.data[1:] if empty else text.data)  # no comma before the first row
+        for part in mapped(_rendered, counts.columns()):
+            file.write(part.text.data[1:] if empty else part.text.data)  # no comma before a first
             empty = False
             written(len(part))
         file.write(closed + b"\n" if empty else b"\n" + closed + b"\n")
