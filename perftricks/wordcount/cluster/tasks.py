@@ -15,6 +15,7 @@ from typing import Any
 from perftricks.parallel import pickling
 from perftricks.parallel.errors import Failure
 from perftricks.wordcount.cluster.agreement import agreed
+from perftricks.wordcount.cluster.allocator import adapted
 from perftricks.wordcount.cluster.hashed import Hashed, columns_to_arrow
 from perftricks.wordcount.job import FileJob, run
 from perftricks.wordcount.methods.batched import Batched
@@ -120,6 +121,7 @@ def check(common: Common, dask_worker: Any) -> Failure | None:
     return None
 
 
+@adapted
 def count(common: Common, source: Source) -> Counted:
     """Count a partition with all threads of the worker.
 
@@ -162,6 +164,7 @@ def tally_of(counted: Counted) -> Tally:
     return counted[1]
 
 
+@adapted
 def merge(*tables: Counted) -> Counted:
     """Add tables up."""
     total = Hashed.summed([Hashed.of_arrow(table) for table, _ in tables])
@@ -175,11 +178,13 @@ def pick(counted: Counted, number: int, parts: int) -> Any:
     return Hashed.of_arrow(counted[0]).part(number, parts).to_arrow()
 
 
+@adapted
 def total_of(*tables: Any) -> Any:
     """Add up the same range of tables."""
     return Hashed.summed([Hashed.of_arrow(table) for table in tables]).to_arrow()
 
 
+@adapted
 def finish(chosen: Filter, number: int, *tables: Any) -> Any:
     """Add up range ``number`` of tables, and leave out what is to be left out."""
     return columns_to_arrow(_finished(chosen, tables))
@@ -190,6 +195,7 @@ def _finished(chosen: Filter, tables: Sequence[Any]) -> Columns:
     return total.columns.filtered(chosen)
 
 
+@adapted
 def write_range(
     write: Callable[..., int],
     folder: str,

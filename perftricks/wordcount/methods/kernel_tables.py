@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perftricks.wordcount.table.columnar import ColumnTable
-from perftricks.wordcount.table.columns import PART_ROWS, Columns, Strings
+from perftricks.wordcount.table.columns import PART_ROWS, Columns, Strings, largest
 
 if TYPE_CHECKING:
     from perftricks.wordcount.kernel import TokenTable
@@ -22,7 +22,7 @@ def token_table(table: TokenTable) -> ColumnTable:
     ids = table.used_ids()
 
     def rows(n: int | None = None) -> Columns:
-        used = ids[_first(table.tokens.count[ids], n)]
+        used = ids[largest(table.tokens.count[ids], n)]
         documents = table.tokens.doc_freq[used] if table.has_doc_freq else None
         return Columns(Strings(*table.encoded(used)), table.tokens.count[used], documents)
 
@@ -42,7 +42,7 @@ def ngram_table(table: TokenTable) -> ColumnTable:
     count = table.ngrams.count[:size]
 
     def parts(n: int | None) -> Iterator[Columns]:
-        chosen = _first(count, n)
+        chosen = largest(count, n)
         grams = table.ngrams.gram[: n_tokens * size].reshape(size, n_tokens)[chosen]
         ids, place = np.unique(grams, return_inverse=True)
         tokens = Strings(*table.encoded(ids))
@@ -62,12 +62,3 @@ def ngram_table(table: TokenTable) -> ColumnTable:
             )
 
     return ColumnTable(size, int(count.sum()), table.has_doc_freq, parts)
-
-
-def _first(count: np.ndarray, n: int | None) -> np.ndarray:
-    """Return the places of the n largest counts, and of those that equal the last of them."""
-    if n is None or n >= count.size:
-        return np.arange(count.size)
-    if n <= 0:
-        return np.arange(0)
-    return np.flatnonzero(count >= np.partition(count, count.size - n)[count.size - n])

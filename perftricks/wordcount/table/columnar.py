@@ -45,10 +45,12 @@ class ColumnTable:
     @classmethod
     def of(cls, columns: Columns) -> ColumnTable:
         """Return the table of rows in any order, each key of which occurs once."""
-        columns = columns.ordered()
-        counts_documents = columns.documents is not None
         return cls(
-            len(columns), int(columns.count.sum()), counts_documents, lambda _: columns.parts()
+            len(columns),
+            int(columns.count.sum()),
+            columns.documents is not None,
+            columns.ordered_parts,
+            unordered=lambda: iter([columns]),
         )
 
     def __len__(self) -> int:

@@ -30,7 +30,7 @@ PART_ROWS = 1 << 15
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-_WORD = 8  # bytes that are compared at once
+WORD_BYTES = 8  # bytes that are compared at once
 _SMALL = 1 << 16  # what two bytes hold is less
 
 
@@ -142,7 +142,7 @@ class Strings:
         Returns:
             int64, the places; bool, for each of them whether it equals the one before it.
         """
-        words = _Words(self.text)
+        words = Words(self.text)
         if before is None:
             return _order(words, self.start[:-1], np.diff(self.start), None)
 
@@ -190,25 +190,34 @@ def interleaved(pieces: Sequence[bytes | Strings], rows: int) -> Strings:
     return Strings(text, start)
 
 
-class _Words:
+class Words:
     """Eight bytes of a text from any place on, as a number that sorts like them."""
 
     def __init__(self, text: np.ndarray) -> None:
-        padded = np.concatenate((text, np.zeros(_WORD, np.uint8)))
+        padded = np.concatenate((text, np.zeros(WORD_BYTES, np.uint8)))
         self._at = np.ndarray((text.size + 1,), ">u8", padded, strides=(1,))
 
     def at(self, place: np.ndarray, left: np.ndarray) -> np.ndarray:
         """Return the words at places; of those with fewer bytes left, the rest is zero."""
         word = self._at[np.minimum(place, self._at.size - 1)].astype(np.uint64)
-        gone = (_WORD - np.clip(left, 0, _WORD)) * 8
-        word[gone == 8 * _WORD] = 0
-        gone = np.minimum(gone, 8 * _WORD - 1).astype(np.uint64)
+        gone = (WORD_BYTES - np.clip(left, 0, WORD_BYTES)) * 8
+        word[gone == 8 * WORD_BYTES] = 0
+        gone = np.minimum(gone, 8 * WORD_BYTES - 1).astype(np.uint64)
         cut: np.ndarray = (word >> gone) << gone
         return cut
 
 
+def largest(count: np.ndarray, n: int | None) -> np.ndarray:
+    """Return the places of the n largest counts, and of those that equal the last of them."""
+    if n is None or n >= count.size:
+        return np.arange(count.size)
+    if n <= 0:
+        return np.arange(0)
+    return np.flatnonzero(count >= np.partition(count, count.size - n)[count.size - n])
+
+
 def _order(
-    words: _Words, begin: np.ndarray, length: np.ndarray, before: np.ndarray | None
+    words: Words, begin: np.ndarray, length: np.ndarray, before: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what :meth:`Strings.order` does, for strings that begin anywhere in a text."""
     word = words.at(begin, length)
@@ -228,15 +237,15 @@ def _order(
         word = words.at(begin[rows] + depth, left)
         # Behind the end of a string there are zeros, and NUL is a character: the shorter one of
         # what looks equal comes first.
-        seen = np.minimum(left, _WORD + 1)
+        seen = np.minimum(left, WORD_BYTES + 1)
         inside = np.lexsort((seen, word, group))
         order[place] = rows[inside]
         word, seen, group = word[inside], seen[inside], group[inside]
         equal = (group[1:] == group[:-1]) & (word[1:] == word[:-1]) & (seen[1:] == seen[:-1])
-        ended = seen[1:] <= _WORD
+        ended = seen[1:] <= WORD_BYTES
         repeats[place[1:][equal & ended]] = True
         place, group = _ties(place, equal & ~ended)
-        depth += _WORD
+        depth += WORD_BYTES
     return order, repeats
 
 
@@ -356,11 +365,15 @@ class Columns:
         """Return the rows in the order of tables."""
         return self.taken(self.order(-self.count)[0])
 
-    def ordered_parts(self) -> Iterator[Columns]:
+    def ordered_parts(self, n: int | None = None) -> Iterator[Columns]:
         """Yield the rows in the order of tables, in parts, each of which is made when its turn is.
 
-        Their order is found at once.
+        Args:
+            n: How many are needed; None for all.
         """
+        if n is not None and n < len(self):
+            yield from self.taken(largest(self.count, n)).ordered_parts()
+            return
         order, _ = self.order(-self.count)
         for first in range(0, order.size, PART_ROWS):
             yield self.taken(order[first : first + PART_ROWS])
