@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
 from pathlib import Path
 
@@ -90,6 +91,27 @@ def py37(session: nox.Session) -> None:
     options = ("-p", "no:cacheprovider", "-c", os.devnull, "-q")
     with rows.recorded(session, OLD_PYTHON.session) as counted:
         session.run("pytest", *options, counted, "tests/old_python")
+
+
+@nox.session(default=False)
+def package(session: nox.Session) -> None:
+    """Build what is published, check it, and install it on every Python that is here."""
+    session.install("build", "twine")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build")
+    session.run("twine", "check", "--strict", *map(str, Path("dist").iterdir()))
+    for python in PYTHONS:
+        session.notify(f"installed-{python}", [])
+
+
+@nox.session(python=PYTHONS, default=False)
+def installed(session: nox.Session) -> None:
+    """Install the wheel that ``package`` has built, and count with it."""
+    session.install(*map(str, Path("dist").glob("*.whl")))
+    corpus = str(Path("docs/samples").absolute())
+    with session.chdir(session.create_tmp()):  # where no sources are
+        session.run("perftricks", "wordcount", corpus, "--words-only", "--top", "3")
+        session.run("python", "-c", "import perftricks.recompute, perftricks.parallel")
 
 
 @for_each(KERAS3, "keras3")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import sys
-from collections.abc import Mapping
-from importlib import metadata
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Mapping
+from importlib import metadata, resources
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import perftricks
 from perftricks.parallel.errors import ClusterError
@@ -94,13 +93,21 @@ _kept = functools.lru_cache(maxsize=4)(tokenizing)
 @functools.cache
 def _sources() -> str:
     """Return a digest of the sources that counting runs."""
-    root = Path(perftricks.__file__).parent
     digest = hashlib.sha256()
     for room in _ROOMS:
-        for path in sorted((root / room).rglob("*.py")):
-            digest.update(str(path.relative_to(root)).encode())
-            digest.update(path.read_bytes())
+        for name, source in _sources_in(resources.files("perftricks") / room, room):
+            digest.update(name.encode())
+            digest.update(source)
     return digest.hexdigest()[:16]
+
+
+def _sources_in(room: Any, name: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the sources in a folder, which may be in a zip file, with their names."""
+    for entry in sorted(room.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _sources_in(entry, f"{name}/{entry.name}")
+        elif entry.name.endswith(".py"):
+            yield f"{name}/{entry.name}", entry.read_bytes()
 
 
 def _module_digest(spec: TokenizerSpec) -> str:
@@ -108,5 +115,7 @@ def _module_digest(spec: TokenizerSpec) -> str:
     if not (spec.is_own and isinstance(spec.tokenizer, str)):
         return ""
     spec.load()
-    file = getattr(sys.modules[spec.tokenizer.partition(":")[0]], "__file__", None)
-    return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    module = sys.modules[spec.tokenizer.partition(":")[0]]
+    file = getattr(module, "__file__", None)
+    read = getattr(getattr(module, "__loader__", None), "get_data", None)
+    return "" if file is None or read is None else hashlib.sha256(read(file)).hexdigest()[:16]

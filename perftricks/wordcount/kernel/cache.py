@@ -17,7 +17,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +69,7 @@ TABLE_SOURCES = ("layout", "tables", "trie")
 @cache
 def _sources(modules: tuple[str, ...]) -> str:
     """The sources of modules of this package: a change to any of them makes what they make anew."""
-    folder = Path(__file__).parent
+    folder = resources.files(__package__)
     return _key(*((folder / f"{module}.py").read_bytes() for module in modules))
 
 
