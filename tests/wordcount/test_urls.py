@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import socket
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from tests.conftest import PATIENCE
 from .test_cluster import same
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
+pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+feather = pytest.importorskip("pyarrow.feather", reason="pyarrow is not installed")
+pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
 
 TEXT = "我爱喝茶\n北京大学的水火\n" * 500
 
@@ -79,8 +83,38 @@ def test_what_is_wrong_with_a_url(memory):
     with pytest.raises(CorpusError, match=r"bad\.txt, byte 0: 0xff is not utf-8"):
         count_files(memory)
     fsspec.filesystem("memory").pipe({f"{memory}/a.parquet": b"no"})
-    with pytest.raises(OptionError, match=r"\.parquet is read from a disk"):
+    with pytest.raises(CorpusError, match=r"a\.parquet.*not parquet"):
         count_files(f"{memory}/a.parquet", field="text")
+
+
+@pytest.mark.parametrize("extension", ["parquet", "arrow", "feather"])
+def test_columns_of_arrow(memory, tmp_path, extension):
+    """Columns are read from URLs as from files."""
+    table = pa.table({"n": [1, 2, 3], "text": ["我爱喝茶", "北京大学\n的水", ""]})
+    path = tmp_path / f"a.{extension}"
+    if extension == "parquet":
+        pq.write_table(table, path, row_group_size=2)
+    else:
+        feather.write_feather(table, path)
+    url = f"{memory}/columns/{path.name}"
+    fsspec.filesystem("memory").pipe({url: path.read_bytes()})
+    for name in (url, url.rpartition("/")[0]):
+        assert same(count_files(name, field="text"), count_files(path, field="text"))
+    with pytest.raises(OptionError, match=r"field.*the columns are: 'n', 'text'"):
+        count_files(url)
+
+
+def test_a_dataset_at_a_url(memory):
+    """Of a Hugging Face dataset the files that belong to it are read, and no others."""
+    system = fsspec.filesystem("memory")
+    for name in ("data", "cache"):
+        with pa.ipc.new_stream(
+            system.open(f"{memory}/set/{name}.arrow", "wb"), pa.schema({"text": pa.string()})
+        ) as stream:
+            stream.write_table(pa.table({"text": [f"{name} 茶"]}))
+    state = json.dumps({"_data_files": [{"filename": "data.arrow"}]})
+    system.pipe({f"{memory}/set/state.json": state.encode()})
+    assert dict(count_files(f"{memory}/set", field="text")) == {" ": 1, "data": 1, "茶": 1}
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,14 @@ A column goes to the kernel as it is in memory, without a Python object for a do
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from perftricks.wordcount.errors import CorpusError, OptionError, too_long
+from perftricks.wordcount.reading.urls import FileSystem, Storage, is_url
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,13 +68,14 @@ class ArrowDocuments:
         size = self._source.size or 0
         row = 0
         try:
-            open_file = _opened_parquet if self._source.format == "parquet" else _opened_arrow
-            for column, done in open_file(self._source.path, field):
-                for part in checked_parts(column, field, name, row, self._options.limit):
-                    row += len(part)
-                    self._meter.text += part.nbytes
-                    yield part
-                self._meter.stored = stored + int(size * done)
+            read = _read_parquet if self._source.format == "parquet" else _read_arrow
+            with _opened(self._source) as file:
+                for column, done in read(file, field):
+                    for part in checked_parts(column, field, name, row, self._options.limit):
+                        row += len(part)
+                        self._meter.text += part.nbytes
+                        yield part
+                    self._meter.stored = stored + int(size * done)
         except _NoColumnError as error:
             raise CorpusError(name, str(error)) from None
         except CorpusError:
@@ -143,7 +146,17 @@ class _NoColumnError(Exception):
     """A file has no such column."""
 
 
-def _opened_parquet(path: str, field: str) -> Iterator[tuple[Any, float]]:
+@contextlib.contextmanager
+def _opened(source: Source) -> Iterator[Any]:
+    """Give what pyarrow reads a file from: its path, or the open file of a URL."""
+    if not is_url(source.path):
+        yield source.path
+        return
+    with FileSystem(source.path, source.storage).open() as file:
+        yield file
+
+
+def _read_parquet(path: Any, field: str) -> Iterator[tuple[Any, float]]:
     """Yield the column in parts, each with the share of the rows that have been read."""
     import pyarrow.parquet as pq
 
@@ -159,7 +172,7 @@ def _opened_parquet(path: str, field: str) -> Iterator[tuple[Any, float]]:
             yield take(batch.column(0)), done / metadata.num_rows
 
 
-def _opened_arrow(path: str, field: str) -> Iterator[tuple[Any, float]]:
+def _read_arrow(path: Any, field: str) -> Iterator[tuple[Any, float]]:
     """Yield the column in parts, each with the share of the file that has been read, about."""
     from perftricks.wordcount.table.arrow import opened_arrow
 
@@ -200,32 +213,36 @@ def _find_column(schema: Any, field: str) -> tuple[int, Callable[[Any], Any]]:
 def names_of_columns(source: Source) -> str:
     """Say which columns a file has; "" where that cannot be found out."""
     try:
-        if source.format == "parquet":
-            import pyarrow.parquet as pq
+        with _opened(source) as file:
+            if source.format == "parquet":
+                import pyarrow.parquet as pq
 
-            names = pq.read_schema(source.path).names
-        else:
-            from perftricks.wordcount.table.arrow import opened_arrow
+                names = pq.read_schema(file).names
+            else:
+                from perftricks.wordcount.table.arrow import opened_arrow
 
-            names = opened_arrow(source.path)[0].names
+                names = opened_arrow(file)[0].names
     except Exception:  # the file is looked at when it is read
         return ""
     return f"; the columns are: {', '.join(map(repr, names))}" if names else ""
 
 
-def data_files(folder: str) -> Collection[str] | None:
+def data_files(folder: str, storage: Storage = ()) -> Collection[str] | None:
     """Return the names of the files of a Hugging Face dataset; None if a folder holds none.
 
     Others beside them are results that its library keeps, of which the rows would count twice.
 
     Args:
-        folder: The folder that ``Dataset.save_to_disk`` has written.
+        folder: The folder that ``Dataset.save_to_disk`` has written, or its URL.
+        storage: Options of the file system of a URL.
 
     Raises:
         OptionError: If the rows are to be taken by an index, which is not followed.
     """
     try:
-        with open(os.path.join(folder, "state.json"), encoding="utf-8") as file:
+        name = os.path.join(folder, "state.json")
+        remote = is_url(folder)
+        with FileSystem(name, storage).open() if remote else open(name, "rb") as file:
             state = json.load(file)
         names = {str(entry["filename"]) for entry in state["_data_files"]}
     except (OSError, ValueError, KeyError, TypeError):

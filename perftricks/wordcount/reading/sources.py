@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.reading.arrow_documents import ARROW_FORMATS, data_files
+from perftricks.wordcount.reading.arrow_documents import data_files
 from perftricks.wordcount.reading.urls import FileSystem, Storage, is_url, parse_storage
 
 Format = Literal["text", "jsonl", "csv", "tsv", "tsv-raw", "json", "parquet", "arrow"]
@@ -35,6 +35,8 @@ _EXTENSIONS: dict[str, Format] = {
     ".arrow": "arrow",
     ".feather": "arrow",
 }
+
+_NOT_DATA = "not one of the dataset's files (state.json)"
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,8 @@ class _Finder:
                 reason = "unknown extension"
             elif format == "json" and self._format != "json":
                 reason = ".json is read where it is named, or with format json"
+            elif format == "arrow" and self._is_no_data(path):
+                reason = _NOT_DATA
             else:
                 self._take_url(path, path, format, compression, size)
                 continue
@@ -262,8 +266,6 @@ class _Finder:
         if size == 0:
             self.not_read.append(NotRead(url, "empty"))
         format = self._format or format
-        if format in ARROW_FORMATS:
-            raise OptionError(f"{url!r}: .{format} is read from a disk, not from a URL; fetch it")
         self.sources.append(Source(url, format, compression, size, storage=self._storage))
 
     def _add_file(self, path: str, mode: int) -> None:
@@ -325,10 +327,8 @@ class _Finder:
             return f"unknown extension {extension}"
         if format == "json" and self._format != "json":
             return f"{extension} is read where it is named, or with format json"
-        if format == "arrow":
-            names = self._data_files(os.path.dirname(path))
-            if names is not None and name not in names:
-                return "not one of the dataset's files (state.json)"
+        if format == "arrow" and self._is_no_data(path):
+            return _NOT_DATA
         if not os.path.exists(path):
             reason = "a link that leads nowhere"
             if self._skip_bad:
@@ -340,11 +340,13 @@ class _Finder:
             return "binary: it holds NUL bytes; name it if it is text"
         return None
 
-    def _data_files(self, folder: str) -> Collection[str] | None:
-        """Return what :func:`data_files` does, which reads a file for that, once for a folder."""
+    def _is_no_data(self, path: str) -> bool:
+        """Say whether a file is beside those of a dataset; state.json is read once a folder."""
+        folder, name = os.path.split(path)
         if folder not in self._datasets:
-            self._datasets[folder] = data_files(folder)
-        return self._datasets[folder]
+            self._datasets[folder] = data_files(folder, self._storage)
+        names = self._datasets[folder]
+        return names is not None and name not in names
 
     def _walk(self, folder: str) -> Iterator[str]:
         """Yield the files below a folder in sorted order; linked folders too, but none twice."""

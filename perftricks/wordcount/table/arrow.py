@@ -215,15 +215,18 @@ def parquet_writer(where: Any, schema: Any) -> Any:
     return pq.ParquetWriter(where, schema, compression="zstd", use_dictionary=False)
 
 
-def opened_arrow(name: str) -> tuple[Any, Iterator[Any], int]:
+def opened_arrow(source: Any) -> tuple[Any, Iterator[Any], int]:
     """Open a file of Arrow, in its file format or its stream format.
+
+    Args:
+        source: Its path, or an open file that can be positioned.
 
     Returns:
         The schema; the record batches, which are read when they are asked for; how many there
         are, 0 if that is not known.
     """
     pa = pyarrow("a file of Arrow")
-    file = pa.memory_map(name)
+    file = pa.memory_map(source) if isinstance(source, str) else pa.PythonFile(source, "r")
     try:
         reader = pa.ipc.open_file(file)
     except pa.ArrowInvalid:
