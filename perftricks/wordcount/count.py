@@ -174,8 +174,9 @@ def count_files(
     r"""Count the words of files and folders, plain or compressed (.gz, .bz2, .xz, .zst).
 
     Args:
-        paths: Files, folders (searched to the bottom), ``-`` for the standard input; one path or
-            several. See :func:`perftricks.wordcount.reading.sources.find_sources`.
+        paths: Files, folders (searched to the bottom), patterns such as ``corpus/*.txt``, URLs of
+            any of them, ``-`` for the standard input; one path or several. See
+            :func:`perftricks.wordcount.reading.sources.find_sources`.
         tokenizer: "jieba", "chars" (every character is a token), "whitespace" (``str.split``),
             "module:function", or a function from a str to an iterable of str.
         workers: Worker processes, or threads of method "compiled"; None for the number of cores

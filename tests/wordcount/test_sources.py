@@ -230,3 +230,25 @@ def forbid_opening(monkeypatch, name):
         return open(path, *args, **kwargs)
 
     monkeypatch.setattr(sources, "open", guarded, raising=False)
+
+
+def test_patterns(tmp_path, monkeypatch):
+    """A pattern that no shell has expanded stands for what matches it; a name is no pattern."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.txt", "b.txt", "deep/c.txt", "[1].txt", ".hidden.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name)
+
+    def found(*patterns):
+        return [source.path for source in find_sources(patterns).sources]
+
+    assert found("?.txt") == ["a.txt", "b.txt"]
+    assert found("**/*.txt") == ["[1].txt", "a.txt", "b.txt", "deep/c.txt"]
+    assert found("[1].txt") == ["[1].txt"]
+    assert found("d*") == ["deep/c.txt"]
+    assert found("b*", "a*") == ["b.txt", "a.txt"]
+    with pytest.raises(FileNotFoundError, match=r"'\*\.csv' does not exist.*matches nothing"):
+        found("*.csv")
+    with pytest.raises(OptionError, match="is given twice"):
+        found("*.txt", "a.txt")

@@ -163,3 +163,15 @@ def test_s3(cluster, s3, texts, monkeypatch):
     wrong = {**s3, "client_kwargs": {"endpoint_url": "http://127.0.0.1:1"}}
     with pytest.raises(OSError, match=r"s3://"):
         count_files(f"{bucket}/in", storage_options=wrong)
+
+
+def test_patterns(memory):
+    """A pattern in a URL stands for the files that match it, in sorted order."""
+    system = fsspec.filesystem("memory")
+    system.pipe({f"{memory}/b.txt": "水\n".encode(), f"{memory}/[1].txt": "一\n".encode()})
+    assert dict(count_files(f"{memory}/*/b.txt.gz")) == {"茶": 1}
+    assert dict(count_files(f"{memory}/b*.txt")) == {"水": 1}
+    assert dict(count_files(f"{memory}/[1].txt")) == {"一": 1}
+    assert count_files(f"{memory}/**/*.txt*").run.files == 4
+    with pytest.raises(FileNotFoundError, match="as a pattern matches nothing"):
+        count_files(f"{memory}/*.jsonl")

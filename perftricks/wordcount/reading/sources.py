@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import glob
 import os
+import re
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +38,7 @@ _EXTENSIONS: dict[str, Format] = {
     ".feather": "arrow",
 }
 
+_PATTERN = re.compile(r"[*?]|\[.+\]")
 _NOT_DATA = "not one of the dataset's files (state.json)"
 
 
@@ -133,7 +136,8 @@ def find_sources(
     file is read twice.
 
     Args:
-        paths: Files, folders, URLs of them, ``-`` for the standard input; one path or several.
+        paths: Files, folders, URLs of them, patterns such as ``corpus/*.txt`` or
+            ``s3://bucket/**/*.jsonl``, ``-`` for the standard input; one path or several.
         format: Read every file in this format; None goes by the extension.
         skip_bad: Go on past what may not be read, and past links that lead nowhere.
         storage_options: Options of the file system of URLs, as fsspec takes them.
@@ -142,7 +146,7 @@ def find_sources(
         The files and how many were passed over.
 
     Raises:
-        FileNotFoundError: If a path does not exist.
+        FileNotFoundError: If a path does not exist, or a pattern matches nothing.
         PermissionError: If a file or folder may not be read.
         OptionError: If nothing is named, a folder holds nothing to read, or a path is named twice.
 
@@ -160,7 +164,8 @@ def find_sources(
         raise OptionError("storage_options are for URLs, and none is given")
     finder = _Finder(format, skip_bad, storage)
     for name in names:
-        finder.add(os.fsdecode(name))
+        for path in _matching(os.fsdecode(name), storage):
+            finder.add(path)
     return Corpus(
         tuple(finder.sources),
         finder.passed_over,
@@ -170,6 +175,29 @@ def find_sources(
         tuple(name for name in map(os.fsdecode, names) if os.path.isdir(name)),
         storage,
     )
+
+
+def _matching(path: str, storage: Storage) -> list[str]:
+    """Return what a pattern matches, in sorted order; a path that is there is no pattern.
+
+    Raises:
+        FileNotFoundError: If it matches nothing.
+    """
+    if not _PATTERN.search(path) or os.path.lexists(path):
+        return [path]
+    if is_url(path):
+        system = FileSystem(path, storage)
+        if "*" not in path or system.information() is not None:
+            return [path]
+        start = path.index("*")
+        found = system.matching()
+        if "/." not in path[start:]:  # hidden files have to be asked for, as in a shell
+            found = [name for name in found if "/." not in name[path.rindex("/", 0, start) :]]
+    else:
+        found = sorted(glob.glob(path, recursive=True))
+    if not found:
+        raise FileNotFoundError(f"{path!r} does not exist, and as a pattern matches nothing")
+    return found
 
 
 class _Finder:

@@ -80,6 +80,16 @@ class FileSystem:
             for path, info in found.items()
         )
 
+    def matching(self) -> list[str]:
+        """Return the URLs of the files and folders that the path matches as a pattern, in order.
+
+        Raises:
+            OSError: If they cannot be asked for.
+        """
+        with _as_os_error(self._url):
+            found = self._system.glob(self._path)
+        return sorted(map(self._system.unstrip_protocol, found))
+
     @property
     def stem(self) -> str:
         """The URL in the form that those of :meth:`files` have."""
