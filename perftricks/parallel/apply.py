@@ -2,49 +2,43 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import multiprocessing
-import operator
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
 
-from perftricks.parallel import aside, memory, seeds
+from perftricks.parallel import aside
 from perftricks.parallel.backends import (
     Backend,
-    ExecutorBackend,
     News,
     SerialBackend,
-    ThreadBackend,
-    interpreter_pool,
-    runs_threads,
 )
-from perftricks.parallel.cluster import ClusterBackend, check_client, is_client, threads_of
-from perftricks.parallel.cores import available_cores
-from perftricks.parallel.launch import StartMethod, refuse_while_set_up
+from perftricks.parallel.launch import StartMethod
+from perftricks.parallel.options import (
+    ExecutorChoice,
+    at_least,
+    check_choice,
+    chosen_executor,
+    number_of_workers,
+    open_backend,
+    queue_size,
+)
 from perftricks.parallel.pickling import Keeper
 from perftricks.parallel.processes import ProcessBackend
 from perftricks.parallel.progress import Progress, Reporter, reporter
 from perftricks.parallel.source import ReadIn, Source, open_source
 from perftricks.parallel.window import BatchSizer, Piece, Window
 from perftricks.parallel.work import CountCollector, ListCollector, Work
-from perftricks.sizes import parse_size
 
 if TYPE_CHECKING:
-    from distributed import Client
     from typing_extensions import Unpack
 
 T = TypeVar("T")
 R = TypeVar("R")
 K = TypeVar("K", bound=Hashable)
 
-ExecutorChoice = Union[
-    Literal["process", "thread", "interpreter", "serial"], concurrent.futures.Executor, "Client"
-]
 OnError = Literal["raise", "skip", "return"]
 
-_EXECUTORS = ("process", "thread", "interpreter", "serial")
 _BATCHES = 4  # for each worker, the most that are handed out
 # What max_queue_size is for each worker by default. At 50 items in a batch, half of this, an item's
 # share of what a batch costs is below 2 microseconds; more room makes it hardly cheaper.
@@ -288,13 +282,13 @@ def parallel_apply_generator(
     >>> sorted(words)
     [(0, 'A'), (1, 'B')]
     """
-    executor = _executor(executor, dummy)
-    workers = _workers(workers, executor)
-    size = None if batch_size == "auto" else _at_least(1, "batch_size", batch_size)
-    limit = _queue_size(max_queue_size, workers, max(_ITEMS_A_WORKER, _BATCHES * (size or 0)))
-    _check_choice("on_error", on_error, ("raise", "skip", "return"))
-    _check_choice("read_in", read_in, ("auto", "thread", "caller"))
-    backend = _open_backend(
+    executor = chosen_executor(executor, dummy)
+    workers = number_of_workers(workers, executor)
+    size = None if batch_size == "auto" else at_least(1, "batch_size", batch_size)
+    limit = queue_size(max_queue_size, workers, max(_ITEMS_A_WORKER, _BATCHES * (size or 0)))
+    check_choice("on_error", on_error, ("raise", "skip", "return"))
+    check_choice("read_in", read_in, ("auto", "thread", "caller"))
+    backend = open_backend(
         Work(func, ListCollector, initializer, finalizer=finalizer),
         executor,
         workers,
@@ -320,7 +314,7 @@ def parallel_apply_generator(
         sizer=sizer,
         workers=workers,
         max_batches=None if size else _BATCHES * workers,
-        retries=_at_least(0, "retries", retries),
+        retries=at_least(0, "retries", retries),
     )
     return _results(window, unordered, on_error, reporter(progress, iterable))
 
@@ -387,12 +381,12 @@ def parallel_count(
     >>> parallel_count(str.split, ["a b a", "b a"], workers=2)
     Counter({'a': 3, 'b': 2})
     """
-    executor = _executor(executor, dummy=False)
-    workers = _workers(workers, executor)
-    size = None if batch_size == "auto" else _at_least(1, "batch_size", batch_size)
-    limit = _queue_size(max_queue_size, workers, _BATCHES * (size or 1000))
-    _check_choice("on_error", on_error, ("raise", "skip"))
-    backend = _open_backend(
+    executor = chosen_executor(executor, dummy=False)
+    workers = number_of_workers(workers, executor)
+    size = None if batch_size == "auto" else at_least(1, "batch_size", batch_size)
+    limit = queue_size(max_queue_size, workers, _BATCHES * (size or 1000))
+    check_choice("on_error", on_error, ("raise", "skip"))
+    backend = open_backend(
         Work(func, CountCollector, initializer, finalizer=finalizer),
         executor,
         workers,
@@ -415,7 +409,7 @@ def parallel_count(
         ),
         workers=workers,
         max_batches=_BATCHES * workers,
-        retries=_at_least(0, "retries", retries),
+        retries=at_least(0, "retries", retries),
     )
     total: Counter[K] = Counter() if into is None else into
     return _total(window, on_error, reporter(progress, iterable), total)
@@ -526,154 +520,3 @@ def _in_order(pieces: Iterable[Piece]) -> Iterator[_Item]:
         while due in waiting:
             yield waiting.pop(due)
             due += 1
-
-
-def _open_backend(
-    work: Work,
-    executor: ExecutorChoice,
-    workers: int,
-    random_seeds: bool | Sequence[Any] | None,
-    root_seed: int | None,
-    timeout: float | None,
-    start_method: StartMethod | None,
-    max_tasks: int | None,
-    memory_limit: int | str | None,
-) -> Backend:
-    """Check what concerns the workers, complete the job accordingly, open where it runs."""
-    if not callable(work.func):
-        raise TypeError(f"func must be callable, not {work.func!r}")
-    if timeout is not None and executor != "process":
-        raise ValueError(
-            "timeout needs executor='process': nothing but a process can be stopped from outside"
-        )
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"timeout must be a positive number of seconds or None, not {timeout!r}")
-    limit = None if memory_limit is None else _bytes(memory_limit)
-    if max_tasks is not None:
-        _at_least(1, "max_tasks_per_worker", max_tasks)
-    if executor != "process" and not (limit is None and max_tasks is None):
-        raise ValueError(
-            "max_tasks_per_worker and memory_limit need executor='process': other workers are not "
-            "replaced"
-        )
-    foreign = isinstance(executor, concurrent.futures.Executor) or is_client(executor)
-    if work.finalizer is not None and foreign:
-        raise ValueError(
-            "finalizer needs workers of this run, but the workers are those of an executor, which "
-            "ends them when it likes"
-        )
-    _set_seeds(work, executor, workers, random_seeds, root_seed)
-    if start_method is not None:
-        _check_start_method(start_method)
-    if executor == "process":
-        refuse_while_set_up()
-        return ProcessBackend(work, workers, start_method, timeout, max_tasks, limit)
-    if executor == "thread":
-        work.seed_globals = False
-        return ThreadBackend(work, workers)
-    if executor == "serial":
-        work.in_caller = True
-        return SerialBackend(work)
-    if executor == "interpreter":
-        return ExecutorBackend(work, interpreter_pool(workers), owned=True)
-    if is_client(executor):
-        # Workers that are added later are used too, unless fewer were asked for than there are.
-        most = workers if workers < threads_of(executor) else None
-        return ClusterBackend(work, executor, most)
-    assert isinstance(executor, concurrent.futures.Executor)
-    work.seed_globals = not runs_threads(executor)
-    return ExecutorBackend(work, executor)
-
-
-def _set_seeds(
-    work: Work,
-    executor: ExecutorChoice,
-    workers: int,
-    random_seeds: bool | Sequence[Any] | None,
-    root_seed: int | None,
-) -> None:
-    if random_seeds is True:
-        work.root_seed = seeds.new_root_seed() if root_seed is None else operator.index(root_seed)
-        return
-    if root_seed is not None:
-        raise ValueError(
-            f"root_seed={root_seed!r} seeds the items, which random_seeds={random_seeds!r} "
-            "excludes: leave one of them out"
-        )
-    if random_seeds is not None and random_seeds is not False:
-        if executor == "interpreter" or not isinstance(executor, str):
-            raise ValueError(
-                "random_seeds is a sequence of one seed for each worker, but the workers are those "
-                "of an executor: give True to seed each item"
-            )
-        work.worker_seeds = tuple(random_seeds)
-        if len(work.worker_seeds) != workers:
-            raise ValueError(
-                f"random_seeds has {len(work.worker_seeds)} seeds for {workers} workers: give one "
-                "for each worker, or True to seed each item"
-            )
-
-
-def _executor(executor: ExecutorChoice | None, dummy: bool) -> ExecutorChoice:
-    if executor is None:
-        return "thread" if dummy else "process"
-    if dummy and executor != "thread":
-        raise ValueError(f"dummy=True means threads, executor={executor!r} does not: leave one out")
-    if is_client(executor):
-        check_client(executor)
-    elif not isinstance(executor, concurrent.futures.Executor) and executor not in _EXECUTORS:
-        raise ValueError(
-            f"executor must be one of {', '.join(map(repr, _EXECUTORS))}, a "
-            f"concurrent.futures.Executor or a client of dask.distributed, not {executor!r}"
-        )
-    return executor
-
-
-def _check_start_method(start_method: StartMethod) -> None:
-    _check_choice("start_method", start_method, (*multiprocessing.get_all_start_methods(), "fresh"))
-    in_daemon = multiprocessing.current_process().daemon
-    if in_daemon and start_method not in ("spawn", "fresh"):
-        raise ValueError(
-            f"start_method={start_method!r} is not possible in a daemonic process of "
-            "multiprocessing, which may have no children of that kind; use 'spawn'"
-        )
-
-
-def _bytes(memory_limit: int | str) -> int:
-    if not memory.can_be_measured():
-        raise ValueError("memory_limit needs Linux, which tells how much memory a worker has")
-    if isinstance(memory_limit, str):
-        memory_limit = parse_size(memory_limit)
-    return _at_least(1, "memory_limit", memory_limit)
-
-
-def _workers(workers: int | None, executor: ExecutorChoice) -> int:
-    if workers is not None:
-        return _at_least(1, "workers", workers)
-    if is_client(executor):
-        return threads_of(executor)
-    # The pools of the standard library, and most that are made after them, have this and no public
-    # name for it. Too few workers would leave some of a pool idle; too many cost nothing but room.
-    own = getattr(executor, "_max_workers", None)
-    return own if isinstance(own, int) and own > 0 else available_cores()
-
-
-def _queue_size(given: int | None, workers: int, items_a_worker: int) -> int:
-    if given is None:
-        return workers * items_a_worker
-    return _at_least(1, "max_queue_size", given)
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
-
-
-def _at_least(least: int, name: str, value: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an int of at least {least}, not {value!r}") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, not {value!r}")
-    return number

@@ -23,16 +23,23 @@ import multiprocessing.process
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from multiprocessing import spawn
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, Literal, NamedTuple, Protocol
 
 from perftricks.parallel import aside, server, threads, worker
 from perftricks.parallel.errors import WorkerCrashedError
+from perftricks.parallel.fresh import (
+    ExecProcess,
+    preparation,
+    resource_tracker,
+    search_path,
+    standard,
+    start_interpreter,
+    surroundings,
+)
 from perftricks.parallel.work import Work, encode_work
 
 StartMethod = Literal["fork", "forkserver", "fresh", "spawn"]
@@ -42,17 +49,6 @@ _lock = threading.RLock()
 _parent_ends: set[Connection] = set()
 _fresh_server: _Server | None = None
 _fresh_server_lock = threading.Lock()
-
-
-def _folder() -> str | None:
-    try:
-        return os.getcwd()
-    except OSError:  # it has been removed
-        return None
-
-
-# Entries of sys.path may be relative; they mean this folder, even after a chdir.
-_ORIGINAL_FOLDER = _folder()
 
 
 class Process(Protocol):
@@ -214,16 +210,16 @@ class Launcher:
         if method == "spawn" and os.name == "posix":
             orders, results, lifeline = (pipe.fileno() for pipe in pipes)
             entry = worker.Entry(orders, results, lifeline, os.getpid(), slot)
-            process = _ExecProcess(entry, [orders, results, lifeline])
+            process = ExecProcess(entry, [orders, results, lifeline])
             return process, self._greeting(fresh=False)
         return _ManagedProcess(method, (*pipes, os.getpid(), slot, self._job, self._terms)), None
 
     def _greeting(self, *, fresh: bool) -> bytes:
         return pickle.dumps(
             worker.Greeting(
-                path=_search_path(),
+                path=search_path(),
                 environment=dict(os.environ) if fresh else None,
-                preparation=_preparation(),
+                preparation=preparation(),
                 job=self._job,
                 terms=self._terms,
             )
@@ -427,14 +423,14 @@ def _start_in_fresh_server(
 ) -> _ServedProcess:
     """Have a worker forked by the server that is a fresh interpreter, started when first needed."""
     global _fresh_server
-    more = [_standard(1), _standard(2), os.open(".", getattr(os, "O_PATH", os.O_RDONLY))]
+    more = [standard(1), standard(2), os.open(".", getattr(os, "O_PATH", os.O_RDONLY))]
     for descriptor in more:
         undo.callback(os.close, descriptor)
-    tracker = _resource_tracker()
+    tracker = resource_tracker()
     if tracker is not None:
         more.append(tracker)
     with _fresh_server_lock:
-        signature = _surroundings()
+        signature = surroundings()
         current = _fresh_server
         if current is not None and not (current.alive() and current.signature == signature):
             current.close()
@@ -449,7 +445,7 @@ def _start_in_fresh_server(
 def _exec_server(signature: object) -> _Server:
     ours, theirs = _socket_pair()
     try:
-        process = _interpreter(server.Entry(theirs.fileno()), [theirs.fileno()], serves=True)
+        process = start_interpreter(server.Entry(theirs.fileno()), [theirs.fileno()], serves=True)
     except BaseException:
         ours.close()
         raise
@@ -458,34 +454,6 @@ def _exec_server(signature: object) -> _Server:
     _parent_ends.add(ours)
     process.returncode = 0  # waited for by its id; Popen must not warn that it is running
     return _Server(ours, process.pid, signature)
-
-
-def _surroundings() -> object:
-    """What a fresh server has inherited; if it has changed since, another server is started."""
-    facts: list[object] = [dict(os.environ), spawn.get_executable(), _interpreter_flags()]
-    for name in ("limits", "status"):
-        with contextlib.suppress(OSError), open(f"/proc/self/{name}") as file:
-            lines = file.read().splitlines()
-            facts.append([line for line in lines if name == "limits" or line.startswith(_KEPT)])
-    return facts
-
-
-_KEPT = ("Umask", "Uid", "Gid", "Groups", "NoNewPrivs", "CapEff", "Cpus_allowed:", "Mems_allowed:")
-
-
-def _standard(number: int) -> int:
-    """Return a copy of stdout or stderr, or the null device if it is closed."""
-    closed = _is_closed(number)
-    return server.above_standard(os.open(os.devnull, os.O_RDWR) if closed else os.dup(number))
-
-
-def _resource_tracker() -> int | None:
-    """Return the descriptor of multiprocessing's resource tracker, if it runs.
-
-    A worker with a tracker of its own would remove shared memory that is the caller's.
-    """
-    tracker = sys.modules.get("multiprocessing.resource_tracker")
-    return getattr(getattr(tracker, "_resource_tracker", None), "_fd", None)
 
 
 def _socket_pair() -> tuple[Connection, Connection]:
@@ -614,125 +582,6 @@ def _start_fork_server() -> None:
     finally:
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_BLOCK, worker.HELD_BACK)
-
-
-class _ExecProcess:
-    """A worker in a fresh interpreter that does not import the caller's main module.
-
-    ``multiprocessing`` would import it, which costs what the script's imports cost and forces
-    ``if __name__ == "__main__":`` on the user. The function arrives by value instead.
-    """
-
-    def __init__(self, entry: worker.Entry, descriptors: list[int]) -> None:
-        self._popen = _interpreter(entry, descriptors)
-        self.pid = self._popen.pid
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has ended."""
-        return self._popen.poll() is not None
-
-    @property
-    def exitcode(self) -> int | None:
-        """The exit status, negative for a signal, None while it runs."""
-        return self._popen.poll()
-
-    def join(self, timeout: float) -> None:
-        """Wait for the process to end, at most ``timeout`` seconds."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._popen.wait(timeout)
-
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-        self._popen.terminate()
-
-    def kill(self) -> None:
-        """Send SIGKILL."""
-        self._popen.kill()
-
-    def close(self) -> None:
-        """Do nothing: nothing is held."""
-
-
-def _interpreter(
-    entry: worker.Entry | server.Entry, descriptors: list[int], *, serves: bool = False
-) -> subprocess.Popen[bytes]:
-    """Start another interpreter as ``multiprocessing`` does, except that it imports no main module.
-
-    It is the one that ``multiprocessing.set_executable`` has named; a frozen application is started
-    again, and goes on in ``multiprocessing.freeze_support``.
-    """
-    reading, writing = (server.above_standard(end) for end in os.pipe())
-    given = {"pipe_handle": reading}
-    tracker = None if serves else _resource_tracker()
-    if tracker is not None:
-        given["tracker_fd"] = tracker
-    try:
-        if getattr(sys, "frozen", False):
-            command = spawn.get_command_line(**given)
-        else:
-            program = (
-                f"import sys; sys.path[:] = {_search_path()!r}; "
-                f"from multiprocessing.spawn import spawn_main; spawn_main(**{given!r})"
-            )
-            options = [*_interpreter_flags(), "-c", program, "--multiprocessing-fork"]
-            command = [os.fsdecode(spawn.get_executable()), *options]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL if serves or _is_closed(1) else None,
-            stderr=subprocess.DEVNULL if _is_closed(2) else None,
-            pass_fds=[*descriptors, *given.values()],
-            env={**os.environ, worker.SETTING_UP: "1"},
-        )
-        os.write(writing, pickle.dumps({"sys_path": _search_path()}) + pickle.dumps(entry))
-    finally:
-        os.close(reading)
-        os.close(writing)
-    return process
-
-
-def _is_closed(descriptor: int) -> bool:
-    """Whether stdout or stderr is; then its descriptor may be that of any file."""
-    if (sys.__stdout__ if descriptor == 1 else sys.__stderr__) is None:
-        return True
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return True
-    return False
-
-
-def _search_path() -> list[str]:
-    path = [entry for entry in sys.path if isinstance(entry, str)]
-    return [os.path.join(_ORIGINAL_FOLDER, p) for p in path] if _ORIGINAL_FOLDER else path
-
-
-def _preparation() -> bytes:
-    """Pickle what ``multiprocessing`` tells a new interpreter, but for its main module and folder.
-
-    Tools such as coverage put in what they need to follow.
-    """
-    context: Any = multiprocessing.context._default_context
-    before = context._actual_context
-    try:
-        data = spawn.get_preparation_data("perftricks")
-    except OSError:  # the working folder is gone
-        data = {"sys_argv": sys.argv}
-    finally:
-        context._actual_context = before  # it fixes the start method of the whole program
-    for name in ("init_main_from_name", "init_main_from_path", "dir", "start_method", "sys_path"):
-        data.pop(name, None)
-    data["authkey"] = bytes(multiprocessing.process.current_process().authkey)
-    return pickle.dumps(data)
-
-
-def _interpreter_flags() -> list[str]:
-    """Return the options of this interpreter: -O, -X, -W and their like."""
-    from multiprocessing import util
-
-    flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return flags
 
 
 def _forget_the_parent() -> None:

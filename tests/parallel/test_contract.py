@@ -127,7 +127,7 @@ def test_default_number_of_workers(monkeypatch):
         time.sleep(0.002)
         return threading.get_ident()
 
-    monkeypatch.setattr("perftricks.parallel.apply.available_cores", lambda: 3)
+    monkeypatch.setattr("perftricks.parallel.options.available_cores", lambda: 3)
     parallel_apply(meet, [threading.Barrier(3)] * 3, dummy=True, batch_size=1)
     assert len(set(parallel_apply(where, range(60), dummy=True, batch_size=1))) <= 3
     with concurrent.futures.ThreadPoolExecutor(20) as pool:
