@@ -204,7 +204,7 @@ def bench_scaling(benchmark, large_corpus):
     benchmark.extra_info["share_of_building"] = f"{min(building) / two:.1%}"
 
 
-COMMAND = [sys.executable, "-m", "perftricks", "wordcount", "--json"]
+COMMAND = [sys.executable, "-m", "perftricks", "wordcount", "--json", "-"]
 BARE_LOOP = """
 import sys, jieba
 tokens = {}

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from perftricks.cli.errors import BAD_DATA, complain, reported
+from perftricks.cli.json_files import JsonFile, JsonOption
 
 COMMAND = "perftricks cache"
 
@@ -21,7 +22,7 @@ also while other programs count. Beyond a limit what was not used for longest is
 \b
 Examples:
   perftricks cache
-  perftricks cache --json
+  perftricks cache --json -
   perftricks cache clear
   PERFTRICKS_CACHE=/fast/disk perftricks cache
   PERFTRICKS_CACHE_LIMIT=1GB perftricks wordcount corpus/
@@ -42,23 +43,24 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command("cache", help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 def cache(
-    action: Annotated[Action, typer.Argument(help="What to do.")] = Action.SHOW,
-    json: Annotated[bool, typer.Option("--json", help="Print it for machines.")] = False,
+    action: Annotated[
+        Action, typer.Argument(metavar="[ACTION]", help="show or clear.")
+    ] = Action.SHOW,
+    json: JsonOption = None,
 ) -> None:
     """Parse, look or clear, show."""
     from perftricks.cli.render import cache as render
-    from perftricks.cli.render import terminal
-    from perftricks.wordcount.errors import OptionError
     from perftricks.wordcount.storage.cachefiles import clear_cache, inspect_cache
 
-    with reported(COMMAND, usage=(OptionError,), data=(OSError,)):
+    with reported(COMMAND, usage=(ValueError,), data=(OSError,)):
+        json_file = JsonFile(json)
+        json_file.check()
         report = clear_cache() if action is Action.CLEAR else inspect_cache()
-        if json:
-            terminal.print_json(report.to_dict())
-        elif action is Action.CLEAR:
-            render.show_cleared(report)
-        else:
-            render.show(report)
+        if not json_file.to_stdout:
+            show = render.show_cleared if action is Action.CLEAR else render.show
+            show(report)
+        if json_file.wanted:
+            json_file.write(report.to_dict())
     if report.failed:
         name, reason = next(iter(report.failed.items()))
         more = f" and {len(report.failed) - 1} more" if len(report.failed) > 1 else ""

@@ -10,6 +10,7 @@ import typer
 from perftricks.cli.errors import BAD_DATA, complain, forget_stdout
 
 if TYPE_CHECKING:
+    from perftricks.cli.json_files import JsonFile
     from perftricks.cli.table_files import TableFiles
     from perftricks.wordcount import WordCounts
     from perftricks.wordcount.cluster.engine import ClusterJob
@@ -24,7 +25,6 @@ def count(
     command: str,
     *,
     quiet: bool,
-    as_json: bool,
 ) -> None:
     """Count, write the files, show what came out; name what was skipped, whoever reads on."""
     from perftricks.cli.render import wordcount as render
@@ -33,7 +33,7 @@ def count(
         counts = counted_by.run(progress)
     assert counts.run is not None
     try:
-        _show(job, counts, files, top, quiet=quiet, as_json=as_json)
+        _show(job, counts, files, top, quiet=quiet)
     except BrokenPipeError:
         if not counts.run.bad:
             raise
@@ -44,25 +44,22 @@ def count(
         raise typer.Exit(BAD_DATA)
 
 
-def _show(
-    job: FileJob, counts: WordCounts, files: TableFiles, top: int, *, quiet: bool, as_json: bool
-) -> None:
+def _show(job: FileJob, counts: WordCounts, files: TableFiles, top: int, *, quiet: bool) -> None:
     """Write the files, show what came out."""
-    from perftricks.cli.render import terminal
     from perftricks.cli.render import wordcount as render
 
     details = render.report_details(job.settings, job.table_filter)
     seconds = files.write(counts, details, quiet=quiet)
-    if as_json:
-        record = render.summary(counts, job, seconds, top=top, output=files.name)
-        terminal.print_json({**record, "report": files.report, "plot": files.plot})
-    elif not quiet:
+    if not quiet and not files.json.to_stdout:
         render.show_counts(counts, job, seconds, top=top, output=files.name)
-        render.show_files({"report": files.report, "plot": files.plot})
+        render.show_files(files.figures)
+    if files.json.wanted:
+        record = render.summary(counts, job, seconds, top=top, output=files.name)
+        files.json.write({**record, **files.figures})
     sys.stdout.flush()
 
 
-def compare(job: FileJob, command: str, *, quiet: bool, as_json: bool) -> None:
+def compare(job: FileJob, command: str, json_file: JsonFile, *, quiet: bool) -> None:
     """Run all methods and show how they compare; unequal tables are an error."""
     from perftricks.cli.render import terminal
     from perftricks.cli.render import wordcount as render
@@ -70,10 +67,10 @@ def compare(job: FileJob, command: str, *, quiet: bool, as_json: bool) -> None:
 
     with terminal.announcer(hidden=quiet) as announce:
         comparison = compare_methods(job.feed(), job.settings, progress=announce)
-    if as_json:
-        terminal.print_json(render.comparison_summary(comparison))
-    else:
+    if not json_file.to_stdout:
         render.show_comparison(comparison)
+    if json_file.wanted:
+        json_file.write(render.comparison_summary(comparison))
     if not comparison.equal:
         methods = ", ".join(comparison.differences)
         complain(command, f"THE TABLES DIFFER: {methods} against naive. Please report this.")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from perftricks.cli.errors import reported
+from perftricks.cli.json_files import JsonFile, JsonOption
 
 COMMAND = "perftricks info"
 
@@ -20,7 +21,7 @@ installed which devices it sees; that imports it in a process of its own, and ta
 Examples:
   perftricks info
   perftricks info --devices
-  perftricks info --json > environment.json
+  perftricks info --json environment.json
   RECOMPUTE=1 perftricks info
 
 Exit status: 0 done, 2 wrong usage, 130 interrupted.
@@ -37,16 +38,17 @@ def info(
     timeout: Annotated[
         float, typer.Option(metavar="S", min=0.1, help="Wait this long for each of them.")
     ] = 120,
-    json: Annotated[bool, typer.Option("--json", help="Print it for machines.")] = False,
+    json: JsonOption = None,
 ) -> None:
     """Parse, look around, show."""
     from perftricks.cli.render import info as render
     from perftricks.cli.render import terminal
     from perftricks.environment import describe
     from perftricks.environment.devices import FRAMEWORKS, ask
-    from perftricks.wordcount.errors import OptionError
 
-    with reported(COMMAND, usage=(OptionError,), data=(OSError,)):
+    with reported(COMMAND, usage=(ValueError,), data=(OSError,)):
+        json_file = JsonFile(json)
+        json_file.check()
         environment = describe()
         sights = None
         if devices:
@@ -57,7 +59,7 @@ def info(
                     if tell is not None:
                         tell(f"asking {name}")
                     sights.append(ask(name, timeout))
-        if json:
-            terminal.print_json(render.summary(environment, sights))
-        else:
+        if not json_file.to_stdout:
             render.show(environment, sights)
+        if json_file.wanted:
+            json_file.write(render.summary(environment, sights))

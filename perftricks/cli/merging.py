@@ -42,7 +42,6 @@ def merge(
     top: int,
     *,
     quiet: bool,
-    as_json: bool,
 ) -> None:
     """Add tables up, write the files, show what came out."""
     from perftricks.cli.render import terminal
@@ -58,10 +57,10 @@ def merge(
     details = {"sum of": ", ".join(paths), **({"left out": left_out} if left_out else {})}
     files.write(counts, details, quiet=quiet)
     seconds = time.perf_counter() - began
-    if as_json:
-        record = render.sum_summary(counts, paths, seconds, top=top, output=files.name)
-        terminal.print_json({**record, "report": files.report, "plot": files.plot})
-    elif not quiet:
+    if not quiet and not files.json.to_stdout:
         render.show_sum(counts, paths, seconds, top=top, output=files.name)
-        render.show_files({"report": files.report, "plot": files.plot})
+        render.show_files(files.figures)
+    if files.json.wanted:
+        record = render.sum_summary(counts, paths, seconds, top=top, output=files.name)
+        files.json.write({**record, **files.figures})
     sys.stdout.flush()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from enum import Enum
 from typing import Annotated
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 
 from perftricks.cli.errors import BAD_DATA, complain, reported
-from perftricks.files import replacing
+from perftricks.cli.json_files import JsonFile, JsonOption, check_path
 from perftricks.sizes import parse_size
 
 COMMAND = "perftricks recompute-demo"
@@ -82,20 +81,26 @@ def recompute_demo(
     backend: Annotated[
         Backend | None, typer.Option(help="Keras' backend.", show_default="the first installed")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where.")] = Device.AUTO,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a step.")] = 16,
-    seq_len: Annotated[int, typer.Option(min=1, help="Tokens in a sample.")] = 128,
+    device: Annotated[
+        Device, typer.Option(help="Where to train; auto: a GPU if there is one.")
+    ] = Device.AUTO,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Samples in a step.")] = 16,
+    seq_len: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens in a sample.")] = 128,
     layers: Annotated[
-        int | None, typer.Option(min=1, help="Blocks.", show_default="as many as the model has")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Blocks of the model.", show_default="as many as the model has"
+        ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps that are timed.")] = 3,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps that are timed.")] = 3,
     policy: Annotated[
         Policy, typer.Option(help="What recomputed blocks keep; full: nothing.")
     ] = Policy.FULL,
     budget: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="Plan what to recompute: what a whole step may take, as 500MB."
+            metavar="SIZE",
+            help="Plan what to recompute: what a whole step may take, such as 500MB.",
         ),
     ] = None,
     max_batch: Annotated[
@@ -104,19 +109,22 @@ def recompute_demo(
     memory: Annotated[
         str | None,
         typer.Option(
+            metavar="SIZE",
             help="With --max-batch: what a step may take, such as 2GiB.",
             show_default="1GiB on the CPU, all there is on a GPU",
         ),
     ] = None,
-    json_file: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write all figures as JSON.")
-    ] = None,
+    json: JsonOption = None,
     plot: Annotated[
-        str | None, typer.Option(metavar="FILE.png", help="Draw memory and time (matplotlib).")
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Draw memory and time: .png, .svg or .pdf (with matplotlib)."
+        ),
     ] = None,
 ) -> None:
     """Parse, run, render."""
     from perftricks.cli.render import demo as render
+    from perftricks.cli.render import terminal
     from perftricks.recompute.demo import Config, compare, largest_batch
     from perftricks.recompute.measure.process import RunError
 
@@ -137,29 +145,37 @@ def recompute_demo(
         if memory is not None and not max_batch:
             raise ValueError("--memory says what --max-batch may take; give both or neither")
         room = None if memory is None else parse_size(memory)
-        for path in filter(None, (json_file, plot)):
-            check_path(path)
+        json_file = JsonFile(json)
+        json_file.check()
         if plot is not None:
+            check_path(plot)
             check_picture(plot)
-        with render.progress() as tell:
-            comparison = compare(config, tell)
+        with terminal.steps() as steps_done:
+            comparison = compare(config, steps_done.begin)
             largest = None
             if max_batch:
                 if room is None and comparison.plain.device == "cpu":
                     room = 2**30
                 largest = tuple(
-                    largest_batch(config, run.recompute, room, tell, known=run)[0]
+                    largest_batch(
+                        config,
+                        run.recompute,
+                        room,
+                        steps_done.begin,
+                        known=run,
+                        tried=steps_done.note,
+                    )[0]
                     for run in (comparison.plain, comparison.recomputed)
                 )
-        render.show(comparison, largest, room)
-        if json_file is not None:
+        if not json_file.to_stdout:
+            render.show(comparison, largest, room)
+        if json_file.wanted:
             record = {**comparison.to_dict(), "max_batch": largest, "memory_budget": room}
-            with replacing(json_file) as file:
-                file.write(json.dumps(record, indent=2).encode() + b"\n")
+            json_file.write(record)
         if plot is not None:
             render.draw(comparison, plot)
     if not comparison.exact:
-        complain(COMMAND, "the two ways are not equal; see the differences above")
+        complain(COMMAND, "the two ways are not equal; see the differences")
         raise typer.Exit(BAD_DATA)
 
 
@@ -177,15 +193,6 @@ def installed(backend: Backend | None) -> str:
     if importlib.util.find_spec("keras") is None:
         raise ValueError(f"keras is not installed: pip install 'perftricks[{found[0]}]'")
     return found[0]
-
-
-def check_path(path: str) -> None:
-    """Refuse what cannot be written, before minutes are spent on what would be in it."""
-    folder = os.path.dirname(path) or "."
-    if not os.path.isdir(folder):
-        raise ValueError(f"folder {folder!r} of {path!r} does not exist; make it first")
-    if os.path.isdir(path):
-        raise ValueError(f"{path!r} is a folder; name a file in it")
 
 
 def check_picture(path: str) -> None:

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from perftricks.cli.errors import reported
-from perftricks.cli.recompute_demo import Backend, check_path, check_picture, installed
-from perftricks.files import replacing
+from perftricks.cli.json_files import JsonFile, JsonOption, check_path
+from perftricks.cli.recompute_demo import Backend, check_picture, installed
 from perftricks.sizes import parse_size
 
 COMMAND = "perftricks recompute-plan"
@@ -50,46 +50,60 @@ class _NoModelError(Exception):
 @app.command(help=HELP)
 def recompute_plan(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="FILE.keras or MODULE:FUNCTION.")],
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a batch.")],
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Samples in a batch.")],
     budget: Annotated[
         str | None, typer.Option(metavar="SIZE", help="What a step may take, such as 6GiB.")
     ] = None,
     length: Annotated[
         int | None,
-        typer.Option(min=1, help="For unknown dimensions: tokens, or the sides of an image."),
+        typer.Option(
+            metavar="N", min=1, help="For unknown dimensions: tokens, or the sides of an image."
+        ),
     ] = None,
     backend: Annotated[
         Backend | None, typer.Option(help="Keras' backend.", show_default="the first installed")
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option(metavar="NAME", show_default="the model's, else adam")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Keras' name of it.", show_default="the model's, else adam"
+        ),
     ] = None,
     loss: Annotated[
-        str | None, typer.Option(metavar="NAME", show_default="the model's, else mse")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Keras' name of it.", show_default="the model's, else mse"
+        ),
     ] = None,
     save: Annotated[
-        str | None, typer.Option(metavar="FILE.json", help="Save the plan, for Plan.load.")
+        str | None,
+        typer.Option(metavar="FILE", help="Save the plan, which Plan.load reads: .json."),
     ] = None,
-    json_file: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write all figures as JSON.")
-    ] = None,
+    json_path: JsonOption = None,
     plot: Annotated[
-        str | None, typer.Option(metavar="FILE.png", help="Draw the curve (matplotlib).")
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Draw time over memory: .png, .svg or .pdf (with matplotlib)."
+        ),
     ] = None,
 ) -> None:
     """Parse, plan, render."""
     from perftricks.cli.render import plan as render
+    from perftricks.cli.render import terminal
 
     with reported(COMMAND, usage=(ValueError,), data=(_NoModelError, OSError)):
         if save is not None and budget is None:
             raise ValueError("--save saves the plan that a --budget chooses; give both or neither")
         size = None if budget is None else parse_size(budget)
-        for path in filter(None, (json_file, plot, save)):
+        json_file = JsonFile(json_path)
+        json_file.check()
+        for path in filter(None, (plot, save)):
             check_path(path)
         if plot is not None:
             check_picture(plot)
         _choose_backend(installed(backend))
-        with render.progress() as tell:
+        with terminal.steps() as steps:
+            tell = steps.begin
             tell("building the model")
             built, samples = _model(model)
             from perftricks import recompute
@@ -132,17 +146,18 @@ def recompute_plan(
             **{name: name for name in samples},
         }
         given = {name: value for name, value in options.items() if value is not None}
-        render.show(profile, plan, given, save)
+        if not json_file.to_stdout:
+            render.show(profile, plan, given, save)
         if save is not None:
             plan.save(save)
-        if json_file is not None:
-            record = {
-                "profile": json.loads(profile.to_json()),
-                "curve": [point._asdict() for point in plan.curve],
-                "plan": None if size is None else json.loads(plan.to_json()),
-            }
-            with replacing(json_file) as file:
-                file.write(json.dumps(record, indent=2, ensure_ascii=False).encode() + b"\n")
+        if json_file.wanted:
+            json_file.write(
+                {
+                    "profile": json.loads(profile.to_json()),
+                    "curve": [point._asdict() for point in plan.curve],
+                    "plan": None if size is None else json.loads(plan.to_json()),
+                }
+            )
         if plot is not None:
             plan.pareto().plot(plot)
 

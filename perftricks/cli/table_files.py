@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from perftricks.cli.json_files import JsonFile
+
 if TYPE_CHECKING:
     from perftricks.wordcount import WordCounts
     from perftricks.wordcount.reading.sources import Source
@@ -23,6 +25,12 @@ class TableFiles(NamedTuple):
     report: str | None
     plot: str | None
     title: str
+    json: JsonFile
+
+    @property
+    def figures(self) -> dict[str, str | None]:
+        """What there is to look at beside the table: name -> where it is written."""
+        return {"report": self.report, "plot": self.plot}
 
     @property
     def name(self) -> str | None:
@@ -41,10 +49,12 @@ class TableFiles(NamedTuple):
         """
         from perftricks.wordcount.errors import OptionError
         from perftricks.wordcount.writing import check_plot, check_report
-        from perftricks.wordcount.writing.export import check_apart, check_output
+        from perftricks.wordcount.writing.export import check_apart, check_output, check_place
 
         # What stands for a stream that is closed writes nowhere.
-        if sys.__stdout__ is None and not (self.output or self.report or self.plot):
+        json_file = None if self.json.to_stdout else self.json.path
+        written = [self.output, self.report, self.plot, json_file]
+        if sys.__stdout__ is None and not any(written):
             raise OptionError("the standard output is closed: name a file with --output")
         if self.output == STDOUT:
             raise OptionError("output '-': the standard output is closed; name a file")
@@ -54,8 +64,14 @@ class TableFiles(NamedTuple):
             check_report(self.report, sources)
         if self.plot is not None:
             check_plot(self.plot, sources)
-        written = self.output if isinstance(self.output, str) else None
-        check_apart([written, self.report, self.plot], taken)
+        if self.name == STDOUT and self.json.to_stdout:
+            raise OptionError(
+                "--output - and --json - are both the standard output; name a file for one of them"
+            )
+        self.json.check()
+        if json_file is not None:
+            check_place(json_file, sources)
+        check_apart([one for one in written if one is None or isinstance(one, str)], taken)
 
     def write(self, counts: WordCounts, details: Mapping[str, str], *, quiet: bool) -> float:
         """Write them, and return the seconds that took."""

@@ -14,6 +14,7 @@ import typer
 from perftricks.cli import counting, merging
 from perftricks.cli.clusters import ClusterOptions, storage_options
 from perftricks.cli.errors import complain, reported
+from perftricks.cli.json_files import JsonFile, JsonOption
 from perftricks.cli.table_files import STDOUT, TableFiles
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ Examples:
   perftricks wordcount corpus/ --words-only --stop-words zh
   perftricks wordcount news.txt.gz --stop-words stop.txt --min-length 2
   perftricks wordcount reviews.jsonl --field text --doc-freq -o counts.csv
-  zcat big.gz | perftricks wordcount - --json
+  zcat big.gz | perftricks wordcount - --json -
   perftricks wordcount corpus/ --ngrams 2 --min-count 10 -o bigrams.tsv
   perftricks wordcount corpus/ --method compiled --verify 1000
   perftricks wordcount corpus/ --checkpoint state/ -o counts.tsv
@@ -426,9 +427,7 @@ def wordcount(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No table and no progress bar on the screen.")
     ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print a summary for machines instead of the table.")
-    ] = False,
+    json: JsonOption = None,
 ) -> None:
     """Parse the options, count or compare, and show the result."""
     from perftricks.parallel import ParallelError
@@ -505,15 +504,16 @@ def wordcount(
                 raise OptionError(message)
         if ":" in tokenizer:  # a module of the user's is looked for where they are
             sys.path.insert(0, os.getcwd())
+        json_file = JsonFile(json)
         table_format: TableFormat | None = None if output_format is None else output_format.value
         output = STDOUT if output == "/dev/stdout" else output
         if title is None:
             more = f" and {len(paths) - 1} more"
             title = ", ".join(paths) if len(paths) <= 3 else paths[0] + more
         target = sys.stdout.buffer if output == STDOUT and sys.__stdout__ is not None else output
-        files = TableFiles(target, table_format, report, plot, title)
+        files = TableFiles(target, table_format, report, plot, title, json_file)
         to_stdout = output == STDOUT
-        shown = 0 if to_stdout and not json else top
+        shown = 0 if to_stdout and not json_file.wanted else top
         aside = contextlib.redirect_stdout(sys.stderr) if to_stdout else contextlib.nullcontext()
         stop_file = None if stop_words in SHIPPED else stop_words
         if merge:
@@ -521,9 +521,7 @@ def wordcount(
             files.check((), [*paths, stop_file])
             with aside:
                 table_filter = TableFilter.make(stop_words, min_count, min_length, words_only)
-                merging.merge(
-                    paths, table_filter, memory_limit, files, shown, quiet=quiet, as_json=json
-                )
+                merging.merge(paths, table_filter, memory_limit, files, shown, quiet=quiet)
             return
         with warnings.catch_warnings(record=True) as doubts:
             warnings.simplefilter("always", UserWarning)
@@ -571,7 +569,7 @@ def wordcount(
             for path, reason in job.corpus.not_read:
                 complain(COMMAND, f"not read: {path}: {reason}")
         if compare:
-            counting.compare(job, COMMAND, quiet=quiet, as_json=json)
+            counting.compare(job, COMMAND, json_file, quiet=quiet)
             return
         with aside:
-            counting.count(counted_by, job, files, shown, COMMAND, quiet=quiet, as_json=json)
+            counting.count(counted_by, job, files, shown, COMMAND, quiet=quiet)

@@ -47,7 +47,7 @@ def draw_curve(
         axes.legend(frameon=False)
     axes.set_xlabel("peak of a training step (MiB)")
     axes.set_ylabel("time of a step, of the plain one's")
-    axes.set_title(title)
+    axes.set_title(title, wrap=True)
     axes.spines[["top", "right"]].set_visible(False)
     with replacing(path) as file:
         figure.savefig(file, format=kind)

@@ -45,7 +45,7 @@ def test_show(call, folder):
     assert rows["kernels"] == ["1", "1.0", "kB"]
     assert rows["all"] == ["5", "1.6", "kB"]
     assert call("cache", "show").out == result.out
-    record = call("cache", "--json").json
+    record = call("cache", "--json", "-").json
     assert record["files"] == {"aliases": 1, "tables": 1, "kernels": 1, "locks": 2, "leftovers": 0}
     assert (record["total_files"], record["total_bytes"]) == (5, sum(FILES.values()))
     assert sorted(os.listdir(folder)) == sorted(FILES)
@@ -64,7 +64,7 @@ def test_clear(call, folder):
 
 def test_clear_for_machines(call, folder):
     """--json has the same."""
-    record = call("cache", "clear", "--json").json
+    record = call("cache", "clear", "--json", "-").json
     assert record["bytes"]["tables"] == 500
     assert record["total_files"] == 5
 
@@ -128,7 +128,7 @@ def test_limit(call, folder, monkeypatch):
     """The limit is shown; one that is no size is wrong usage, in one line."""
     assert "limit   256.0 MB" in call("cache").out
     monkeypatch.setenv(LIMIT_ENVIRONMENT, "2GB")
-    assert call("cache", "--json").json["limit"] == 2 * 10**9
+    assert call("cache", "--json", "-").json["limit"] == 2 * 10**9
     monkeypatch.setenv(LIMIT_ENVIRONMENT, "much")
     for action in ("cache", "info"):
         result = call(action)
@@ -186,7 +186,9 @@ for _ in range(2):
 def test_clearing_while_others_count(tmp_path, call, monkeypatch):
     """A process that loads and builds tables meanwhile is not disturbed, and fills it again."""
     folder = tmp_path / "cache"
-    command("wordcount", ROOT / "docs" / "samples", "--method", "compiled", "--json", check=True)
+    command(
+        "wordcount", ROOT / "docs" / "samples", "--method", "compiled", "--json", "-", check=True
+    )
     shutil.copytree(cache_folder(), folder)
     folder.chmod(0o700)
     monkeypatch.setenv(ENVIRONMENT, str(folder))
@@ -200,7 +202,7 @@ def test_clearing_while_others_count(tmp_path, call, monkeypatch):
         assert process.stdout.readline() == "ready\n"
         removed = 0
         while process.poll() is None:
-            result = call("cache", "clear", "--json")
+            result = call("cache", "clear", "--json", "-")
             assert result.status == 0
             removed += result.json["files"]["tables"]
         assert process.returncode == 0, process.stderr.read()

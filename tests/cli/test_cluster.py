@@ -95,7 +95,7 @@ def test_tls(tmp_path):
             files = (("ca", "ca.pem"), ("cert", "cert.pem"), ("key", "key.pem"))
             tls = [part for name, file in files for part in (f"--tls-{name}", f"{folder}/{file}")]
             options = ("--engine", "dask", "--scheduler", cluster.address, *more)
-            return run("docs/samples", *options, *(tls if folder else ()), "--json", "--quiet")
+            return run("docs/samples", *options, *(tls if folder else ()), "--json", "-", "--quiet")
 
         done = count(good)
         assert done.returncode == 0, done.stderr

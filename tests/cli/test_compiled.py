@@ -16,14 +16,14 @@ def test_method(run, corpus):
     assert "喝茶       3  25.00%" in result.out
     facts = dict(line.split(maxsplit=1) for line in result.out.splitlines() if line)
     assert (facts["method"], facts["workers"]) == ("compiled", "2")
-    summary = run(corpus, "--method", "compiled", "--json", "--doc-freq", "-n", 1).json
+    summary = run(corpus, "--method", "compiled", "--json", "-", "--doc-freq", "-n", 1).json
     assert (summary["method"], summary["method_note"]) == ("compiled", None)
     assert summary["top"] == [{"token": "喝茶", "count": 3, "share": 0.25, "document_frequency": 2}]
 
 
 def test_why_it_was_not_used(run, corpus):
     """Where the choice was left open, the result says why the kernel did not count."""
-    summary = run(corpus, "--tokenizer", "chars", "--json").json
+    summary = run(corpus, "--tokenizer", "chars", "--json", "-").json
     assert summary["method_note"] == "the tokenizer is chars, not jieba"
     assert "batched (not compiled: the tokenizer is chars" in run(corpus, "--tokenizer=chars").out
 
@@ -42,7 +42,7 @@ def test_ngrams(run, corpus, extension, more, method):
     pairs = count_files(corpus, ngrams=2)
     assert read_table(output) == pairs
     assert pairs["喝茶", "，"] == 1
-    summary = run(corpus, "--ngrams", 2, "--json", "-n", 1).json
+    summary = run(corpus, "--ngrams", 2, "--json", "-", "-n", 1).json
     assert (summary["ngrams"], len(summary["top"][0]["ngram"])) == (2, 2)
 
 
@@ -61,16 +61,16 @@ def test_verify(run, corpus):
     """--verify says how many documents were counted again."""
     arguments = [corpus, "--method", "compiled", "--verify", 3, "--verify-seed", 1]
     assert "3 documents counted again by jieba: equal" in run(*arguments).out
-    assert run(*arguments, "--json").json["verified"] == 3
+    assert run(*arguments, "--json", "-").json["verified"] == 3
     assert "all counted by jieba itself" in run(corpus, "--verify", 3).out
 
 
 def test_checkpoint(run, corpus):
     """--checkpoint keeps the result, and a second run says that it was complete."""
     folder = corpus.parent / "state"
-    first = run(corpus, "--checkpoint", folder, "--json")
+    first = run(corpus, "--checkpoint", folder, "--json", "-")
     assert (first.status, first.json["resumed"], first.json["method"]) == (0, None, "compiled")
-    second = run(corpus, "--checkpoint", folder, "--json").json
+    second = run(corpus, "--checkpoint", folder, "--json", "-").json
     assert second["resumed"] == "complete"
     assert second["top"] == first.json["top"]
     assert "checkpoint was complete already" in run(corpus, "--checkpoint", folder).out

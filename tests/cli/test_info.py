@@ -47,7 +47,7 @@ def test_screen(call):
 
 def test_json(call):
     """The same for machines."""
-    result = call("info", "--json")
+    result = call("info", "--json", "-")
     assert result.status == 0
     record = result.json
     assert record["packages"]["jieba"] == metadata.version("jieba")
@@ -66,7 +66,7 @@ def test_json(call):
 def test_switch(call, monkeypatch, value, meaning):
     """RECOMPUTE is said to be what recompute takes it for; a wrong value with what is right."""
     monkeypatch.setenv("RECOMPUTE", value)
-    record = call("info", "--json").json["recompute"]
+    record = call("info", "--json", "-").json["recompute"]
     assert (record["value"], record["meaning"]) == (value, meaning or "invalid")
     line = next(line for line in call("info").out.splitlines() if "RECOMPUTE" in line)
     if record["meaning"] == "invalid":
@@ -199,7 +199,7 @@ def test_framework_that_fails(framework, source, timeout, problem):
 
 def test_real_command():
     """--devices says so where there is no framework, and the status is 0."""
-    done = command("info", "--devices", "--json")
+    done = command("info", "--devices", "--json", "-")
     assert (done.returncode, done.stderr) == (0, "")
     record = json.loads(done.stdout)
     installed = [name for name in devices.FRAMEWORKS if record["packages"][name]]

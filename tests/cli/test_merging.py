@@ -57,7 +57,7 @@ def test_what_is_shown(run, folder):
     facts = dict(line.split(maxsplit=1) for line in facts.splitlines())
     assert facts.pop("tables").startswith("3, in ")
     assert facts == {"documents": "5", "tokens": str(whole.tokens), "distinct": str(len(whole))}
-    summary = run("--merge", *tables, "--json", "-n", 1).json
+    summary = run("--merge", *tables, "--json", "-", "-n", 1).json
     assert summary.pop("seconds") >= 0
     assert summary == {
         "tables": list(map(str, tables)),
@@ -71,7 +71,7 @@ def test_what_is_shown(run, folder):
     }
     tables = write(run, folder, "arrow", "tsv", "parquet")
     assert "documents  not known: a table does not say" in run("--merge", *tables).out
-    assert run("--merge", *tables, "--json").json["documents"] is None
+    assert run("--merge", *tables, "--json", "-").json["documents"] is None
 
 
 def test_filters_files_and_stdout(run, folder):

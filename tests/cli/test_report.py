@@ -30,7 +30,7 @@ def test_quietly(run, corpus):
     result = run(corpus, "--quiet", "--report", report)
     assert (result.status, result.out) == (0, "")
     assert report.exists()
-    record = run(corpus, "--json", "--report", report).json
+    record = run(corpus, "--json", "-", "--report", report).json
     assert (record["report"], record["plot"]) == (str(report), None)
 
 

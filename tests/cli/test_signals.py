@@ -165,7 +165,16 @@ def test_what_was_counted_is_kept(tmp_path, number, kind):
     path.write_text(text, encoding="utf-8")
     arguments = [path, "--method", "compiled", "--checkpoint", folder, *more]
     done = subprocess.run(
-        [sys.executable, "-c", STOPPED, str(int(number)), *map(str, arguments), "-q", "--json"],
+        [
+            sys.executable,
+            "-c",
+            STOPPED,
+            str(int(number)),
+            *map(str, arguments),
+            "-q",
+            "--json",
+            "-",
+        ],
         env=environment(),
         capture_output=True,
         text=True,
@@ -185,7 +194,17 @@ def test_nohup(temporary):
     ignored = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
     run = "os.execv(sys.executable, [sys.executable, '-m', 'perftricks', *sys.argv[1:]])"
     with subprocess.Popen(
-        [sys.executable, "-c", ignored + run, "wordcount", "-", "--tokenizer", "chars", "--json"],
+        [
+            sys.executable,
+            "-c",
+            ignored + run,
+            "wordcount",
+            "-",
+            "--tokenizer",
+            "chars",
+            "--json",
+            "-",
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment(TMPDIR=str(temporary)),

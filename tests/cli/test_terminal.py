@@ -153,7 +153,7 @@ def wait_until_counting(process, workers):
     raise AssertionError("it never began to count")
 
 
-@pytest.mark.parametrize("arguments", [["-n", "100000"], ["--json", "-n", "100000"]])
+@pytest.mark.parametrize("arguments", [["-n", "100000"], ["--json", "-", "-n", "100000"]])
 def test_reader_that_leaves(tmp_path, arguments):
     """A reader that has seen enough, such as head, is no error."""
     path = tmp_path / "a.txt"
@@ -197,7 +197,7 @@ def test_a_table_for_a_closed_stream(tmp_path):
     )
 
 
-@pytest.mark.parametrize("option", ["", "--json", "--compare"])
+@pytest.mark.parametrize("option", ["", "--json -", "--compare"])
 def test_nobody_to_tell(tmp_path, option):
     """Where nothing could be seen of the result, nothing is counted."""
     (tmp_path / "a.txt").write_text("茶", encoding="utf-8")

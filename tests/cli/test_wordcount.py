@@ -63,7 +63,7 @@ def test_no_line_ends_in_blanks(run, corpus):
 
 def test_summary_for_machines(run, corpus):
     """--json prints an object with the totals, the settings and the first tokens."""
-    result = run(corpus, "--json", "-n", 1, "--doc-freq", "-w", 2, "--method", "parallel")
+    result = run(corpus, "--json", "-", "-n", 1, "--doc-freq", "-w", 2, "--method", "parallel")
     summary = result.json
     assert summary.pop("seconds") > 0
     assert summary.pop("writing_seconds") >= 0
@@ -106,12 +106,12 @@ def test_quiet(run, corpus):
     result = run(corpus, "--quiet", "-o", output)
     assert (result.status, result.out, result.err) == (0, "", "")
     assert read_table(output)["喝茶"] == 3
-    assert run(corpus, "-q", "--json", "-o", output).json["output"] == str(output)
+    assert run(corpus, "-q", "--json", "-", "-o", output).json["output"] == str(output)
 
 
 def test_stdin(run):
     """A dash reads the standard input, in any format."""
-    assert run("-", "--json", stdin="\n".join(LINES).encode()).json["documents"] == 4
+    assert run("-", "--json", "-", stdin="\n".join(LINES).encode()).json["documents"] == 4
     records = b'{"a": {"b": "x y"}}\n'
     summary = run(
         "-",
@@ -122,6 +122,7 @@ def test_stdin(run):
         "--tokenizer",
         "whitespace",
         "--json",
+        "-",
         stdin=records,
     ).json
     assert (summary["tokens"], summary["tokenizer"], summary["mode"]) == (2, "whitespace", None)
@@ -151,11 +152,13 @@ def test_reading_options(run, tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes("喝茶\r\n水".encode("gbk") + b"\xff")
     summary = run(
-        path, "--encoding", "gbk", "--errors", "ignore", "--document", "file", "--json"
+        path, "--encoding", "gbk", "--errors", "ignore", "--document", "file", "--json", "-"
     ).json
     assert summary["documents"] == 1
     assert {row["token"] for row in summary["top"]} == {"喝茶", "\r\n", "水"}
-    result = run(path, "--encoding", "gbk", "--errors", "replace", "--tokenizer", "chars", "--json")
+    result = run(
+        path, "--encoding", "gbk", "--errors", "replace", "--tokenizer", "chars", "--json", "-"
+    )
     assert "\ufffd" in {row["token"] for row in result.json["top"]}
 
 
@@ -210,9 +213,13 @@ def test_table_on_standard_output(run, corpus):
         run(corpus, "-q", "-o", output)
         result = run(corpus, "-q", "-o", "-", "--output-format", form)
         assert (result.out, result.err) == (output.read_text(encoding="utf-8"), "")
-    result = run(corpus, "-o", "-", "--json")
-    assert json.loads(result.err)["output"] == "-"
+    summary = corpus.parent / "summary.json"
+    result = run(corpus, "-q", "-o", "-", "--json", summary)
+    assert json.loads(summary.read_bytes())["output"] == "-"
     assert result.out.startswith("token\tcount\n")
+    result = run(corpus, "-o", "-", "--json", "-")
+    assert (result.status, result.out) == (2, "")
+    assert "--output - and --json - are both the standard output" in result.err
 
 
 def test_output_format(run, corpus):
@@ -257,7 +264,7 @@ def test_skip_bad(run, tmp_path):
     assert skipped[1].startswith(f"{tmp_path / 'b.txt'}: byte 21: 0xff is not utf-8;")
     assert skipped[2].startswith(f"{tmp_path / 'c.txt.bz2'}: byte ")
     output.unlink()
-    summary = run(tmp_path, "--skip-bad", "--json").json
+    summary = run(tmp_path, "--skip-bad", "--json", "-").json
     assert [os.path.basename(row["path"]) for row in summary["bad"]] == [
         "d.txt",
         "b.txt",
@@ -302,7 +309,7 @@ def test_encodings_that_are_found_out(run, tmp_path):
     result = run(tmp_path, "--encoding", "auto")
     assert "encoding   gb18030 (1), utf-16-le (1), utf-8 (1), found out\n" in result.out
     assert "喝茶       3  100.00%" in result.out
-    summary = run(tmp_path, "--encoding", "auto", "--json").json
+    summary = run(tmp_path, "--encoding", "auto", "--json", "-").json
     assert summary["encodings"] == {"gb18030": 1, "utf-16-le": 1, "utf-8": 1}
 
 
@@ -404,7 +411,7 @@ def test_compare(run, corpus):
         ["compiled", "2"],
     ]
     assert out.endswith("all tables are equal: 12 tokens, 9 distinct\n")
-    summary = run(corpus, "--compare", "--json").json
+    summary = run(corpus, "--compare", "--json", "-").json
     assert summary["equal"]
     assert [method["method"] for method in summary["methods"]] == [
         "naive",
@@ -448,7 +455,10 @@ def test_memory_limit(run, corpus, tmp_path):
         assert second.out.partition("\n\n")[0] == first.out.partition("\n\n")[0]
         assert "memory     1 part of the table went to the disk\n" in second.out
         assert "memory " not in first.out
-    assert run(corpus, "--memory-limit", "1kB", "--json", "--method", "naive").json["spilled"] == 1
+    assert (
+        run(corpus, "--memory-limit", "1kB", "--json", "-", "--method", "naive").json["spilled"]
+        == 1
+    )
 
 
 def test_memory_limit_and_a_full_disk(run, corpus, monkeypatch):
@@ -472,7 +482,7 @@ def test_words_and_stop_words(run, corpus):
     table, _, facts = result.out.partition("\n\n")
     assert [line.split()[0] for line in table.splitlines()[1:]] == ["喝茶", "tea", "time", "北京"]
     assert re.search(r"^left out   what is no word, the stop words zh \(\d+\)$", facts, re.M)
-    summary = run(corpus, "--words-only", "--json").json
+    summary = run(corpus, "--words-only", "--json", "-").json
     assert summary["left_out"] == "what is no word"
     page = corpus.parent / "page.html"
     run(corpus, "--stop-words", "zh", "--report", page, "--title", "茶 & Tee")
@@ -485,7 +495,7 @@ def test_json_is_readable(corpus):
     """Chinese stands as it is in --json, escaped where the standard output cannot hold it."""
     for encoding, shown in (("utf-8", "喝茶"), ("ascii", r"\u559d\u8336")):
         done = subprocess.run(
-            [sys.executable, "-m", "perftricks", "wordcount", corpus, "--json"],
+            [sys.executable, "-m", "perftricks", "wordcount", corpus, "--json", "-"],
             stdout=subprocess.PIPE,
             env=environment(PYTHONIOENCODING=encoding),
             check=True,

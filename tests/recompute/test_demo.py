@@ -6,10 +6,13 @@ import importlib.metadata
 import json
 import os
 import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from typer.testing import CliRunner
 
 from perftricks.cli.recompute_demo import Policy, app
@@ -24,6 +27,8 @@ from perftricks.recompute.demo import (
 )
 from perftricks.recompute.measure import batches, process
 from perftricks.recompute.measure.process import OutOfMemoryError, RunError
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def comparison(**changes):
@@ -222,7 +227,8 @@ def test_bad_configurations(options, message):
         (["--budget", "1GiB", "--max-batch"], "leave --max-batch out"),
         (["--budget", "lots"], "expected a size such as 500MB"),
         (["--json", "nowhere/x.json"], "folder 'nowhere' of 'nowhere/x.json' does not exist"),
-        (["--json", "."], "'.' is a folder; name a file in it"),
+        (["--json", "x.txt"], "--json 'x.txt': expected a file that ends in .json, or - for"),
+        (["--plot", "."], "'.' is a folder; name a file in it"),
     ],
 )
 def test_bad_options(arguments, message, monkeypatch):
@@ -283,3 +289,160 @@ def test_reason_of_a_failure(monkeypatch, stderr, reason):
     with pytest.raises(RunError) as error:
         compare(Config())
     assert str(error.value) == reason
+
+
+@pytest.mark.parametrize(
+    ("peaks", "words"),
+    [
+        ((2**30, 2**29), "1,024 MiB 512 MiB 2.00x less"),
+        ((81 * 2**20, 100 * 2**20), "81.0 MiB 100 MiB 1.23x more"),
+        ((2**20, 2**20), "1.0 MiB 1.0 MiB no less"),
+        ((0, 0), "0.0 MiB 0.0 MiB no less"),
+    ],
+)
+def test_a_saving_is_never_a_fraction(peaks, words, capsys):
+    """What takes more is said to take more, and a model too small to save anything to be that."""
+    one = comparison()
+    plain, recomputed = (
+        replace(run, peak_bytes=peak)
+        for run, peak in zip((one.plain, one.recomputed), peaks, strict=True)
+    )
+    render.show(replace(one, plain=plain, recomputed=recomputed), None, None)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"peak memory {words} " in shown
+    assert ("too small to save anything" in shown) == ("less" not in words.replace("no less", ""))
+
+
+def test_tries_are_told():
+    """Each batch that is tried says what it took and whether that fits, the first one included."""
+    first = replace(comparison().plain, peak_bytes=400 * 2**20)
+    peaks = {32: 816, 40: 1016, 41: None, 42: 1066}  # MiB; None: out of memory
+    begun, tried = [], []
+
+    def train(config, recompute):
+        peak = peaks.get(config.batch_size, 25 * config.batch_size)
+        if peak is None:
+            raise OutOfMemoryError("out of it")
+        return replace(first, peak_bytes=peak * 2**20, recompute=recompute)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "train", train)
+        found, _ = demo.largest_batch(
+            Config(), False, 2**30, begun.append, known=first, tried=tried.append
+        )
+    assert found == 40
+    assert tried[0] == "batch 16 without recompute: 400 MiB, fits"
+    assert [line.partition(":")[0] for line in tried[1:]] == begun
+    for line in tried:
+        size, answer = line.split(": ")[1].rsplit(", ", 1)
+        fits = size != "out of memory" and float(size.split()[0].replace(",", "")) <= 1024
+        assert answer == ("fits" if fits else "does not fit")
+    assert any(line.endswith("does not fit") for line in tried)
+
+
+class TestCommand:
+    """The command from its options to what it prints, with no framework to train in."""
+
+    @pytest.fixture
+    def invoke(self, monkeypatch):
+        monkeypatch.setattr("perftricks.cli.recompute_demo.installed", lambda backend: "torch")
+
+        def start(config, recompute, folder=None, *options):
+            if folder is None:
+                record = comparison().to_dict()["recomputed" if recompute else "plain"]
+                del record["recompute"]
+                return {**record, "peak_bytes": config.batch_size * 2**26}
+            return finished(recompute, folder, 1.0, *options)
+
+        monkeypatch.setattr(demo, "_start", start)
+        return lambda *arguments: CliRunner().invoke(app, list(map(str, arguments)))
+
+    def test_steps_without_a_terminal(self, invoke):
+        """Where stderr is no terminal, each step is a plain line on it."""
+        result = invoke()
+        assert result.exit_code == 0
+        assert result.stderr.splitlines() == [
+            "training without recompute",
+            "training with recompute",
+            "comparing gradients and variables",
+        ]
+        assert "\x1b" not in result.output
+
+    def test_json(self, invoke, tmp_path):
+        """Figures on the standard output stand alone there; a file comes beside what is shown."""
+        alone = invoke("--json", "-")
+        record = json.loads(alone.stdout)
+        assert (record["exact"], record["max_batch"]) == (True, None)
+        path = tmp_path / "图.json"
+        beside = invoke("--json", path)
+        assert "gradients identical: yes" in beside.stdout
+        assert json.loads(path.read_text(encoding="utf-8")) == record
+        assert alone.stderr == beside.stderr
+
+    def test_tries(self, invoke):
+        """--max-batch shows what each batch took, both ways."""
+        lines = invoke("--max-batch", "--memory", "2GiB").stderr.splitlines()
+        assert "batch 16 with recompute: 1,024 MiB, fits" in lines
+        assert "batch 16 without recompute: 2,048 MiB, fits" in lines
+        assert "batch 32 with recompute" in lines
+        assert "batch 32 with recompute: 2,048 MiB, fits" in lines
+
+
+def test_labels_do_not_touch():
+    """No text of a picture lies on another, nor over the edge."""
+    one = comparison()
+    for pair in ((0, 0), (7, 7), (1, 2**30), (2**31, 2**30), (99 * 2**20, 100 * 2**20)):
+        runs = (
+            replace(run, peak_bytes=peak, step_seconds=peak / 2**30)
+            for run, peak in zip((one.plain, one.recomputed), pair, strict=True)
+        )
+        figure = render._figure(
+            replace(one, **dict(zip(("plain", "recomputed"), runs, strict=True)))
+        )
+        figure.canvas.draw()
+        boxes = [
+            (text.get_text(), text.get_window_extent())
+            for text in figure.findobj(lambda artist: isinstance(artist, Text))
+            if text.get_visible() and text.get_text()
+        ]
+        inside = figure.bbox
+        for number, (name, box) in enumerate(boxes):
+            assert inside.x0 <= box.x0 <= box.x1 <= inside.x1, name
+            assert inside.y0 <= box.y0 <= box.y1 <= inside.y1, name
+            for other, other_box in boxes[:number]:
+                assert not box.overlaps(other_box), (pair, name, other)
+
+
+STUBBED = """
+import sys
+sys.argv = ["perftricks"]
+from perftricks import cli
+from perftricks.cli import recompute_demo
+from perftricks.recompute import demo
+from tests.recompute.test_demo import finished
+recompute_demo.installed = lambda backend: "torch"
+demo._start = lambda config, on, folder, *more: finished(on, folder, 1.0, *more)
+sys.exit(cli.main(["recompute-demo", *{arguments!r}]))
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json", "-"]])
+def test_reader_that_leaves(arguments):
+    """A reader that has seen enough, such as head, is no error, as in the other commands."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", STUBBED.format(arguments=arguments)],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr.splitlines()[-1:]) == (
+        0,
+        ["comparing gradients and variables"],
+    )

@@ -1,12 +1,11 @@
-"""Lines, tables and JSON, on a terminal and elsewhere."""
+"""Lines and tables, on a terminal and elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import NamedTuple
 
 from rich.bar import Bar
 from rich.cells import cell_len
@@ -15,16 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 _BAR_ROOM = 50  # columns of a terminal from which on there is room for bars
-
-
-def print_json(value: Mapping[str, Any]) -> None:
-    """Print an object; in ASCII where the encoding of the standard output has not all of it."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    try:
-        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
-    except UnicodeEncodeError:
-        text = json.dumps(value, indent=2)
-    print(text)
 
 
 def print_line(*parts: str | tuple[str, str]) -> None:
@@ -93,6 +82,34 @@ def _print_plain(rows: list[list[str]], text_columns: int) -> None:
             for number, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())
+
+
+class Steps(NamedTuple):
+    """How a command of many steps says where it is.
+
+    Attributes:
+        begin: Called with what is being done.
+        note: Called with what has come out, which stays on the screen.
+    """
+
+    begin: Callable[[str], object]
+    note: Callable[[str], object]
+
+
+@contextlib.contextmanager
+def steps() -> Iterator[Steps]:
+    """Say on stderr what is being done: in one place on a terminal, else on a line each."""
+    if not sys.stderr.isatty():
+
+        def line(text: str) -> None:
+            print(text, file=sys.stderr, flush=True)
+
+        yield Steps(line, line)
+        return
+    with Console(stderr=True, highlight=False).status("starting") as status:
+        yield Steps(
+            lambda text: status.update(Text(text)), lambda text: status.console.print(Text(text))
+        )
 
 
 @contextlib.contextmanager

@@ -230,6 +230,7 @@ def largest_batch(
     progress: Optional[Callable[[str], object]] = None,
     limit: int = LARGEST_TRIED,
     known: Optional[Run] = None,
+    tried: Optional[Callable[[str], object]] = None,
 ) -> Tuple[int, Optional[Run]]:
     """Find the largest batch with which a model can be trained.
 
@@ -241,6 +242,7 @@ def largest_batch(
         progress: Called with a line on what is being done.
         limit: The largest batch to try.
         known: The run with the batch size of ``config``, if there has been one.
+        tried: Called with a line on what each batch took and whether that fits.
 
     Returns:
         The largest batch that fits, to within a sixteenth, and the run with it; 0 and None if not
@@ -252,13 +254,39 @@ def largest_batch(
     """
     check(config)
     tell = progress or (lambda line: None)
+    note = tried or (lambda line: None)
+
+    def name(batch_size: int) -> str:
+        return "batch %d %s recompute" % (batch_size, "with" if recompute else "without")
+
+    def taken(batch_size: int, run: Run) -> None:
+        fits = budget is None or run.peak_bytes <= budget
+        answer = "fits" if fits else "does not fit"
+        note("%s: %s, %s" % (name(batch_size), mebibytes(run.peak_bytes), answer))
 
     def run(batch_size: int) -> Run:
-        tell("batch %d %s recompute" % (batch_size, "with" if recompute else "without"))
-        return train(replace(config, batch_size=batch_size), recompute)
+        tell(name(batch_size))
+        try:
+            found = train(replace(config, batch_size=batch_size), recompute)
+        except OutOfMemoryError:
+            note("%s: out of memory, does not fit" % name(batch_size))
+            raise
+        taken(batch_size, found)
+        return found
 
+    if known is not None and config.batch_size <= limit:
+        taken(config.batch_size, known)
     found = batches.largest_batch(run, config.batch_size, budget, limit, known)
     return found.batch_size, found.run
+
+
+def mebibytes(size: int) -> str:
+    """Return a peak of memory as people read it, in the unit of all others.
+
+    >>> mebibytes(2**31), mebibytes(130_000)
+    ('2,048 MiB', '0.1 MiB')
+    """
+    return "{:,.{}f} MiB".format(size / 2**20, 0 if size >= 100 * 2**20 else 1)
 
 
 def train(config: Config, recompute: bool) -> Run:

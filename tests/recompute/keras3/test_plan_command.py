@@ -165,7 +165,7 @@ def test_a_call_of_its_own_and_a_single_layer(tmp_path):
         ),
         (("models:net", "--save", "x.json"), 2, "--save saves the plan that a --budget chooses"),
         (("models:net", "--plot", "x.txt"), 2, "expected a picture of a kind such as x.png"),
-        (("models:net", "--json", "no/x"), 2, "folder 'no' of 'no/x' does not exist"),
+        (("models:net", "--json", "no/x.json"), 2, "folder 'no' of 'no/x.json' does not exist"),
     ],
 )
 def test_bad_input(tmp_path, arguments, status, message):
