@@ -125,8 +125,30 @@ def test_large_tables(written):
     page, data = written(table(500), rows=200)
     assert len(data["tokens"]) == len(data["counts"]) == 200
     assert data["tokens"][:2] == ["word1", "word2"]
-    assert any("The 200 most frequent of 500 tokens" in text for text in page.texts["p"])
+    assert any("The 200 most frequent of 500 tokens, so that the page stays quick" in text for text in page.texts["p"])
     assert sum(tag == "tr" for tag, _ in page.elements) == 51
+
+
+def test_all_rows_of_a_large_table(written):
+    """A page holds each of 400,000 rows for the search, and few of them as elements."""
+    counts = table(400_000)
+    page, data = written(counts)
+    assert data["tokens"] == list(counts)
+    assert data["counts"] == list(counts.values())
+    assert "All 400,000 tokens." in page.texts["p"]
+    assert sum(tag == "tr" for tag, _ in page.elements) == 51
+
+
+def test_how_comes_before_the_table(written):
+    """How it was counted stands where one finds it, above the table."""
+    page, _ = written(table(9), details={"mode": "default"})
+    assert [text.strip() for text in page.texts["h2"]] == [
+        "Frequency and rank",
+        "How it was counted",
+        "Table",
+    ]
+    tags = [tag for tag, _ in page.elements]
+    assert max(n for n, tag in enumerate(tags) if tag == "dl") < tags.index("table")
 
 
 def test_ngrams_and_nothing(written):
