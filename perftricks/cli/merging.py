@@ -15,7 +15,20 @@ if TYPE_CHECKING:
 
 # What --merge goes together with.
 _OF_MERGE = frozenset(
-    {"paths", "merge", "output", "output_format", "top", "report", "title", "plot", "quiet", "json"}
+    {
+        "paths",
+        "merge",
+        "output",
+        "output_format",
+        "top",
+        "report",
+        "title",
+        "plot",
+        "cloud",
+        "font",
+        "quiet",
+        "json",
+    }
     | {"stop_words", "words_only", "min_count", "min_length", "memory_limit"}
 )
 

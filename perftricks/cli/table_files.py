@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Annotated, NamedTuple
 
+import typer
+
+from perftricks.cli.errors import complain
 from perftricks.cli.json_files import JsonFile
 
 if TYPE_CHECKING:
@@ -15,6 +19,26 @@ if TYPE_CHECKING:
     from perftricks.wordcount.writing.export import TableFormat
 
 STDOUT = "-"
+
+
+CloudOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cloud",
+        metavar="FILE",
+        help="Draw the most frequent words as a word cloud: .svg or .png (with wordcloud).",
+    ),
+]
+
+FontOption = Annotated[
+    str | None,
+    typer.Option(
+        "--font",
+        metavar="FILE",
+        help="The font of --cloud, and of --plot where it is .png or .pdf: .ttf, .otf or .ttc.",
+        show_default="an installed one that has the characters",
+    ),
+]
 
 
 class TableFiles(NamedTuple):
@@ -26,34 +50,40 @@ class TableFiles(NamedTuple):
     plot: str | None
     title: str
     json: JsonFile
+    cloud: str | None
+    font: str | None
 
     @property
     def figures(self) -> dict[str, str | None]:
         """What there is to look at beside the table: name -> where it is written."""
-        return {"report": self.report, "plot": self.plot}
+        return {"report": self.report, "plot": self.plot, "cloud": self.cloud}
 
     @property
     def name(self) -> str | None:
         """What to call the place where the table is written."""
         return self.output if isinstance(self.output, str | None) else STDOUT
 
-    def check(self, sources: Sequence[Source], taken: Sequence[str | None]) -> None:
+    def check(
+        self, sources: Sequence[Source], taken: Sequence[str | None], *, chinese: bool = False
+    ) -> None:
         """Check that they can be written, before the work.
 
         Args:
             sources: The files that are counted.
             taken: Other files that are read.
+            chinese: Whether the words will be Chinese.
 
         Raises:
             OptionError: If not.
         """
         from perftricks.wordcount.errors import OptionError
-        from perftricks.wordcount.writing import check_plot, check_report
+        from perftricks.wordcount.writing import check_cloud, check_plot, check_report
         from perftricks.wordcount.writing.export import check_apart, check_output, check_place
+        from perftricks.wordcount.writing.fonts import check_font
 
         # What stands for a stream that is closed writes nowhere.
         json_file = None if self.json.to_stdout else self.json.path
-        written = [self.output, self.report, self.plot, json_file]
+        written = [self.output, self.report, self.plot, self.cloud, json_file]
         if sys.__stdout__ is None and not any(written):
             raise OptionError("the standard output is closed: name a file with --output")
         if self.output == STDOUT:
@@ -64,6 +94,12 @@ class TableFiles(NamedTuple):
             check_report(self.report, sources)
         if self.plot is not None:
             check_plot(self.plot, sources)
+        if self.cloud is not None:
+            check_cloud(self.cloud, sources, font=self.font, chinese=chinese)
+        elif self.font is not None and (self.plot or "").lower().endswith((".png", ".pdf")):
+            check_font(self.font)
+        elif self.font is not None:
+            raise OptionError("--font is for --cloud, and for --plot FILE.png or .pdf")
         if self.name == STDOUT and self.json.to_stdout:
             raise OptionError(
                 "--output - and --json - are both the standard output; name a file for one of them"
@@ -76,7 +112,7 @@ class TableFiles(NamedTuple):
     def write(self, counts: WordCounts, details: Mapping[str, str], *, quiet: bool) -> float:
         """Write them, and return the seconds that took."""
         from perftricks.cli.render import wordcount as render
-        from perftricks.wordcount.writing import write_plot, write_report
+        from perftricks.wordcount.writing import write_cloud, write_plot, write_report
         from perftricks.wordcount.writing.export import write_table
 
         began = time.perf_counter()
@@ -86,5 +122,11 @@ class TableFiles(NamedTuple):
         if self.report is not None:
             write_report(self.report, counts, title=self.title, details=details)
         if self.plot is not None:
-            write_plot(self.plot, counts)
+            write_plot(self.plot, counts, font=self.font)
+        if self.cloud is not None:
+            with warnings.catch_warnings(record=True) as doubts:
+                warnings.simplefilter("always", UserWarning)
+                write_cloud(self.cloud, counts, font=self.font)
+            for doubt in doubts:
+                complain("perftricks wordcount", f"warning: {doubt.message}")
         return time.perf_counter() - began

@@ -15,7 +15,7 @@ from perftricks.cli import counting, merging
 from perftricks.cli.clusters import ClusterOptions, storage_options
 from perftricks.cli.errors import complain, reported
 from perftricks.cli.json_files import JsonFile, JsonOption
-from perftricks.cli.table_files import STDOUT, TableFiles
+from perftricks.cli.table_files import STDOUT, CloudOption, FontOption, TableFiles
 
 if TYPE_CHECKING:
     from perftricks.wordcount.writing.export import TableFormat
@@ -43,6 +43,7 @@ Examples:
   perftricks wordcount corpus/ --skip-bad --encoding auto -v
   perftricks wordcount corpus/ --compare
   perftricks wordcount corpus/ --report counts.html --plot zipf.svg
+  perftricks wordcount corpus/ --stop-words zh --cloud cloud.svg
   perftricks wordcount s3://bucket/corpus/ --engine dask --scheduler tcp://10.0.0.1:8786
   perftricks wordcount --merge monday.tsv tuesday.parquet -o both.tsv
 
@@ -378,6 +379,8 @@ def wordcount(
             help="Draw counts against ranks: .svg; or .png, .pdf (with matplotlib).",
         ),
     ] = None,
+    cloud: CloudOption = None,
+    font: FontOption = None,
     engine: Annotated[
         Engine | None,
         typer.Option(
@@ -456,8 +459,8 @@ def wordcount(
         no_hmm_there = mode is Mode.ALL and hmm is not None
         no_batches = method in (Method.NAIVE, Method.COMPILED) and batch_size is not None
         no_choice = verify_seed is not None and not verify
-        nothing_to_show = quiet and not (output or report or plot or json or folder)
-        no_figures = compare and (report is not None or plot is not None)
+        nothing_to_show = quiet and not (output or report or plot or cloud or json or folder)
+        no_figures = compare and any((report, plot, cloud, font))
         contradictions = (
             (other and mode is not None, "--mode is for jieba; the tokenizer is another"),
             (other and hmm is not None, "--hmm/--no-hmm is for jieba; the tokenizer is another"),
@@ -493,7 +496,7 @@ def wordcount(
             ),
             (compare and engine is not None, "--compare runs here; leave --engine out"),
             (compare and skip_bad, "--compare reads part of the files; leave --skip-bad out"),
-            (no_figures, "--compare writes neither report nor plot; leave them out"),
+            (no_figures, "--compare draws nothing; leave --report, --plot, --cloud and --font out"),
             (
                 nothing_to_show,
                 "--quiet leaves nothing to show; add --output, --report, --plot or --json",
@@ -511,14 +514,14 @@ def wordcount(
             more = f" and {len(paths) - 1} more"
             title = ", ".join(paths) if len(paths) <= 3 else paths[0] + more
         target = sys.stdout.buffer if output == STDOUT and sys.__stdout__ is not None else output
-        files = TableFiles(target, table_format, report, plot, title, json_file)
+        files = TableFiles(target, table_format, report, plot, title, json_file, cloud, font)
         to_stdout = output == STDOUT
         shown = 0 if to_stdout and not json_file.wanted else top
         aside = contextlib.redirect_stdout(sys.stderr) if to_stdout else contextlib.nullcontext()
         stop_file = None if stop_words in SHIPPED else stop_words
         if merge:
             merging.refuse_others(context)
-            files.check((), [*paths, stop_file])
+            files.check((), [*paths, stop_file, font])
             with aside:
                 table_filter = TableFilter.make(stop_words, min_count, min_length, words_only)
                 merging.merge(paths, table_filter, memory_limit, files, shown, quiet=quiet)
@@ -564,7 +567,8 @@ def wordcount(
             engine and engine.value, scheduler, tls_ca, tls_cert, tls_key, folder
         )
         counted_by = cluster.job(job, COMMAND, quiet=quiet)
-        files.check(job.corpus.sources, [stop_file, user_dict, dictionary])
+        taken = [stop_file, user_dict, dictionary, font]
+        files.check(job.corpus.sources, taken, chinese=not other)
         if verbose:
             for path, reason in job.corpus.not_read:
                 complain(COMMAND, f"not read: {path}: {reason}")

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from tests.cli.conftest import command
+from tests.wordcount.test_cloud import font, texts
 
 
 def test_both(run, corpus):
@@ -49,7 +50,10 @@ def test_filters(run, corpus):
         ("--report a.pdf", "report 'a.pdf': unknown extension '.pdf'; expected .html"),
         ("--plot a", "plot 'a': no extension; expected .svg, .png or .pdf"),
         ("--plot no/a.svg", "output 'no/a.svg': folder"),
-        ("--compare --report a.html", "--compare writes neither report nor plot; leave them out"),
+        (
+            "--compare --report a.html",
+            "--compare draws nothing; leave --report, --plot, --cloud and --font out",
+        ),
         ("--format text --report corpus.html", "output 'corpus.html' would overwrite an input"),
     ],
 )
@@ -81,3 +85,40 @@ def test_real_command(corpus):
     done = command("wordcount", corpus, "--report", report, "-q")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert report.read_text(encoding="utf-8").rstrip().endswith("</html>")
+
+
+def test_cloud(run, corpus):
+    """--cloud draws the words in the font that is named; a word it lacks is said on stderr."""
+    path, file = corpus.parent / "cloud.svg", corpus.parent / "font.ttf"
+    font(file, "喝茶")
+    result = run(corpus, "--cloud", path, "--font", file, "--stop-words", "zh")
+    assert result.status == 0
+    assert f"cloud      {path}" in result.out
+    assert "words are left out, whose characters" in result.err
+    assert result.err.count("\n") == 1
+    assert texts(path) == ["喝茶"]
+    record = run(corpus, "-q", "--json", "-", "--cloud", path, "--font", file).json
+    assert record["cloud"] == str(path)
+
+
+def test_font_alone(run, corpus):
+    """A font for nothing is wrong usage; for a .png plot it is looked at first."""
+    file = font(corpus.parent / "font.ttf", "喝茶")
+    result = run(corpus, "--font", file)
+    assert (result.status, result.err) == (
+        2,
+        "perftricks wordcount: --font is for --cloud, and for --plot FILE.png or .pdf\n",
+    )
+    plot = corpus.parent / "zipf.png"
+    assert run(corpus, "-q", "--plot", plot, "--font", file).status == 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    result = run(corpus, "-q", "--plot", plot, "--font", corpus)
+    assert (result.status, "cannot be drawn with" in result.err) == (2, True)
+
+
+def test_no_chinese_font(run, corpus, monkeypatch):
+    """Where no font has Chinese characters, one line says what to install, before counting."""
+    monkeypatch.setattr("perftricks.wordcount.writing.fonts._font_files", lambda: ())
+    result = run(corpus, "--cloud", corpus.parent / "cloud.svg")
+    assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "no font with Chinese characters is installed: install one (Debian" in result.err

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from perftricks.wordcount import OptionError, WordCounts, count_words
-from perftricks.wordcount.writing import check_plot, plot, svg, write_plot, write_report
+from perftricks.wordcount.writing import check_plot, fonts, svg, write_plot, write_report
 from perftricks.wordcount.writing.zipf import zipf
 
 NASTY = [
@@ -125,7 +125,10 @@ def test_large_tables(written):
     page, data = written(table(500), rows=200)
     assert len(data["tokens"]) == len(data["counts"]) == 200
     assert data["tokens"][:2] == ["word1", "word2"]
-    assert any("The 200 most frequent of 500 tokens, so that the page stays quick" in text for text in page.texts["p"])
+    assert any(
+        "The 200 most frequent of 500 tokens, so that the page stays quick" in text
+        for text in page.texts["p"]
+    )
     assert sum(tag == "tr" for tag, _ in page.elements) == 51
 
 
@@ -236,8 +239,8 @@ def test_drawn_by_matplotlib(tmp_path, extension, tokens):
 
 def test_fonts():
     """A font has all characters of a text, and is never one that has a box for each."""
-    assert plot.font_for("tea") is not None
-    assert plot.font_for("tea \U0010fffd") is None
+    assert fonts.font_for("tea") is not None
+    assert fonts.font_for("tea \U0010fffd") is None
 
 
 @pytest.mark.parametrize(

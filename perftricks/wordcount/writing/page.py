@@ -142,8 +142,8 @@ def _shown(shown: int, distinct: int, unit: str) -> str:
     if shown == distinct:
         return f"All {distinct:,} {unit}s." if distinct else f"No {unit}s."
     return (
-        f"The {shown:,} most frequent of {distinct:,} {unit}s, so that the page stays quick; search "
-        "and sorting know no others. The option --output writes all."
+        f"The {shown:,} most frequent of {distinct:,} {unit}s, so that the page stays quick; "
+        "search and sorting know no others. The option --output writes all."
     )
 
 

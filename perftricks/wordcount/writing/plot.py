@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
 from perftricks.files import replacing
@@ -14,22 +13,10 @@ from perftricks.wordcount.reading.sources import PathLike, Source
 from perftricks.wordcount.table.counts import WordCounts
 from perftricks.wordcount.writing import svg
 from perftricks.wordcount.writing.export import check_place
+from perftricks.wordcount.writing.fonts import font_for
 from perftricks.wordcount.writing.zipf import Zipf, zipf
 
 _BY_MATPLOTLIB = (".png", ".pdf")
-# Fonts with Chinese characters that systems come with; others are looked for after these.
-_CHINESE = (
-    "Noto Sans CJK SC",
-    "Source Han Sans SC",
-    "PingFang SC",
-    "Hiragino Sans GB",
-    "Microsoft YaHei",
-    "SimHei",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "Droid Sans Fallback",
-    "Arial Unicode MS",
-)
 
 
 def check_plot(path: PathLike, sources: Sequence[Source] = ()) -> None:
@@ -61,7 +48,7 @@ def check_plot(path: PathLike, sources: Sequence[Source] = ()) -> None:
     check_place(path, sources)
 
 
-def write_plot(path: PathLike, counts: WordCounts) -> None:
+def write_plot(path: PathLike, counts: WordCounts, *, font: PathLike | None = None) -> None:
     """Draw how often the tokens occur against their rank, both logarithmic: Zipf's law.
 
     Some tokens are written beside their points. In .png and .pdf a token that no installed font
@@ -71,6 +58,7 @@ def write_plot(path: PathLike, counts: WordCounts) -> None:
         path: Where to: ``.svg``; or ``.png`` or ``.pdf``, which need matplotlib (extra ``plot``).
             The file appears complete or not at all.
         counts: The table.
+        font: The file of a font to use in .png and .pdf before those that are installed.
 
     Raises:
         OptionError: As :func:`check_plot` does.
@@ -84,10 +72,10 @@ def write_plot(path: PathLike, counts: WordCounts) -> None:
         if extension == ".svg":
             file.write(svg.document(plot).encode())
         else:
-            _figure(plot).savefig(file, format=extension[1:], dpi=150)
+            _figure(plot, font).savefig(file, format=extension[1:], dpi=150)
 
 
-def _figure(plot: Zipf) -> Any:
+def _figure(plot: Zipf, first: PathLike | None) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
 
@@ -107,7 +95,7 @@ def _figure(plot: Zipf) -> Any:
     counts = [point.count for point in plot.points]
     axes.plot(ranks, counts, ".-", color="#0b62c4", markersize=4, label="this corpus")
     for point in plot.labelled:
-        font = font_for(point.token)
+        font = font_for(point.token, first)
         if font is not None:
             axes.annotate(
                 _plain(point.token),
@@ -123,47 +111,3 @@ def _figure(plot: Zipf) -> Any:
 def _plain(text: str) -> str:
     """Return text that matplotlib does not take for a formula."""
     return text.replace("$", r"\$")
-
-
-def font_for(text: str) -> str | None:
-    """Return the file of an installed font that has all characters of a text; None without one."""
-    needed = {ord(character) for character in text}
-    for path, characters in _fonts():
-        if needed <= characters:
-            return path
-    return None
-
-
-def _fonts() -> Iterator[tuple[str, frozenset[int]]]:
-    """The installed fonts and their characters, those that suit best first."""
-    for path in _font_files():
-        yield path, _characters(path)
-
-
-@cache
-def _font_files() -> tuple[str, ...]:
-    from matplotlib import font_manager
-
-    order = {name: number for number, name in enumerate(("DejaVu Sans", *_CHINESE))}
-    known = sorted(
-        font_manager.fontManager.ttflist,
-        key=lambda font: (order.get(font.name, len(order)), font.style != "normal", font.name),
-    )
-    # matplotlib remembers its list for years, so fonts that came later are looked for as well.
-    files = dict.fromkeys([*(font.fname for font in known), *font_manager.findSystemFonts()])
-    return tuple(file for file in files if not _is_last_resort(file))
-
-
-def _is_last_resort(path: str) -> bool:
-    """Whether a font has a box for every character there is, which says nothing."""
-    return "lastresort" in os.path.basename(path).lower()
-
-
-@cache
-def _characters(path: str) -> frozenset[int]:
-    from matplotlib import ft2font
-
-    try:
-        return frozenset(ft2font.FT2Font(path).get_charmap())
-    except (OSError, RuntimeError):  # damaged, gone since the list was made, or of another kind
-        return frozenset()
