@@ -271,11 +271,69 @@ def parallel_apply_generator(
 ) -> Generator[tuple[int, R], None, None]:
     """Apply ``func`` to every item of an iterable and yield each result as it comes.
 
-    Arguments and errors are those of :func:`parallel_apply`. Closing the generator, or dropping it,
-    ends the workers at once. The arguments are checked in this call, not at the first result.
+    Closing the generator, or dropping it, ends the workers at once. The arguments are checked in
+    this call, not at the first result.
+
+    Args:
+        func: Called with one item in a worker. Lambdas and closures work.
+        iterable: The items, possibly without end. Each is what it was when it was read, whatever
+            becomes of it later; only threads get the very object.
+        workers: How many workers; None for :func:`~perftricks.parallel.available_cores`, or for as
+            many as a thread or process pool that is given as ``executor`` has.
+        max_queue_size: The most items that are read from ``iterable`` and not yet delivered. None
+            for 100 for each worker, or four batches of a given ``batch_size`` if that is more:
+            enough for tasks that do nothing to travel in batches, little enough for items of a
+            megabyte. Ten, or as few as there are workers, do for items that are large or take long.
+        dummy: Use threads, not processes.
+        random_seeds: True seeds ``random`` and ``numpy.random`` for each *item*, from ``root_seed``
+            and the item's index, so that results do not depend on the number of workers (threads
+            share those generators, also those of one dask worker: see
+            :func:`~perftricks.parallel.item_seed`). A sequence holds
+            one seed for each *worker*, set once when it starts. False or None seeds nothing.
+        unordered: Deliver results as they come; False delivers them in the order of the items.
+        executor: "process", "thread", "interpreter" (threads with an interpreter each, from Python
+            3.14 on), "serial" (the calling thread), any ``concurrent.futures.Executor``, or a
+            client of dask.distributed, whose workers may come, go and die; both stay open.
+        batch_size: How many items go to a worker at a time, fewer if ``max_queue_size`` would not
+            hold a batch for each worker. "auto" finds a size at which a batch takes about 0.1 s.
+        on_error: What to do with an item that fails. "raise" (default) raises its exception: at
+            once if the task raised it; if the item killed its worker or ran out of time, after all
+            other items that were read have been delivered. "skip" leaves it out. "return" delivers
+            the exception in the place of the result.
+        retries: How often an item that failed is tried again before ``on_error`` applies.
+        timeout: Seconds an item may take; the worker that exceeds it is killed and replaced.
+            Processes only.
+        initializer: Called without arguments in each worker before its first item; what it returns
+            is what :func:`~perftricks.parallel.worker_state` gives in that worker.
+        progress: True for a progress bar, on stderr if that is a terminal or in the output of a
+            notebook's cell, else nothing; or a function that is called in the calling thread with
+            the number of items delivered.
+        root_seed: Where the items' seeds come from, an int; None draws a new one for each call.
+        start_method: How processes start: "fork" (they share this process's memory), "fresh" (they
+            are forked by a fresh interpreter, one for all runs of this process), "spawn" (each is a
+            fresh interpreter) or "forkserver" (as :mod:`multiprocessing` does). Fresh interpreters
+            do not import the main module, so a script needs no ``if __name__ == "__main__":``; on
+            Windows it does. None chooses "fork" where that is what :mod:`multiprocessing` uses and
+            this process has no other threads, beside which a fork may hang; else "fresh".
+        read_in: Where ``iterable`` is read. "thread": in a thread of its own, so that results come
+            when they are ready, also while the iterable waits, for one of them maybe. "caller": in
+            the thread that takes the results. "auto": in the calling thread where reading cannot
+            wait (lists, arrays, files on a disk) or must not be elsewhere (what refers to a cursor
+            of sqlite3, to a ``threading.local``), else in a thread.
+        finalizer: Called without arguments in each worker at its end, unless it is killed; not for
+            an executor of the caller's.
+        max_tasks_per_worker: After so many items a worker is replaced; None for never. Processes
+            only.
+        memory_limit: The most memory that a worker may have for itself, in bytes or as a size such
+            as "2GiB". One that has more after an item is replaced. One that has a quarter more in
+            the midst of an item is killed; the item is run again by a new worker, and is to blame
+            if that has to be killed as well. Processes on Linux only.
 
     Yields:
         ``(index, result)``, where ``index`` counts the items from 0.
+
+    Raises:
+        Exception: The same as :func:`parallel_apply`.
 
     >>> from perftricks.parallel import parallel_apply_generator
     >>> words = parallel_apply_generator(str.upper, iter(["a", "b"]), 2, 10, dummy=True)
@@ -349,25 +407,44 @@ def parallel_count(
     Args:
         func: Called with one item in a worker; returns the keys to count, each of them hashable.
         iterable: The items, read in the calling thread; must end.
-        workers: As for :func:`parallel_apply`.
+        workers: How many workers; None for :func:`~perftricks.parallel.available_cores`, or for as
+            many as a thread or process pool that is given as ``executor`` has.
         batch_size: How many items are counted in one table; fewer if they are long strings. A
             worker that is at a batch for long hands the rest of it to others. "auto" finds a size.
         max_queue_size: The most items read and not yet counted; None for what keeps the workers
             busy, at most four batches each.
-        executor: As for :func:`parallel_apply`.
+        executor: "process", "thread", "interpreter" (threads with an interpreter each, from Python
+            3.14 on), "serial" (the calling thread), any ``concurrent.futures.Executor``, or a
+            client of dask.distributed, whose workers may come, go and die; both stay open.
         on_error: "raise" (default), or "skip" to leave out an item that fails; the keys of such an
             item are not counted, not even those before the failure.
-        retries: As for :func:`parallel_apply`.
-        timeout: As for :func:`parallel_apply`.
-        initializer: As for :func:`parallel_apply`.
-        progress: As for :func:`parallel_apply`.
-        random_seeds: As for :func:`parallel_apply`, but off by default.
-        root_seed: As for :func:`parallel_apply`.
-        start_method: As for :func:`parallel_apply`.
+        retries: How often an item that failed is tried again before ``on_error`` applies.
+        timeout: Seconds an item may take; the worker that exceeds it is killed and replaced.
+            Processes only.
+        initializer: Called without arguments in each worker before its first item; what it returns
+            is what :func:`~perftricks.parallel.worker_state` gives in that worker.
+        progress: True for a progress bar, on stderr if that is a terminal or in the output of a
+            notebook's cell, else nothing; or a function that is called in the calling thread with
+            the number of items counted.
+        random_seeds: True seeds ``random`` and ``numpy.random`` for each *item*, from ``root_seed``
+            and the item's index. A sequence holds one seed for each *worker*, set once when it
+            starts. False (default) or None seeds nothing.
+        root_seed: Where the items' seeds come from, an int; None draws a new one for each call.
+        start_method: How processes start: "fork" (they share this process's memory), "fresh" (they
+            are forked by a fresh interpreter, one for all runs of this process), "spawn" (each is a
+            fresh interpreter) or "forkserver" (as :mod:`multiprocessing` does). Fresh interpreters
+            do not import the main module, so a script needs no ``if __name__ == "__main__":``; on
+            Windows it does. None chooses "fork" where that is what :mod:`multiprocessing` uses and
+            this process has no other threads, beside which a fork may hang; else "fresh".
         into: The counter to add to, by its ``update``, once for each batch; None for a new one.
-        finalizer: As for :func:`parallel_apply`.
-        max_tasks_per_worker: As for :func:`parallel_apply`.
-        memory_limit: As for :func:`parallel_apply`.
+        finalizer: Called without arguments in each worker at its end, unless it is killed; not for
+            an executor of the caller's.
+        max_tasks_per_worker: After so many items a worker is replaced; None for never. Processes
+            only.
+        memory_limit: The most memory that a worker may have for itself, in bytes or as a size such
+            as "2GiB". One that has more after an item is replaced. One that has a quarter more in
+            the midst of an item is killed; the item is run again by a new worker, and is to blame
+            if that has to be killed as well. Processes on Linux only.
 
     Returns:
         Key -> how often it came; ``into`` if that is given.

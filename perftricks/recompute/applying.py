@@ -74,15 +74,25 @@ def apply(
             in the model they are: a class, the name of a layer, a function of a layer that returns
             a bool, or several of them. A layer inside one that is chosen is not chosen again.
         boundaries: Cut a graph after these: names of layers, layers, symbolic tensors, or one.
-        policy: What is kept beside the inputs of segments, as for ``recompute_grad``; None for
-            "full", which keeps nothing.
-        budget: What a training step may take, as for ``plan``, with all that follow.
-        batch_size: As for ``plan``.
-        length: As for ``plan``.
-        loss: As for ``plan``.
-        optimizer: As for ``plan``.
-        x: As for ``plan``.
-        y: As for ``plan``.
+        policy: What is kept beside the inputs of segments: None or "full" for nothing; "save_masks"
+            for masks of dropout, "save_matmuls" for these and what matrix products and convolutions
+            give, "save_attention" for what a fused attention operation gives; a list of names that
+            ``keep`` has given to tensors; or a function of the kind of an operation and its name,
+            which returns True to keep what it gives.
+        budget: What a training step may take: bytes, or a size such as "6GiB". It chooses segments
+            and policies, so none of the options above is given. For models of Keras 3.
+        batch_size: With a budget: samples in a batch.
+        length: With a budget: what to take for each other dimension of the inputs that is not
+            known: the tokens of a text, the sides of an image.
+        loss: With a budget: a Keras loss, its name, or a list of them, one for each output. None
+            for what the model is compiled with; if it is not, the mean squared error. A model with
+            a ``train_step`` or ``compute_loss`` of its own needs it, for a step with that loss.
+        optimizer: With a budget: the optimizer or its name; None for that of the model, if it is
+            compiled.
+        x: For a model with a ``call`` of its own, with a budget: samples of what it is called with,
+            arrays or ``keras.Input`` nested as ``fit`` takes them. Only shapes and types are looked
+            at, and ``batch_size`` says how many there are. A model that is not built is built.
+        y: With a budget: samples of the targets; None for what goes with the outputs and the loss.
 
     Returns:
         The plan; ``print`` it for a table.

@@ -46,15 +46,20 @@ def plan(
 
     Args:
         model: A built model of Keras 3 or Keras 2.
-        every: As for ``apply``.
-        layers: As for ``apply``.
-        boundaries: As for ``apply``.
-        policy: As for ``apply``.
+        every: Make a segment of as many steps between cut points (1 for the most segments).
+        layers: Instead of segments of a graph, recompute each of these layers on its own: a class,
+            the name of a layer, a function of a layer that returns a bool, or several of them.
+        boundaries: Cut a graph after these: names of layers, layers, symbolic tensors, or one.
+        policy: What is kept beside the inputs of segments: None or "full" for nothing; "save_masks"
+            for masks of dropout, "save_matmuls" for these and what matrix products and convolutions
+            give, "save_attention" for what a fused attention operation gives; a list of names that
+            ``keep`` has given to tensors; or a function of the kind of an operation and its name,
+            which returns True to keep what it gives.
         budget: What a training step may take: bytes, or a size such as "6GiB". It chooses segments
             and policies, so none of the options above is given. For models of Keras 3.
         batch_size: With a budget: samples in a batch.
         length: With a budget: what to take for each other dimension of the inputs that is not
-            known, as for ``profile``.
+            known: the tokens of a text, the sides of an image.
         loss: With a budget: a Keras loss, its name, or a list of them, one for each output. None
             for what the model is compiled with; if it is not, the mean squared error. A model with
             a ``train_step`` or ``compute_loss`` of its own needs it, for a step with that loss.

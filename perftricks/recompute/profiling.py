@@ -38,8 +38,8 @@ def profile(
             a text, the sides of an image.
         optimizer: The optimizer; None for the one that the model is compiled with, if it is.
         plan: The plan whose segments are shown; None for the one that ``apply`` would choose.
-        x: For a model with a ``call`` of its own: samples of what it is called with, as for
-            ``plan``.
+        x: For a model with a ``call`` of its own: samples of what it is called with, arrays or
+            ``keras.Input`` nested as ``fit`` takes them. Only shapes and types are looked at.
 
     Returns:
         The profile; ``print`` it for a table.

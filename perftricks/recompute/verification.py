@@ -120,7 +120,7 @@ def verify(
 
     Args:
         model: A built model of Keras 3 or Keras 2.
-        x: One batch of its inputs, as for ``model.train_on_batch``.
+        x: One batch of its inputs: what ``model.train_on_batch`` takes.
         y: The targets.
         loss: A Keras loss, its name, or a function of ``y`` and of what the model returns. By
             default the loss the model is compiled with.

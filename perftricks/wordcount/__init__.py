@@ -21,7 +21,7 @@ from perftricks.wordcount.errors import (
 from perftricks.wordcount.merging import merge_tables
 from perftricks.wordcount.table.counts import RunInfo, WordCounts
 from perftricks.wordcount.verify import VerificationError
-from perftricks.wordcount.writing import write_plot, write_report
+from perftricks.wordcount.writing import write_cloud, write_plot, write_report
 from perftricks.wordcount.writing.export import read_table, write_table
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "count_words",
     "merge_tables",
     "read_table",
+    "write_cloud",
     "write_plot",
     "write_report",
     "write_table",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Union
 
+from perftricks.parallel.progress import byte_progress
 from perftricks.wordcount.checkpoint import SECONDS, Checkpoint
 from perftricks.wordcount.dictionaries import UserDictionary
 from perftricks.wordcount.errors import OptionError
@@ -44,7 +45,7 @@ def count_words(
     method: MethodName | None = None,
     batch_size: int = 1000,
     start_method: StartMethod | None = None,
-    progress: Progress | None = None,
+    progress: bool | Progress | None = None,
     ngrams: int = 1,
     verify: int = 0,
     verify_seed: int | None = None,
@@ -83,10 +84,12 @@ def count_words(
             text or for one worker, else "parallel". ``run.note`` of the result says why it is not
             "compiled".
         batch_size: Documents in a batch, of methods "batched" and "parallel".
-        start_method: How worker processes start: "fork", "forkserver" or "spawn"; None for what
-            :func:`perftricks.parallel.parallel_count` chooses.
-        progress: Called now and then with the bytes done and the bytes there are; the latter is
-            None where that is not known.
+        start_method: How worker processes start: "fork", "fresh" (forked by a fresh interpreter),
+            "forkserver" or "spawn"; None for "fork" where that is usual and this process has no
+            other threads, else "fresh".
+        progress: True for a progress bar, on stderr if that is a terminal or in the output of a
+            notebook's cell, else nothing; or a function that is called now and then with the bytes
+            done and the bytes there are, the latter None where that is not known.
         ngrams: Count sequences of so many tokens of a document; the keys are tuples then. With 1
             the tokens are counted.
         verify: Count so many documents, chosen at random, once more with jieba, and fail if
@@ -94,8 +97,7 @@ def count_words(
         verify_seed: Makes the choice of these documents repeatable.
         memory_limit: What tables may take, in bytes or as a size such as "500MB" or "2GiB"; None
             for half of what the machine or the control group has. A table that outgrows it moves
-            to the disk, in the temporary folder, in parts that are merged when the result is read;
-            see :class:`WordCounts`.
+            to the disk, in the temporary folder, in parts that are merged when the result is read.
 
     Returns:
         The table. ``documents`` and ``tokens`` say what was counted, before words were left out.
@@ -103,7 +105,8 @@ def count_words(
     Raises:
         OptionError: If an option cannot be used; nothing has been counted then.
         OSError: If a dictionary or the stop words cannot be read.
-        TypeError: If ``texts`` is a single str, or a document is not a str.
+        TypeError: If ``texts`` is a single str, a document is not a str, or ``progress`` is neither
+            a bool nor a function.
         TokenizerError: If a tokenizer of your own fails.
         VerificationError: If a document was counted wrongly.
         SpillError: If the disk is full that the table moves to.
@@ -128,7 +131,8 @@ def count_words(
     )
     check(settings)
     table_filter = TableFilter.make(stop_words, min_count, min_length, words_only)
-    return table_filter.apply(run(_feed(texts), settings, progress))
+    with byte_progress(progress) as tell:
+        return table_filter.apply(run(_feed(texts), settings, tell))
 
 
 def _feed(texts: Iterable[str]) -> Feed:
@@ -159,7 +163,7 @@ def count_files(
     method: MethodName | None = None,
     batch_size: int = 1000,
     start_method: StartMethod | None = None,
-    progress: Progress | None = None,
+    progress: bool | Progress | None = None,
     ngrams: int = 1,
     verify: int = 0,
     verify_seed: int | None = None,
@@ -175,8 +179,9 @@ def count_files(
 
     Args:
         paths: Files, folders (searched to the bottom), patterns such as ``corpus/*.txt``, URLs of
-            any of them, ``-`` for the standard input; one path or several. See
-            :func:`perftricks.wordcount.reading.sources.find_sources`.
+            any of them (``s3://``, ``gs://``, ..., read by fsspec), ``-`` for the standard input;
+            one path or several. In folders, hidden files and those of unknown extensions are passed
+            over; ``run.not_read`` of the result names them.
         tokenizer: "jieba", "chars" (every character is a token), "whitespace" (``str.split``),
             "module:function", or a function from a str to an iterable of str.
         workers: Worker processes, or threads of method "compiled"; None for the number of cores
@@ -208,10 +213,13 @@ def count_files(
         method: "naive", "batched", "parallel" or "compiled"; None chooses the fastest that can be
             used, and ``run.note`` of the result says why it is not "compiled".
         batch_size: Documents in a batch, of methods "batched" and "parallel".
-        start_method: How worker processes start: "fork", "forkserver" or "spawn"; None for what
-            :func:`perftricks.parallel.parallel_count` chooses.
-        progress: Called now and then with the bytes done, as they are stored, and the bytes there
-            are; the latter is None for the standard input and pipes.
+        start_method: How worker processes start: "fork", "fresh" (forked by a fresh interpreter),
+            "forkserver" or "spawn"; None for "fork" where that is usual and this process has no
+            other threads, else "fresh".
+        progress: True for a progress bar, on stderr if that is a terminal or in the output of a
+            notebook's cell, else nothing; or a function that is called now and then with the bytes
+            done, as they are stored, and the bytes there are, the latter None for the standard
+            input and pipes.
         ngrams: Count sequences of so many tokens of a document; the keys are tuples then. With 1
             the tokens are counted.
         verify: Count so many documents, chosen at random, once more with jieba, and fail if
@@ -226,7 +234,7 @@ def count_files(
             in them is an error even so.
         memory_limit: What tables may take, in bytes or as a size such as "500MB"; None for half of
             what there is. A table that outgrows it moves to the disk, in the temporary folder, or
-            in that of a checkpoint; see :class:`WordCounts`.
+            in that of a checkpoint.
         engine: What counts past one machine: a client of dask.distributed; the address of a
             scheduler, such as "tcp://10.0.0.1:8786"; or "dask" for workers of this machine, which
             end with the count. None counts in this process. Workers read the files themselves, by
@@ -278,8 +286,10 @@ def count_files(
 
         cluster = ClusterJob(job, engine, None if folder is None else os.fspath(folder))
         cluster.check()
-        return cluster.run(progress)
+        with byte_progress(progress) as tell:
+            return cluster.run(tell)
     if folder is not None:
         raise OptionError("folder is for workers of an engine; write_table writes a table")
     job.check()
-    return job.run(progress)
+    with byte_progress(progress) as tell:
+        return job.run(tell)

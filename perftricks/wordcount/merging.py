@@ -28,12 +28,14 @@ def merge_tables(
     Args:
         paths: The files: ``.tsv``, ``.csv``, ``.json``, ``.parquet``, ``.arrow``, ``.feather``, or
             folders of ``.parquet``; one or several.
-        stop_words: Tokens to leave out of the sum; see :func:`~perftricks.wordcount.count_files`,
-            as for what follows.
+        stop_words: Tokens to leave out of the sum: the path of a file with a word on each line,
+            the words, or "zh" for the list of Chinese words that ships.
         min_count: Leave out tokens that occur less often in all of them together.
         min_length: Leave out tokens of fewer characters.
-        words_only: Leave out tokens without a letter.
-        memory_limit: What tables may take, in bytes or as a size such as "500MB".
+        words_only: Leave out tokens without a letter, of which Chinese characters are some:
+            punctuation, blanks, numbers.
+        memory_limit: What tables may take, in bytes or as a size such as "500MB"; None for half of
+            what there is. A sum that outgrows it moves to the disk, in the temporary folder.
 
     Returns:
         The sum. ``documents`` is known if every file says it; see

@@ -17,7 +17,7 @@ import pytest
 from perftricks.parallel import available_cores, parallel_apply, seeds
 from perftricks.parallel.cores import _cgroup_cores
 from perftricks.parallel.errors import describe_exit
-from perftricks.parallel.progress import reporter
+from perftricks.parallel.progress import byte_progress, reporter
 from perftricks.parallel.seeds import generators_preserved, seed_generators, seed_of
 from perftricks.parallel.window import BatchSizer
 
@@ -264,6 +264,54 @@ def test_progress_bar_in_a_notebook(monkeypatch, capsys):
     assert notebook.shown[-1]["text/plain"] == "2,000 of 2,000"
     assert 'value="2000" max="2000"' in notebook.shown[-1]["text/html"]
     assert capsys.readouterr() == ("", "")
+
+
+def test_bytes_in_a_notebook(monkeypatch, capsys):
+    """A count shows the bytes done, of how many where that is known."""
+    notebook = Notebook()
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    with byte_progress(True) as tell:
+        tell(1_500_000, None)
+        tell(3_000_000, 12_000_000)
+    assert notebook.shown[0]["text/plain"] == "0 bytes"
+    assert notebook.shown[1]["text/plain"] == "1.5 MB"
+    assert notebook.shown[-1] == {
+        "text/plain": "3.0 MB of 12.0 MB",
+        "text/html": '<progress style="width: 20em" value="3000000" max="12000000"></progress> '
+        "3.0 MB of 12.0 MB",
+    }
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_end_in_a_notebook(monkeypatch):
+    """A bar of unknown length looks busy while the run goes on, and not after it."""
+    notebook = Notebook()
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    parallel_apply(abs, (n for n in range(20)), 2, 5, dummy=True, progress=True)
+    assert notebook.shown[0]["text/html"] == '<progress style="width: 20em"></progress> 0'
+    assert notebook.shown[-1] == {
+        "text/plain": "20",
+        "text/html": '<progress style="width: 20em" value="20" max="20"></progress> 20',
+    }
+
+
+def test_bytes_that_nobody_sees(capsys):
+    """Without a terminal or notebook nothing is shown; a function is used as it is."""
+    told = []
+    for progress, expected in (
+        (True, None),
+        (False, None),
+        (None, None),
+        (told.append, told.append),
+    ):
+        with byte_progress(progress) as tell:
+            assert tell == expected
+    assert capsys.readouterr() == ("", "")
+    message = "progress must be True, False or a function of two ints"
+    with pytest.raises(TypeError, match=message), byte_progress("yes"):
+        pass
 
 
 def test_a_notebook_that_takes_no_output_disturbs_no_run(monkeypatch):

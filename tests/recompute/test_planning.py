@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import json
 
 import pytest
 
-from perftricks.recompute import Plan, Segment
+from perftricks.recompute import Plan, Profile, Segment, Status, Verification
+from perftricks.recompute.batch_sizes import LargestBatch, MaxBatchSize
+from perftricks.recompute.inspection import Part
 from perftricks.recompute.planning.chain import Step, Tensor
 from perftricks.recompute.planning.costs import Facts, bytes_of, kept_bytes
 from perftricks.recompute.planning.cutters import Boundaries, Cutter, Every
 from perftricks.recompute.planning.outline import Below, Call, Graph, Layers, Outline
 from perftricks.recompute.planning.planner import plan_layers, plan_segments
+from perftricks.recompute.planning.plans import Pareto, Point
 
 WIDTH = 100
 
@@ -210,10 +214,29 @@ def test_a_plan_of_the_form_before():
     assert Plan.from_json(json.dumps({**content, "perftricks plan": 1})) == PLAN
 
 
-def test_notebooks_show_tables():
-    """What is printed as a table is one in a notebook, and no markup."""
-    plan = Plan("<net>", (), None, None)
-    assert plan._repr_html_() == "<pre>%s</pre>" % str(plan).replace("<", "&lt;").replace(
-        ">", "&gt;"
-    )
-    assert "&lt;net&gt;" in plan._repr_html_()
+NAME = '<b title="x">net</b> & others'
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        Plan(NAME, (), None, None),
+        Plan("net", (Segment(NAME, ("up", "down"), 4096, 512),), None, None),
+        Pareto(NAME, 64, (Point(1024, 2.0), Point(2048, 1.0)), 1024),
+        Profile(NAME, 64, "torch", 1, 2, 3, 4, 5, (), Plan(NAME, (), None, None)),
+        Status(NAME, ()),
+        Status("net", (Part(NAME, "apply", True, NAME),)),
+        Verification(NAME, (), 1e-6, True, 2048, 1024, NAME, (NAME,)),
+        MaxBatchSize(None, NAME, "gpu", (LargestBatch("plain", 8, 9, 1024, 0.5),)),
+    ],
+    ids=lambda thing: type(thing).__name__,
+)
+def test_notebooks_show_tables(thing):
+    """What is printed as a table is one in a notebook, in letters of one width, and no markup."""
+    shown = thing._repr_html_()
+    opened, text = shown.split(">", 1)
+    assert opened.startswith('<pre style="font-family: monospace;')
+    assert text.endswith("</pre>")
+    assert not set('<>"') & set(text[: -len("</pre>")])
+    assert html.unescape(text[: -len("</pre>")]) == str(thing)
+    assert len(str(thing)) > 10

@@ -10,6 +10,8 @@ def as_html(thing: object) -> str:
 
     Example:
         >>> as_html("1 < 2")
-        '<pre>1 &lt; 2</pre>'
+        '<pre style="font-family: monospace; overflow-x: auto">1 &lt; 2</pre>'
     """
-    return "<pre>%s</pre>" % escape(str(thing))
+    # Not every notebook has <pre> in letters of one width.
+    style = "font-family: monospace; overflow-x: auto"
+    return '<pre style="%s">%s</pre>' % (style, escape(str(thing)))

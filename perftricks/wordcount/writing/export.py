@@ -121,7 +121,7 @@ def read_table(
     Args:
         path: The file; or a folder of ``.parquet`` files, which are one table together. One that
             workers of a cluster have written, at a path or a URL, is read when rows are asked for.
-        format: As for :func:`write_table`.
+        format: "tsv", "csv", "json", "parquet", "arrow" or "feather"; None goes by the extension.
         storage_options: Options of the file system of a URL, as fsspec takes them.
 
     Returns:
@@ -184,7 +184,7 @@ def check_output(
     Args:
         path: Where to.
         sources: The files that are read, none of which may be overwritten.
-        format: As for :func:`write_table`.
+        format: "tsv", "csv", "json", "parquet", "arrow" or "feather"; None goes by the extension.
 
     Raises:
         OptionError: If the extension is unknown, the folder does not exist or may not be written,
