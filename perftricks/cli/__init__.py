@@ -25,7 +25,7 @@ COMMANDS = {
     "wordcount": "Count the words of a corpus, exactly as jieba cuts them.",
     "recompute-demo": "Train a real model with and without recompute, and compare.",
     "recompute-plan": "Plan what to recompute for a budget of memory.",
-    "info": "Show versions, cores, memory, devices and caches.",
+    "info": "Show versions, cores, memory, GPUs and the cache.",
     "cache": "Show or empty the cache of compiled code and dictionaries.",
 }
 

@@ -12,7 +12,7 @@ from perftricks.cli.json_files import JsonFile, JsonOption
 COMMAND = "perftricks info"
 
 # "\b" keeps the lines of the next paragraph apart.
-HELP = """Show versions, cores, memory, devices and caches.
+HELP = """Show versions, cores, memory, GPUs and the cache.
 
 Nothing is imported to find out, so it answers at once. --devices also asks each framework that is
 installed which devices it sees; that imports it in a process of its own, and takes some seconds.

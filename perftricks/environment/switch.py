@@ -27,11 +27,11 @@ def read_switch() -> Switch:
     """Return what ``RECOMPUTE`` means, now."""
     value = os.environ.get(switch.VARIABLE)
     if value is None:
-        return Switch(None, "unset", "decorated layers run plainly, applied models recompute")
+        return Switch(None, "unset", "@recompute_grad is off, recompute.apply is on")
     try:
         on = switch.enabled(default=False)
     except ValueError as error:
         return Switch(value, "invalid", str(error))
     if on:
-        return Switch(value, "on", "decorated layers and applied models recompute")
-    return Switch(value, "off", "nothing recomputes")
+        return Switch(value, "on", "@recompute_grad and recompute.apply are on")
+    return Switch(value, "off", "@recompute_grad and recompute.apply are off")

@@ -32,17 +32,17 @@ def test_screen(call):
     assert (result.status, result.err) == (0, "")
     lines = result.out.splitlines()
     assert [line for line in lines if line and not line.startswith(" ")] == [
-        "machine",
-        "packages",
-        "recompute",
-        "cache",
+        "this machine",
+        "installed packages",
+        "recompute: training in less memory",
+        "wordcount: what it keeps on the disk to start fast",
     ]
     facts = dict(line.split(maxsplit=1) for line in lines if line.startswith(" "))
     assert facts["perftricks"] == perftricks.__version__
     assert facts["python"] == platform.python_version()
     assert facts["numpy"] == metadata.version("numpy")
     assert facts["cores"].split()[0] == str(available_cores())
-    assert facts["RECOMPUTE"].startswith("unset: decorated layers run plainly")
+    assert facts["RECOMPUTE"].startswith("not set: @recompute_grad is off, ")
 
 
 def test_json(call):
@@ -73,6 +73,29 @@ def test_switch(call, monkeypatch, value, meaning):
         assert f"INVALID: RECOMPUTE={value!r} means neither on nor off: use one of 1/true" in line
     else:
         assert f"{value!r}, {meaning}: " in line
+
+
+@pytest.mark.parametrize(
+    ("keras", "torch", "told"),
+    [
+        (None, None, "nothing: Keras 3 is not installed"),
+        ("2.15.0", None, "nothing: Keras 3 is not installed"),
+        (
+            "3.15.0",
+            None,
+            "tensorflow, which is not installed; pip install 'perftricks[tensorflow]'",
+        ),
+        ("3.15.0", "2.13.0", "tensorflow, which is not installed; KERAS_BACKEND=torch would help"),
+    ],
+)
+def test_what_keras_runs_on(call, monkeypatch, tmp_path, keras, torch, told):
+    """Where the backend of Keras is missing, the screen says what to do."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    found = {**dict.fromkeys(packages.PACKAGES), "keras": keras, "torch": torch}
+    monkeypatch.setattr("perftricks.environment.versions", lambda: found)
+    shown = call("info").out
+    assert f"  Keras runs on   {told}" in shown
+    assert ("pip install 'perftricks[torch]'\n" in shown) == (torch is None)
 
 
 def test_looking_imports_nothing_heavy():

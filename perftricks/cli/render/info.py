@@ -10,15 +10,16 @@ from rich.filesize import decimal
 
 from perftricks.cli.render.terminal import print_facts, print_line
 from perftricks.environment import Environment
-from perftricks.environment.devices import Gpu, Sight
+from perftricks.environment.devices import FRAMEWORKS, Gpu, Sight
 from perftricks.wordcount.table.printable import printable
 
+# What brings a package that is missing.
 _EXTRAS = {
-    "keras": "tensorflow, jax or torch",
-    "tensorflow": "tensorflow",
-    "jax": "jax",
-    "torch": "torch",
-    "matplotlib": "plot",
+    "keras": ("tensorflow", "jax", "torch"),
+    "tensorflow": ("tensorflow",),
+    "jax": ("jax",),
+    "torch": ("torch",),
+    "matplotlib": ("plot",),
 }
 
 
@@ -26,30 +27,33 @@ def show(environment: Environment, sights: Sequence[Sight] | None) -> None:
     """Print the environment, and what the frameworks see if they were asked."""
     here = environment
     sections: dict[str, Mapping[str, str]] = {
-        "machine": {
+        "this machine": {
             "system": here.platform,
             "cores": _cores(here),
             "memory": _memory(here.memory),
             "GPU": "; ".join(map(_gpu, here.gpus)) or "none that nvidia-smi lists",
         },
-        "packages": {
+        "installed packages": {
             "perftricks": here.perftricks,
             "python": here.python,
             **{name: _package(name, version) for name, version in here.packages.items()},
         },
-        "recompute": {
+        "recompute: training in less memory": {
             "RECOMPUTE": _switch(here),
-            "backend": here.keras_backend or "no Keras 3",
-            "rows": "; ".join(here.rows) or "none of the compatibility table",
+            "Keras runs on": _backend(here),
+            "tested with": _tested(here.rows),
         },
-        "cache": {
+        "wordcount: what it keeps on the disk to start fast": {
             "folder": printable(str(here.cache.folder or "none that can be used")),
-            "size": f"{decimal(here.cache.total_bytes)} in {here.cache.total_files:,} files",
+            "size": f"{decimal(here.cache.total_bytes)} in {here.cache.total_files:,} files; "
+            "'perftricks cache clear' removes them",
         },
     }
     if sights is not None:
         seen = {sight.framework: _sight(sight) for sight in sights}
-        sections["devices"] = seen or {"": "no framework is installed"}
+        sections["devices that each framework sees"] = seen or {
+            "": "TensorFlow, JAX and torch are not installed"
+        }
     width = max(len(name) for facts in sections.values() for name in facts)
     for number, (title, facts) in enumerate(sections.items()):
         if number:
@@ -84,17 +88,34 @@ def _gpu(gpu: Gpu) -> str:
 def _package(name: str, version: str | None) -> str:
     if version is not None:
         return version
-    extra = _EXTRAS.get(name)
-    return "not installed" + (f" (extra {extra})" if extra else "")
+    extras = " or ".join(f"'perftricks[{extra}]'" for extra in _EXTRAS.get(name, ()))
+    return "not installed" + (f": pip install {extras}" if extras else "")
 
 
 def _switch(here: Environment) -> str:
     switch = here.recompute
     if switch.meaning == "unset":
-        return f"unset: {switch.detail}"
+        return f"not set: {switch.detail}"
     if switch.meaning == "invalid":
         return f"INVALID: {switch.detail}"
     return f"{switch.value!r}, {switch.meaning}: {switch.detail}"
+
+
+def _backend(here: Environment) -> str:
+    name = here.keras_backend
+    if name is None:
+        return "nothing: Keras 3 is not installed"
+    if here.packages.get(name, "") is not None:
+        return name
+    others = [one for one in FRAMEWORKS if here.packages[one] is not None]
+    step = f"KERAS_BACKEND={others[0]}" if others else f"pip install 'perftricks[{name}]'"
+    return f"{name}, which is not installed; {step} would help"
+
+
+def _tested(rows: Sequence[str]) -> str:
+    """Return the combinations of versions, without the sessions of nox that check them."""
+    names = [row.partition(": ")[2] for row in rows]
+    return "; ".join(names) or "other versions than these"
 
 
 def _sight(sight: Sight) -> str:
