@@ -7,7 +7,12 @@ author = "The perftricks authors"
 project_copyright = "2026, the perftricks authors"
 version = release = perftricks.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+# What is copied from a console is its commands, without the prompt and what they print.
+copybutton_prompt_text = r"\$ "
+copybutton_prompt_is_regexp = True
+copybutton_only_copy_prompt_lines = True
+copybutton_line_continuation_character = "\\"
 exclude_patterns = ["samples", "pictures"]
 myst_heading_anchors = 3
 napoleon_use_ivar = True  # else the fields of a dataclass are described twice
@@ -17,6 +22,8 @@ nitpicky = False
 
 html_theme = "furo"
 html_title = "perftricks"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 
 
 def skip_bare_fields(app, what, name, obj, skip, options):  # noqa: D103
