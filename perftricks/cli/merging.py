@@ -29,7 +29,7 @@ _OF_MERGE = frozenset(
         "quiet",
         "json",
     }
-    | {"stop_words", "words_only", "min_count", "min_length", "memory_limit"}
+    | {"stop_words", "words_only", "min_count", "min_length", "memory_limit", "pos"}
 )
 
 
@@ -59,13 +59,13 @@ def merge(
     """Add tables up, write the files, show what came out."""
     from perftricks.cli.render import terminal
     from perftricks.cli.render import wordcount as render
-    from perftricks.wordcount import merge_tables
+    from perftricks.wordcount.merging import filtered, merge_tables
 
     began = time.perf_counter()
     with terminal.announcer(hidden=quiet) as announce:
         if announce is not None:
             announce("adding up")
-        counts = table_filter.apply(merge_tables(paths, memory_limit=memory_limit))
+        counts = filtered(merge_tables(paths, memory_limit=memory_limit), table_filter)
     left_out = table_filter.describe()
     details = {"sum of": ", ".join(paths), **({"left out": left_out} if left_out else {})}
     files.write(counts, details, quiet=quiet)

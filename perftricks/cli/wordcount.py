@@ -6,12 +6,20 @@ import contextlib
 import os
 import sys
 import warnings
-from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perftricks.cli import counting, merging
+from perftricks.cli.choices import (
+    Document,
+    Engine,
+    Errors,
+    Format,
+    Method,
+    Mode,
+    OutputFormat,
+)
 from perftricks.cli.clusters import ClusterOptions, storage_options
 from perftricks.cli.errors import complain, reported
 from perftricks.cli.json_files import JsonFile, JsonOption
@@ -35,6 +43,7 @@ Examples:
   perftricks wordcount news.txt.gz --stop-words stop.txt --min-length 2
   perftricks wordcount reviews.jsonl --field text --doc-freq -o counts.csv
   zcat big.gz | perftricks wordcount - --json -
+  perftricks wordcount corpus/ --pos n,v -o nouns-and-verbs.tsv
   perftricks wordcount corpus/ --ngrams 2 --min-count 10 -o bigrams.tsv
   perftricks wordcount corpus/ --method compiled --verify 1000
   perftricks wordcount corpus/ --checkpoint state/ -o counts.tsv
@@ -49,68 +58,6 @@ Examples:
 
 Exit status: 0 done, 1 bad data, 2 wrong usage, 130 interrupted, 128 + n ended by signal n.
 """
-
-
-class Method(str, Enum):
-    """Choices of --method."""
-
-    NAIVE = "naive"
-    BATCHED = "batched"
-    PARALLEL = "parallel"
-    COMPILED = "compiled"
-
-
-class Engine(str, Enum):
-    """Choices of --engine."""
-
-    DASK = "dask"
-
-
-class Mode(str, Enum):
-    """Choices of --mode."""
-
-    DEFAULT = "default"
-    ALL = "all"
-    SEARCH = "search"
-
-
-class Errors(str, Enum):
-    """Choices of --errors."""
-
-    STRICT = "strict"
-    REPLACE = "replace"
-    IGNORE = "ignore"
-
-
-class Document(str, Enum):
-    """Choices of --document."""
-
-    LINE = "line"
-    FILE = "file"
-
-
-class Format(str, Enum):
-    """Choices of --format."""
-
-    TEXT = "text"
-    JSONL = "jsonl"
-    CSV = "csv"
-    TSV = "tsv"
-    TSV_RAW = "tsv-raw"
-    JSON = "json"
-    PARQUET = "parquet"
-    ARROW = "arrow"
-
-
-class OutputFormat(str, Enum):
-    """Choices of --output-format."""
-
-    TSV = "tsv"
-    CSV = "csv"
-    JSON = "json"
-    PARQUET = "parquet"
-    ARROW = "arrow"
-    FEATHER = "feather"
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -263,6 +210,17 @@ def wordcount(
             "--ngrams", metavar="N", min=1, help="Count sequences of N tokens of a document."
         ),
     ] = 1,
+    pos: Annotated[
+        str | None,
+        typer.Option(
+            "--pos",
+            metavar="TAGS",
+            help="Count tokens with their part-of-speech tags, as jieba.posseg cuts and tags them, "
+            "and keep those with these tags, such as n,v. A tag means itself alone, as in jieba's "
+            "allowPOS; 'n*' (in quotes) means n, nr, ns and so on; all keeps every tag.",
+            show_default="no tags",
+        ),
+    ] = None,
     verify: Annotated[
         int,
         typer.Option(
@@ -440,6 +398,7 @@ def wordcount(
     from perftricks.wordcount.reading.documents import ReadOptions
     from perftricks.wordcount.reading.sources import find_sources
     from perftricks.wordcount.settings import SHIPPED, Settings, TableFilter
+    from perftricks.wordcount.tagging import parse_tags
     from perftricks.wordcount.tokenizers import make_spec
     from perftricks.wordcount.verify import VerificationError
 
@@ -466,6 +425,12 @@ def wordcount(
             (other and hmm is not None, "--hmm/--no-hmm is for jieba; the tokenizer is another"),
             (other and user_dict is not None, "--user-dict is for jieba; the tokenizer is another"),
             (other and dictionary is not None, "--dict is for jieba; the tokenizer is another"),
+            (other and pos is not None, "--pos is for jieba; the tokenizer is another"),
+            (pos and mode not in (None, Mode.DEFAULT), "--pos: jieba.posseg has no modes"),
+            (pos and ngrams > 1, "--ngrams counts tokens without tags; leave --pos or it out"),
+            (pos and verify > 0, "--verify is for method compiled; --pos is counted by jieba"),
+            (pos and checkpoint, "--checkpoint is for method compiled; --pos is counted by jieba"),
+            (pos and engine is not None, "--engine counts tokens without tags; leave --pos out"),
             (no_hmm_there, "--hmm/--no-hmm means nothing in mode all, which has no HMM"),
             (
                 no_batches,
@@ -519,11 +484,12 @@ def wordcount(
         shown = 0 if to_stdout and not json_file.wanted else top
         aside = contextlib.redirect_stdout(sys.stderr) if to_stdout else contextlib.nullcontext()
         stop_file = None if stop_words in SHIPPED else stop_words
+        tags = parse_tags(pos)
+        table_filter = TableFilter.make(stop_words, min_count, min_length, words_only, tags)
         if merge:
             merging.refuse_others(context)
             files.check((), [*paths, stop_file, font])
             with aside:
-                table_filter = TableFilter.make(stop_words, min_count, min_length, words_only)
                 merging.merge(paths, table_filter, memory_limit, files, shown, quiet=quiet)
             return
         with warnings.catch_warnings(record=True) as doubts:
@@ -534,6 +500,7 @@ def wordcount(
                 hmm=hmm is not False,
                 user_dict=user_dict,
                 dictionary=dictionary,
+                pos=tags is not None,
             )
         for doubt in doubts:
             complain(COMMAND, f"warning: {doubt.message}")
@@ -556,7 +523,7 @@ def wordcount(
                 verify_seed=verify_seed,
                 memory_limit=memory_limit,
             ),
-            TableFilter.make(stop_words, min_count, min_length, words_only),
+            table_filter,
             None
             if checkpoint is None
             else Checkpoint(

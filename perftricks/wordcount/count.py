@@ -18,6 +18,7 @@ from perftricks.wordcount.reading.feeds import ColumnFeed, Feed, TextFeed, arrow
 from perftricks.wordcount.reading.sources import Format, PathLike, find_sources
 from perftricks.wordcount.settings import MethodName, Settings, TableFilter
 from perftricks.wordcount.table.counts import WordCounts
+from perftricks.wordcount.tagging import parse_tags
 from perftricks.wordcount.tokenizers import Cut, Mode, make_spec
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def count_words(
     verify: int = 0,
     verify_seed: int | None = None,
     memory_limit: int | float | str | None = None,
+    pos: bool | str | Iterable[str] = False,
 ) -> WordCounts:
     """Count the words of documents that are in memory or come from a generator.
 
@@ -98,6 +100,10 @@ def count_words(
         memory_limit: What tables may take, in bytes or as a size such as "500MB" or "2GiB"; None
             for half of what the machine or the control group has. A table that outgrows it moves
             to the disk, in the temporary folder, in parts that are merged when the result is read.
+        pos: Count tokens with their part-of-speech tags, as ``jieba.posseg.lcut`` cuts and tags
+            them: True for all of them, or the tags to keep, such as ``("n", "v")`` or "n,v". A tag
+            means itself alone, as in jieba's ``allowPOS``; "n*" means all that begin with n. A key
+            is a named tuple, ``(token, tag)``.
 
     Returns:
         The table. ``documents`` and ``tokens`` say what was counted, before words were left out.
@@ -112,13 +118,23 @@ def count_words(
         SpillError: If the disk is full that the table moves to.
         Exception: Whatever ``texts`` raises.
 
+    >>> count_words(["我爱喝茶", "茶"], pos="n,v").to_counter()
+    Counter({Tagged(token='茶', tag='n'): 1, Tagged(token='爱', tag='v'): 1})
     >>> count_words(["我爱喝茶", "茶"])
     WordCounts({'喝茶': 1, '我': 1, '爱': 1, '茶': 1}, 4 distinct of 4 tokens in 2 documents)
     """
     if isinstance(texts, (str, bytes)):
         raise TypeError("texts is one string; expected an iterable of them, such as [text]")
+    tags = parse_tags(pos)
     settings = Settings(
-        make_spec(tokenizer, mode=mode, hmm=hmm, user_dict=user_dict, dictionary=dictionary),
+        make_spec(
+            tokenizer,
+            mode=mode,
+            hmm=hmm,
+            user_dict=user_dict,
+            dictionary=dictionary,
+            pos=tags is not None,
+        ),
         method=method,
         workers=workers,
         batch_size=batch_size,
@@ -130,7 +146,8 @@ def count_words(
         memory_limit=memory_limit,
     )
     check(settings)
-    table_filter = TableFilter.make(stop_words, min_count, min_length, words_only)
+    table_filter = TableFilter.make(stop_words, min_count, min_length, words_only, tags)
+    table_filter.check(settings.spec)
     with byte_progress(progress) as tell:
         return table_filter.apply(run(_feed(texts), settings, tell))
 
@@ -171,6 +188,7 @@ def count_files(
     checkpoint_seconds: float = SECONDS,
     skip_bad: bool = False,
     memory_limit: int | float | str | None = None,
+    pos: bool | str | Iterable[str] = False,
     engine: ClusterEngine | None = None,
     folder: PathLike | None = None,
     storage_options: Mapping[str, Any] | None = None,
@@ -242,6 +260,10 @@ def count_files(
         folder: With an engine, the path or URL of a new folder to which workers write the table as
             ``.parquet``, each a part of it; the table that is returned reads them when asked.
         storage_options: Options of the file system of URLs, as fsspec takes them.
+        pos: Count tokens with their part-of-speech tags, as ``jieba.posseg.lcut`` cuts and tags
+            them: True for all of them, or the tags to keep, such as ``("n", "v")`` or "n,v". A tag
+            means itself alone, as in jieba's ``allowPOS``; "n*" means all that begin with n. A key
+            is a named tuple, ``(token, tag)``.
 
     Returns:
         The table. ``documents`` and ``tokens`` say what was counted, before words were left out.
@@ -262,7 +284,15 @@ def count_files(
     >>> counts.most_common(2)
     [('没有', 8), ('可以', 6)]
     """
-    spec = make_spec(tokenizer, mode=mode, hmm=hmm, user_dict=user_dict, dictionary=dictionary)
+    tags = parse_tags(pos)
+    spec = make_spec(
+        tokenizer,
+        mode=mode,
+        hmm=hmm,
+        user_dict=user_dict,
+        dictionary=dictionary,
+        pos=tags is not None,
+    )
     job = FileJob(
         find_sources(paths, format=format, skip_bad=skip_bad, storage_options=storage_options),
         ReadOptions(encoding, errors, document, None if field is None else str(field)),
@@ -278,7 +308,7 @@ def count_files(
             verify_seed=verify_seed,
             memory_limit=memory_limit,
         ),
-        TableFilter.make(stop_words, min_count, min_length, words_only),
+        TableFilter.make(stop_words, min_count, min_length, words_only, tags),
         None if checkpoint is None else Checkpoint(checkpoint, checkpoint_seconds),
     )
     if engine is not None:

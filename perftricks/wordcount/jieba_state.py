@@ -202,7 +202,7 @@ def replaced_functions() -> list[str]:
     tokenizers: list[Any] = []
     for root in _ROOTS:
         owner = tokenizer_behind(root)
-        if owner is None or not _is_own(getattr(jieba, root).__func__, f"Tokenizer.{root}"):
+        if owner is None or not is_own(getattr(jieba, root).__func__, f"Tokenizer.{root}"):
             names.append(f"jieba.{root}")
         elif not tokenizers:
             tokenizers.append(owner)
@@ -217,7 +217,7 @@ def _replaced_in_modules() -> Iterator[str]:
     for module, functions in _FUNCTIONS.items():
         namespace = vars(sys.modules[module])
         for name, home in functions.items():
-            if not _is_own(namespace.get(name), name, home):
+            if not is_own(namespace.get(name), name, home):
                 yield f"{module}.{name}"
     if jieba.finalseg is not sys.modules["jieba.finalseg"]:
         yield "jieba.finalseg"
@@ -233,7 +233,7 @@ def _replaced_methods(tokenizer: Any, names: Iterable[str]) -> Iterator[str]:
     for name in names:
         if name in vars(tokenizer):
             yield f"jieba.dt.{name}"
-        elif not _is_own(inspect.getattr_static(kind, name, None), _qualified(name)):
+        elif not is_own(inspect.getattr_static(kind, name, None), _qualified(name)):
             yield f"jieba.{kind.__name__}.{name}"
 
 
@@ -242,7 +242,7 @@ def _qualified(method: str) -> str:
     return f"Tokenizer.{alias.removeprefix('_Tokenizer')}"
 
 
-def _is_own(function: Any, name: str, module: str = "jieba") -> bool:
+def is_own(function: Any, name: str, module: str = "jieba") -> bool:
     """Whether a function is the one that jieba defines under a name, with its code."""
     if isinstance(function, staticmethod):
         function = function.__func__
@@ -512,9 +512,7 @@ def _functions() -> dict[str, dict[str, Any]]:
         if not _is_as_imported(name, value, kind):
             found["jieba"][name] = value
     found["class"] = {
-        name: vars(kind)[name]
-        for name in methods
-        if not _is_own(vars(kind)[name], _qualified(name))
+        name: vars(kind)[name] for name in methods if not is_own(vars(kind)[name], _qualified(name))
     }
     return found
 
@@ -523,7 +521,7 @@ def _is_as_imported(name: str, value: Any, kind: Any) -> bool:
     """Whether a name of the module jieba means what it does in a process that imports it."""
     original = original_tokenizer()
     if isinstance(value, types.MethodType):
-        return value.__self__ is original and _is_own(value.__func__, _qualified(name))
+        return value.__self__ is original and is_own(value.__func__, _qualified(name))
     # jieba's own functions: jieba.enable_parallel puts them in place of others
     own = getattr(value, "__globals__", None) is vars(sys.modules["jieba"])
     return own or value is original or value is kind
@@ -542,8 +540,7 @@ def _posseg_state() -> tuple[dict[str, Any], dict[str, Any]] | None:
     if posseg is None:
         return None
     patterns = {k: v for k, v in vars(posseg).items() if isinstance(v, re.Pattern)}
-    words = {k: v for k, v in vars(posseg.dt).items() if k != "tokenizer"}
-    return patterns, words
+    return patterns, dict(vars(posseg.dt))
 
 
 def _dumps(value: Any) -> bytes:

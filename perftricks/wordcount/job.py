@@ -51,6 +51,7 @@ class FileJob:
             OptionError: If not.
         """
         check(self.settings)
+        self.table_filter.check(self.settings.spec)
         self.options.check(self.corpus.sources)
         if self.checkpoint is None:
             return
@@ -192,6 +193,7 @@ def run(
         note=note,
         verified=counted.verified,
         ngrams=settings.ngrams,
+        tagged=settings.spec.pos,
         resumed=resumed,
         spilled=len(spill.runs),
         not_read=tuple(feed.not_read),

@@ -11,6 +11,7 @@ from perftricks.wordcount.settings import TableFilter
 from perftricks.wordcount.table.counts import WordCounts
 from perftricks.wordcount.table.limits import default_limit, parse_limit
 from perftricks.wordcount.table.table import table_bytes
+from perftricks.wordcount.tagging import parse_tags
 from perftricks.wordcount.writing.export import read_table
 
 
@@ -22,6 +23,7 @@ def merge_tables(
     min_length: int = 0,
     words_only: bool = False,
     memory_limit: int | float | str | None = None,
+    pos: bool | str | Iterable[str] = False,
 ) -> WordCounts:
     """Add up tables in files, as :func:`~perftricks.wordcount.write_table` writes them.
 
@@ -36,6 +38,8 @@ def merge_tables(
             punctuation, blanks, numbers.
         memory_limit: What tables may take, in bytes or as a size such as "500MB"; None for half of
             what there is. A sum that outgrows it moves to the disk, in the temporary folder.
+        pos: Of tables with part-of-speech tags, the tags to keep; as for
+            :func:`~perftricks.wordcount.count_files`.
 
     Returns:
         The sum. ``documents`` is known if every file says it; see
@@ -44,7 +48,8 @@ def merge_tables(
     Raises:
         OptionError: If nothing is named, a file is named twice, or the tables do not add up: some
             have document frequencies and some have none, they count n-grams of different lengths,
-            or one says that rows were left out of it by a smallest count.
+            some have part-of-speech tags and some have none, or one says that rows were left out
+            of it by a smallest count.
         CorpusError: If a file is no table; it names the file and the line.
         OSError: If a file cannot be read.
 
@@ -58,7 +63,8 @@ def merge_tables(
     names = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     if not names:
         raise OptionError("no path given; name tables to add up")
-    table_filter = TableFilter.make(stop_words, min_count, min_length, words_only)
+    tags = parse_tags(pos)
+    table_filter = TableFilter.make(stop_words, min_count, min_length, words_only, tags)
     limit = default_limit() if memory_limit is None else parse_limit(memory_limit)
     _check_different(names)
     tables: list[WordCounts] = []
@@ -68,7 +74,19 @@ def merge_tables(
         documents = any(counts.has_document_frequency for counts in tables)
         if len(tables) > 1 and table_bytes(rows, document_frequency=documents) > limit:
             tables = [_sum(tables, name, limit)]
-    return table_filter.apply(_sum(tables, names[-1], limit))
+    return filtered(_sum(tables, names[-1], limit), table_filter)
+
+
+def filtered(counts: WordCounts, table_filter: TableFilter) -> WordCounts:
+    """Return a sum without what is to be left out.
+
+    Raises:
+        OptionError: If tags are to be kept, and it has none.
+    """
+    try:
+        return table_filter.apply(counts)
+    except ValueError as error:
+        raise OptionError(str(error)) from None
 
 
 def _sum(tables: Sequence[WordCounts], name: PathLike, limit: int) -> WordCounts:

@@ -13,6 +13,7 @@ from perftricks.wordcount.reading.sources import PathLike, read_small_file
 from perftricks.wordcount.table.counts import WordCounts
 from perftricks.wordcount.table.limits import default_limit, parse_limit
 from perftricks.wordcount.table.table import Filter
+from perftricks.wordcount.tagging import check_tags, known_tags
 from perftricks.wordcount.tokenizers import TokenizerSpec
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class Settings:
     memory_limit: int | float | str | None = None
 
     @property
+    def strings(self) -> int:
+        """How many strings make up a key."""
+        return 2 if self.spec.pos else self.ngrams
+
+    @property
     def limit(self) -> int:
         """Bytes that tables may take.
 
@@ -96,6 +102,10 @@ class Settings:
                 )
         if self.ngrams > _LONGEST_NGRAM:
             raise OptionError(f"ngrams must be at most {_LONGEST_NGRAM}, not {self.ngrams}")
+        if self.spec.pos and self.ngrams > 1:
+            raise OptionError("ngrams counts tokens without tags; leave pos or ngrams out")
+        if self.spec.pos and self.verify:
+            raise OptionError("verify compares method 'compiled' with jieba, and pos is by jieba")
         if self.verify and (not self.spec.uses_jieba or self.method not in ("compiled", None)):
             raise OptionError(
                 "verify compares method 'compiled' with jieba, which is not used here"
@@ -125,6 +135,7 @@ class TableFilter:
         min_count: int,
         min_length: int,
         words_only: bool = False,
+        tags: frozenset[str] | None = None,
     ) -> TableFilter:
         """Read the stop words and check the numbers.
 
@@ -133,6 +144,7 @@ class TableFilter:
             min_count: See :class:`Filter`, as for what follows.
             min_length: See there.
             words_only: See there.
+            tags: See there.
 
         Raises:
             OptionError: If the file of stop words is not UTF-8, or a number is negative.
@@ -158,7 +170,18 @@ class TableFilter:
         other = next((word for word in found if not isinstance(word, str)), None)
         if other is not None:
             raise OptionError(f"stop words are strings; one is {other!r}")
-        return cls(Filter(min_count, min_length, found, words_only), name)
+        return cls(Filter(min_count, min_length, found, words_only, tags or frozenset()), name)
+
+    def check(self, spec: TokenizerSpec) -> None:
+        """Check that tokens may have the tags that are kept; loads jieba.posseg for it.
+
+        Raises:
+            OptionError: If no token has one of them.
+        """
+        if self.chosen.tags:
+            known = known_tags(spec.posseg_tokenizer())
+            if known is not None:
+                check_tags(self.chosen.tags, known)
 
     def apply(self, counts: WordCounts) -> WordCounts:
         """Return the table without what is to be left out."""
@@ -173,6 +196,7 @@ class TableFilter:
         named = f" {self.list_name}" if self.list_name else ""
         chosen = self.chosen
         parts = [
+            f"what is not tagged {', '.join(sorted(chosen.tags))}" if chosen.tags else "",
             "what is no word" if chosen.words_only else "",
             f"the stop words{named} ({len(chosen.stop_words):,})" if chosen.stop_words else "",
             f"what occurs fewer than {chosen.min_count:,} times" if chosen.min_count > 1 else "",

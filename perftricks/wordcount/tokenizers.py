@@ -18,9 +18,9 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from perftricks.wordcount import jieba_state
+from perftricks.wordcount import jieba_state, tagging
 from perftricks.wordcount.dictionaries import (
     UserDictionary,
     read_main_dictionary,
@@ -50,6 +50,7 @@ class TokenizerSpec:
         hmm: Whether jieba looks for words that are not in the dictionary.
         dictionary: The lines of a user dictionary for jieba, UTF-8.
         main: The content of a dictionary in place of jieba's own.
+        pos: Whether tokens are those of jieba.posseg, with their tags.
         name: What the user calls the tokenizer.
     """
 
@@ -58,6 +59,7 @@ class TokenizerSpec:
     hmm: bool = True
     dictionary: bytes | None = field(default=None, repr=False)
     main: bytes | None = field(default=None, repr=False)
+    pos: bool = False
 
     @property
     def has_dictionaries(self) -> bool:
@@ -83,7 +85,8 @@ class TokenizerSpec:
 
     def why_it_stays(self) -> str | None:
         """Say why a worker that is no fork cannot have this tokenizer; None if it can."""
-        return jieba_state.why_it_stays() if self.uses_jieba else None
+        stays = jieba_state.why_it_stays() if self.uses_jieba else None
+        return stays or (tagging.why_it_stays() if self.pos else None)
 
     @property
     def is_own(self) -> bool:
@@ -92,8 +95,11 @@ class TokenizerSpec:
             isinstance(self.tokenizer, str) and self.tokenizer in _BUILT_IN
         )
 
-    def load(self) -> Cut:
+    def load(self, *, plain: bool = True) -> Cut:
         """Return the tokenizer: jieba as it is at this moment.
+
+        Args:
+            plain: Call jieba.posseg for every text; otherwise it may remember what it has cut.
 
         Raises:
             OptionError: If a module or function cannot be imported, or a dictionary not be used.
@@ -102,6 +108,9 @@ class TokenizerSpec:
             return functools.partial(_checked, self.tokenizer, self.name)
         if not self.uses_jieba:
             return _load(self.tokenizer)
+        if self.pos:
+            # Of tokens with their tags, which are keys as tokens are.
+            return cast("Cut", tagging.tagger(self.posseg_tokenizer(), hmm=self.hmm, plain=plain))
         if self.has_dictionaries:
             tokenizer = tokenizer_with(self)
             return _cut_with(tokenizer.lcut, tokenizer.lcut_for_search, self)
@@ -113,6 +122,15 @@ class TokenizerSpec:
             return functools.partial(_checked, cut, "jieba")
         return cut
 
+    def posseg_tokenizer(self) -> Any:
+        """Return the tokenizer of jieba.posseg, with the dictionaries that were given.
+
+        Raises:
+            OptionError: If a dictionary cannot be used.
+        """
+        own = tokenizer_with(self) if self.has_dictionaries else None
+        return tagging.posseg_tokenizer(own, main=self.main, dictionary=self.dictionary)
+
     def load_for(self, texts: Sequence[str]) -> Cut:
         """Return the tokenizer for some short texts and no others, which may be ready sooner.
 
@@ -120,6 +138,8 @@ class TokenizerSpec:
             OptionError: If a module or function cannot be imported.
         """
         global _excerpt_taken
+        if self.pos:
+            return self.load(plain=False)
         if self.uses_jieba and not self.has_dictionaries and not _excerpt_taken:
             jieba = jieba_state.import_jieba()
             if jieba_state.is_untouched():
@@ -142,6 +162,7 @@ def make_spec(
     hmm: bool = True,
     user_dict: UserDictionary | None = None,
     dictionary: PathLike | None = None,
+    pos: bool = False,
 ) -> TokenizerSpec:
     """Check the options of a tokenizer and return its spec; nothing is imported yet.
 
@@ -156,6 +177,7 @@ def make_spec(
             ``word tag`` or ``word frequency tag``.
         dictionary: The path of a dictionary in place of jieba's own, as ``jieba.set_dictionary``
             takes it.
+        pos: Whether to take the tokens of jieba.posseg, with their tags.
 
     Raises:
         OptionError: If the tokenizer is unknown, an option of jieba's is given for another one, or
@@ -181,11 +203,14 @@ def make_spec(
             "hmm": not hmm,
             "user_dict": user_dict is not None,
             "dictionary": dictionary is not None,
+            "pos": pos,
         }
         for option in (name for name, given in options.items() if given):
             raise OptionError(f"{option} is an option of jieba's; the tokenizer is {spec.name!r}")
         jieba_state.let_tokenizers_travel(tokenizer)
         return spec
+    if pos and mode != "default":
+        raise OptionError(f"pos: jieba.posseg has no mode {mode!r}; leave mode or pos out")
     words = content = None
     doubts: list[str] = []
     if user_dict is not None or dictionary is not None:
@@ -197,7 +222,7 @@ def make_spec(
         doubts += more
     for doubt in doubts:
         warnings.warn(doubt, UserWarning, stacklevel=3)
-    return TokenizerSpec(tokenizer, mode, hmm, words, content)
+    return TokenizerSpec(tokenizer, mode, hmm, words, content, pos)
 
 
 class WorkerSetup:
@@ -218,8 +243,9 @@ class WorkerSetup:
     def __reduce__(self) -> tuple[Callable[..., WorkerSetup], tuple[Any, ...]]:
         state = None
         if self.spec.uses_jieba:
-            if not self.spec.has_dictionaries or not jieba_state.is_untouched():
-                state = jieba_state.dump_state()
+            pos = self.spec.pos
+            if pos or not self.spec.has_dictionaries or not jieba_state.is_untouched():
+                state = jieba_state.dump_state(posseg=pos)
         elif self.spec.tokenizer not in _BUILT_IN and not jieba_state.is_untouched():
             state = jieba_state.dump_state(posseg=True)
         return _set_up_elsewhere, (self.spec, state)

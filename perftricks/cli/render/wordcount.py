@@ -13,6 +13,7 @@ from rich.filesize import decimal
 
 from perftricks.cli.render.terminal import print_facts, print_line, show_table
 from perftricks.wordcount.table.printable import printable
+from perftricks.wordcount.table.table import Tagged
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -183,15 +184,21 @@ def report_details(settings: Settings, table_filter: TableFilter) -> dict[str, s
 
 
 def _show_tokens(counts: WordCounts, rows: list[tuple[Any, int, int | None]]) -> None:
-    header = ["ngram" if counts.are_ngrams else "token", "count", "share"] + (
+    header = [*counts.key_names, "count", "share"] + (
         ["documents"] if counts.has_document_frequency else []
     )
 
     def cells(token: Any, count: int, frequency: int | None) -> list[str]:
         documents = [] if frequency is None else [f"{frequency:,}"]
-        return [printable(token), f"{count:,}", f"{count / counts.tokens:.2%}", *documents]
+        keys = map(printable, token) if isinstance(token, Tagged) else [printable(token)]
+        return [*keys, f"{count:,}", f"{count / counts.tokens:.2%}", *documents]
 
-    show_table(header, [cells(*row) for row in rows], bars=[count for _, count, _ in rows])
+    show_table(
+        header,
+        [cells(*row) for row in rows],
+        bars=[count for _, count, _ in rows],
+        text_columns=len(counts.key_names),
+    )
 
 
 def show_comparison(comparison: Comparison) -> None:
@@ -262,6 +269,7 @@ def summary(
         "user_dict": spec.dictionary is not None,
         "dictionary": spec.main is not None,
         "ngrams": run.ngrams,
+        "pos": _tags(job.settings, job.table_filter),
         "left_out": job.table_filter.describe() or None,
         "verified": run.verified if job.settings.verify else None,
         "resumed": run.resumed or None,
@@ -347,14 +355,23 @@ def _tokenizer(settings: Settings, name: str) -> str:
     if not spec.uses_jieba:
         return name
     hmm = "" if spec.mode == "all" else f", HMM {'on' if spec.hmm else 'off'}"
+    if spec.pos:
+        name = name.replace("jieba", "jieba.posseg", 1)
     own = ", with user dictionary" if spec.dictionary is not None else ""
     main = ", with another dictionary than its own" if spec.main is not None else ""
     return f"{name}, mode {spec.mode}{hmm}{main}{own}"
 
 
+def _tags(settings: Settings, table_filter: TableFilter) -> list[str] | None:
+    """Return the part-of-speech tags that were asked for; None if tokens have none."""
+    if not settings.spec.pos:
+        return None
+    return sorted(table_filter.chosen.tags) or ["all"]
+
+
 def _top_row(counts: WordCounts, token: Any, count: int, frequency: int | None) -> dict[str, Any]:
-    name = "ngram" if isinstance(token, tuple) else "token"
-    row = {name: token, "count": count, "share": count / counts.tokens}
+    key = token._asdict() if isinstance(token, Tagged) else {counts.key_names[0]: token}
+    row = {**key, "count": count, "share": count / counts.tokens}
     if frequency is not None:
         row["document_frequency"] = frequency
     return row

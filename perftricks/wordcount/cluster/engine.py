@@ -69,6 +69,10 @@ class ClusterJob:
                 f"a cluster counts with method 'compiled'; method {settings.method!r} is for one "
                 "machine"
             )
+        if settings.spec.pos:
+            raise OptionError(
+                "a cluster counts tokens without part-of-speech tags: leave pos or engine out"
+            )
         if settings.start_method is not None:
             raise OptionError("start_method is for processes of this machine, not for a cluster")
         if settings.verify:

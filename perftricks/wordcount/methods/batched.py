@@ -26,7 +26,7 @@ class Batched(OneProcess):
     def count(self, work: Work) -> Counted:
         """Count all documents."""
         settings, tracker, keys = work.settings, Tracker(work), make_keys(work)
-        table = SpillingCounter(work.spill, settings.ngrams)
+        table = SpillingCounter(work.spill, settings.strings)
         documents: Iterator[str] = iter(tracker)
         if settings.method is None:
             first, ended = _first(documents)

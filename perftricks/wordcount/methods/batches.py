@@ -43,7 +43,7 @@ class OneProcess:
         return estimate(settings, size, 1)
 
 
-def make_keys(work: Work, workers: int = 1) -> TokenKeys:
+def make_keys(work: Work, workers: int = 1, *, plain: bool = False) -> TokenKeys:
     """Return what gives the keys of a document."""
     settings = work.settings
     return TokenKeys(
@@ -51,6 +51,7 @@ def make_keys(work: Work, workers: int = 1) -> TokenKeys:
         settings.document_frequency,
         settings.ngrams,
         limit=settings.limit // workers,
+        plain=plain,
     )
 
 

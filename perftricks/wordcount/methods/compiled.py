@@ -152,6 +152,8 @@ def why_not(spec: TokenizerSpec) -> str | None:
     """Say why the kernel cannot count with a tokenizer; None if it can."""
     if not spec.uses_jieba:
         return f"the tokenizer is {spec.name}, not jieba"
+    if spec.pos:
+        return "part-of-speech tags are by jieba.posseg, which has a model of its own"
     try:
         from perftricks.wordcount.kernel import why_unsupported
     except ImportError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -29,9 +30,11 @@ class TokenKeys:
         ngrams: int = 1,
         *,
         limit: int | None = None,
+        plain: bool = False,
     ) -> None:
         self.spec = spec
         self.limit = limit
+        self.plain = plain
         self.document_frequency = document_frequency
         self.ngrams = ngrams
         self._cut: Cut | None = None
@@ -42,7 +45,8 @@ class TokenKeys:
         Args:
             texts: The only documents there are, if they are few and short.
         """
-        self._cut = self.spec.load() if texts is None else self.spec.load_for(texts)
+        load = functools.partial(self.spec.load, plain=self.plain)
+        self._cut = load() if texts is None else self.spec.load_for(texts)
 
     def __call__(self, text: str) -> Iterable[Any]:
         """Return what to count for a document.

@@ -18,8 +18,8 @@ class Naive(OneProcess):
 
     def count(self, work: Work) -> Counted:
         """Count all documents; between batches progress is reported."""
-        tracker, keys = Tracker(work), make_keys(work)
-        table = SpillingCounter(work.spill, work.settings.ngrams)
+        tracker, keys = Tracker(work), make_keys(work, plain=True)
+        table = SpillingCounter(work.spill, work.settings.strings)
         keys.prepare()
         for batch in batches(tracker, tracker, work.settings.batch_size):
             for text in batch:

@@ -34,7 +34,7 @@ class Parallel:
 
         settings, tracker = work.settings, Tracker(work)
         keys = make_keys(work, work.workers)
-        table = SpillingCounter(work.spill, settings.ngrams)
+        table = SpillingCounter(work.spill, settings.strings)
         keys.prepare()  # before workers fork, so that they share it
         parallel_count(
             keys,

@@ -1,14 +1,15 @@
 """Tables as Arrow: the columns of one are the buffers of the other, and nothing is converted.
 
 A table has the columns ``token`` (string) and ``count`` (int64), and ``document_frequency`` (int64)
-if documents were counted. A table of n-grams has ``ngram`` (list of strings) in place of ``token``.
+if documents were counted. A table of n-grams has ``ngram`` (list of strings) in place of ``token``,
+one of tokens with their tags ``tag`` (string) behind ``token``.
 What else belongs to it is in the schema's metadata, as JSON under ``perftricks``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from perftricks.wordcount.table.columns import PART_ROWS, Columns, Strings
 from perftricks.wordcount.table.saved import Facts
-from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY, NGRAM, TOKEN
+from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY, NGRAM, TAG, TOKEN
 
 _METADATA = b"perftricks"
 
@@ -54,11 +55,17 @@ def is_damage(error: BaseException) -> bool:
     return isinstance(error, (pa.ArrowException, ValueError, EOFError))
 
 
-def schema_of(facts: Facts, *, ngrams: bool) -> Any:
-    """Return the schema of a table."""
+def schema_of(facts: Facts, keys: Sequence[str]) -> Any:
+    """Return the schema of a table.
+
+    Args:
+        facts: What belongs to it beside its rows.
+        keys: The names of the columns that hold its keys.
+    """
     pa = pyarrow("a table of Arrow")
-    key = pa.field(NGRAM, pa.list_(pa.string())) if ngrams else pa.field(TOKEN, pa.string())
-    fields = [key, pa.field(COUNT, pa.int64())]
+    kinds = {NGRAM: pa.list_(pa.string())}
+    fields = [pa.field(name, kinds.get(name, pa.string())) for name in keys]
+    fields.append(pa.field(COUNT, pa.int64()))
     if facts.document_frequency:
         fields.append(pa.field(DOCUMENT_FREQUENCY, pa.int64()))
     return pa.schema(fields, metadata={_METADATA: json.dumps(asdict(facts)).encode()})
@@ -72,13 +79,16 @@ def batches_of(parts: Iterator[Columns], schema: Any) -> Iterator[Any]:
     """
     pa = pyarrow("a table of Arrow")
     for part in parts:
-        keys = _array(pa, part.tokens)
-        if part.ngram:
+        if part.tagged:
+            keys = [_array(pa, part.strings_at(0)), _array(pa, part.strings_at(1))]
+        else:
+            keys = [_array(pa, part.tokens)]
+        if part.ngram and not part.tagged:
             ends = np.arange(0, len(part.tokens) + 1, part.ngram)
-            keys = pa.ListArray.from_arrays(array_of(pa.int32(), ends), keys)
+            keys = [pa.ListArray.from_arrays(array_of(pa.int32(), ends), *keys)]
         columns = [part.count] if part.documents is None else [part.count, part.documents]
         numbers = (array_of(pa.int64(), column) for column in columns)
-        yield pa.record_batch([keys, *numbers], schema=schema)
+        yield pa.record_batch([*keys, *numbers], schema=schema)
 
 
 def array_of(kind: Any, numbers: np.ndarray) -> Any:
@@ -133,17 +143,21 @@ def check_schema(schema: Any) -> tuple[bool, bool]:
     """
     pa = pyarrow("a table of Arrow")
     names = list(schema.names)
-    if names[1:] not in ([COUNT], [COUNT, DOCUMENT_FREQUENCY]) or names[0] not in (TOKEN, NGRAM):
+    tagged = names[:2] == [TOKEN, TAG]
+    numbers = names[2:] if tagged else names[1:]
+    if numbers not in ([COUNT], [COUNT, DOCUMENT_FREQUENCY]) or names[0] not in (TOKEN, NGRAM):
         raise ValueError(f"expected columns {TOKEN}, {COUNT}, found {', '.join(names) or 'none'}")
     key = schema.field(0).type
     if names[0] == NGRAM:
         key = key.value_type if pa.types.is_list(key) or pa.types.is_large_list(key) else None
     if key is None or not is_of_strings(key):
         raise ValueError(f"column {names[0]!r} is {schema.field(0).type}, not of strings")
-    for name in names[1:]:
+    if tagged and not is_of_strings(schema.field(1).type):
+        raise ValueError(f"column {TAG!r} is {schema.field(1).type}, not of strings")
+    for name in numbers:
         if not pa.types.is_integer(schema.field(name).type):
             raise ValueError(f"column {name!r} is {schema.field(name).type}, not of whole numbers")
-    return names[0] == NGRAM, len(names) == 3
+    return names[0] == NGRAM, len(numbers) == 2
 
 
 def is_of_strings(kind: Any) -> bool:
@@ -164,9 +178,16 @@ def columns_in(batch: Any) -> Iterator[Columns]:
     for first in range(0, batch.num_rows, PART_ROWS):
         part = batch.slice(first, PART_ROWS)
         key, *numbers = part.columns
+        tagged = part.schema.names[1] == TAG
         if any(column.null_count for column in part.columns):
             raise ValueError("a value is missing")
         ngram = 0
+        if tagged:
+            tags, *numbers = numbers
+            pairs = [strings_in(key), strings_in(tags)]
+            both = Strings.joined(pairs)
+            strings = both.taken(np.arange(len(both)).reshape(2, -1).T.reshape(-1))
+            ngram = 2
         if part.schema.names[0] == NGRAM:
             lengths = key.value_lengths().unique().to_pylist()
             if len(lengths) > 1 or lengths[0] < 1:
@@ -179,7 +200,8 @@ def columns_in(batch: Any) -> Iterator[Columns]:
         if any((count < 0).any() for count in counts):
             raise ValueError("a count is negative")
         documents = counts[1] if len(counts) > 1 else None
-        yield Columns(strings_in(key), counts[0], documents, ngram)
+        strings = strings if tagged else strings_in(key)
+        yield Columns(strings, counts[0], documents, ngram, tagged)
 
 
 def values_of(array: Any, kind: type) -> np.ndarray:

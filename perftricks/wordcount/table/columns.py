@@ -22,7 +22,7 @@ import numpy as np
 
 from perftricks.parallel.cores import available_cores
 from perftricks.wordcount.table.runs import Block, Row
-from perftricks.wordcount.table.table import Filter
+from perftricks.wordcount.table.table import Filter, Tagged
 
 # Rows of a part: its arrays and what is made of them fit into a cache.
 PART_ROWS = 1 << 15
@@ -311,13 +311,15 @@ class Columns:
         tokens: The tokens; the tokens of an n-gram follow each other.
         count: int64, how often each row occurs.
         documents: int64, in how many documents each occurs; None if that was not counted.
-        ngram: How many tokens make up a row; 0 where a row is a token.
+        ngram: How many strings make up a row; 0 where a row is a token.
+        tagged: Whether these are a token and its tag.
     """
 
     tokens: Strings
     count: np.ndarray
     documents: np.ndarray | None = None
     ngram: int = 0
+    tagged: bool = False
 
     @classmethod
     def of_rows(cls, rows: Sequence[Row], *, document_frequency: bool) -> Columns:
@@ -335,6 +337,7 @@ class Columns:
             np.array(counts, np.int64),
             np.array(documents, np.int64) if document_frequency else None,
             ngram,
+            bool(keys) and isinstance(keys[0], Tagged),
         )
 
     @classmethod
@@ -346,6 +349,7 @@ class Columns:
             np.concatenate([part.count for part in parts]),
             np.concatenate(documents) if documents else None,
             parts[0].ngram,
+            parts[0].tagged,
         )
 
     def __len__(self) -> int:
@@ -359,6 +363,7 @@ class Columns:
             self.count[first:stop],
             None if self.documents is None else self.documents[first:stop],
             self.ngram,
+            self.tagged,
         )
 
     def ordered(self) -> Columns:
@@ -417,16 +422,27 @@ class Columns:
     def filtered(self, chosen: Filter) -> Columns:
         """Return the rows that are kept, in the same order."""
         kept = self.count >= chosen.min_count
-        width = self.ngram or 1
+        tokens, width = self.tokens, self.ngram or 1
+        if self.tagged:
+            tokens, width = self.strings_at(0), 1
+            if chosen.tags:
+                known: dict[str, bool] = {}
+                for tag in (tags := self.strings_at(1).decoded()):
+                    known.setdefault(tag, chosen.keeps_tag(tag))
+                kept &= np.fromiter(map(known.__getitem__, tags), np.bool_, len(tags))
         if chosen.min_length > 0:
-            long = self.tokens.characters() >= chosen.min_length
+            long = tokens.characters() >= chosen.min_length
             kept &= long.reshape(-1, width).all(axis=1)
         if chosen.stop_words:
-            stopped = self.tokens.among(chosen.stop_words)
+            stopped = tokens.among(chosen.stop_words)
             kept &= ~stopped.reshape(-1, width).any(axis=1)
         if chosen.words_only:
-            kept &= self.tokens.hold_letters().reshape(-1, width).all(axis=1)
+            kept &= tokens.hold_letters().reshape(-1, width).all(axis=1)
         return self if kept.all() else self.taken(np.flatnonzero(kept))
+
+    def strings_at(self, place: int) -> Strings:
+        """Return the first, second, ... string of each row."""
+        return self.tokens.taken(np.arange(place, len(self.tokens), self.ngram or 1))
 
     def taken(self, index: np.ndarray) -> Columns:
         """Return the rows at these places, in this order."""
@@ -438,6 +454,7 @@ class Columns:
             self.count[index],
             None if self.documents is None else self.documents[index],
             self.ngram,
+            self.tagged,
         )
 
     def parts(self, size: int | None = None) -> Iterator[Columns]:
@@ -450,7 +467,8 @@ class Columns:
         """Return the keys as Python objects."""
         tokens = self.tokens.decoded()
         if self.ngram:
-            return list(zip(*[iter(tokens)] * self.ngram, strict=True))
+            grams = zip(*[iter(tokens)] * self.ngram, strict=True)
+            return list(map(Tagged._make, grams) if self.tagged else grams)
         return tokens
 
     def rows(self) -> Iterator[Row]:

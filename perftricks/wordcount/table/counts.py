@@ -15,7 +15,16 @@ from perftricks.wordcount.table.in_memory import MemoryTable
 from perftricks.wordcount.table.limits import default_limit
 from perftricks.wordcount.table.saved import Facts, load, save
 from perftricks.wordcount.table.sums import added
-from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY, NGRAM, TOKEN, Filter, Table
+from perftricks.wordcount.table.table import (
+    COUNT,
+    DOCUMENT_FREQUENCY,
+    NGRAM,
+    TAG,
+    TOKEN,
+    Filter,
+    Table,
+    Tagged,
+)
 
 if TYPE_CHECKING:
     from perftricks.wordcount.table.columns import Columns
@@ -39,6 +48,7 @@ class RunInfo:
         note: Why the method is not "compiled", where the choice was left open; else empty.
         verified: How many documents were counted once more by jieba, with the same result.
         ngrams: How many tokens make up what was counted.
+        tagged: Whether tokens were counted with their part-of-speech tags.
         spilled: How many parts of the table went to the disk, because it outgrew the memory limit.
             They are merged when the table is first read, which ``seconds`` does not include.
         resumed: "resumed" if a run that was killed went on from its checkpoint, "complete" if the
@@ -66,6 +76,7 @@ class RunInfo:
     not_read: tuple[NotRead, ...] = ()
     bad: tuple[NotRead, ...] = ()
     encodings: Mapping[str, int] = field(default_factory=dict)
+    tagged: bool = False
 
     @property
     def megabytes_per_second(self) -> float:
@@ -78,7 +89,8 @@ class WordCounts(Mapping[Any, int]):
 
     Iteration follows the order of the table: the largest count first, equal counts by code point.
     So two runs over the same corpus list their tokens in the same order, whatever the number of
-    workers. A token is a str; where n-grams were counted, a key is a tuple of tokens.
+    workers. A token is a str; where n-grams were counted, a key is a tuple of tokens; where tokens
+    were counted with their tags, a key is a named tuple, ``(token, tag)``.
 
     A table that outgrew the memory limit is on the disk. Iterating, :meth:`rows`,
     :meth:`most_common`, :meth:`filtered` and ``write_table`` read it from there, a part at a time.
@@ -248,7 +260,8 @@ class WordCounts(Mapping[Any, int]):
         """Return the table as a ``pyarrow.Table``.
 
         Its columns are ``token`` (string) and ``count`` (int64), and ``document_frequency`` (int64)
-        if documents were counted; of n-grams ``ngram`` (list of strings) in place of ``token``.
+        if documents were counted; of n-grams ``ngram`` (list of strings) in place of ``token``; of
+        tokens with tags also ``tag`` (string).
         ``WordCounts`` has the interface of Arrow's streams too, for programs that take such.
 
         Raises:
@@ -257,7 +270,7 @@ class WordCounts(Mapping[Any, int]):
         """
         from perftricks.wordcount.table.arrow import batches_of, pyarrow, schema_of
 
-        schema = schema_of(self.facts, ngrams=self.are_ngrams)
+        schema = schema_of(self.facts, self.key_names)
         batches = batches_of(self.columns(), schema)
         return pyarrow("to_arrow").Table.from_batches(batches, schema)
 
@@ -298,10 +311,10 @@ class WordCounts(Mapping[Any, int]):
             if part.documents is not None:
                 numbers[1].append(part.documents)
         none = np.zeros(0, np.int64)
-        series = {
-            NGRAM if self.are_ngrams else TOKEN: keys,
-            COUNT: np.concatenate([none, *numbers[0]]),
-        }
+        series: dict[str, Any] = {NGRAM if self.are_ngrams else TOKEN: keys}
+        if self.are_tagged:
+            series = {TOKEN: [key.token for key in keys], TAG: [key.tag for key in keys]}
+        series[COUNT] = np.concatenate([none, *numbers[0]])
         if self.has_document_frequency:
             series[DOCUMENT_FREQUENCY] = np.concatenate([none, *numbers[1]])
         return series
@@ -311,7 +324,21 @@ class WordCounts(Mapping[Any, int]):
         """Whether n-grams were counted: a key is a tuple of tokens then."""
         if self._run is not None:
             return self._run.ngrams > 1
-        return any(map(_form, (key for key, _, _ in self._table.rows(1))))
+        return any(_form(key) > 0 for key, _, _ in self._table.rows(1))
+
+    @property
+    def are_tagged(self) -> bool:
+        """Whether tokens were counted with their tags: a key is ``(token, tag)`` then."""
+        if self._run is not None:
+            return self._run.tagged
+        return any(_form(key) < 0 for key, _, _ in self._table.rows(1))
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """What the columns are called that hold the keys."""
+        if self.are_tagged:
+            return TOKEN, TAG
+        return (NGRAM,) if self.are_ngrams else (TOKEN,)
 
     def filtered(
         self,
@@ -339,6 +366,8 @@ class WordCounts(Mapping[Any, int]):
         """Return the table with the rows that a filter keeps; see :meth:`filtered`."""
         if chosen.keeps_all:
             return self
+        if chosen.tags and len(self) and not self.are_tagged:
+            raise ValueError("the table has no part-of-speech tags; count with pos")
         return WordCounts.of(
             self._table.filtered(chosen),
             documents=self._documents,
@@ -478,7 +507,10 @@ class WordCounts(Mapping[Any, int]):
                 "document_frequency, or neither"
             )
         if len({_form(key) for counts in filled for key, _, _ in counts._table.rows(1)}) > 1:
-            raise ValueError("the tables count n-grams of different lengths, which do not add up")
+            raise ValueError(
+                "the tables count n-grams of different lengths, or one has part-of-speech tags and "
+                "another none; these do not add up"
+            )
         return filled
 
     def __radd__(self, other: object) -> WordCounts:
@@ -542,7 +574,9 @@ class _StreamedItems(ItemsView[Any, int]):
 
 
 def _form(key: Any) -> int:
-    """Return how many tokens make up a key; 0 for a token."""
+    """Return how many tokens make up a key; 0 for a token, -1 for one with its tag."""
+    if isinstance(key, Tagged):
+        return -1
     return len(key) if isinstance(key, tuple) else 0
 
 

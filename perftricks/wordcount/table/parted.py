@@ -23,7 +23,7 @@ from perftricks.wordcount.table.runs import Block, Row
 from perftricks.wordcount.table.saved import Facts
 from perftricks.wordcount.table.spill import Spill
 from perftricks.wordcount.table.spilled import SpilledTable
-from perftricks.wordcount.table.table import PART_NAME, Filter
+from perftricks.wordcount.table.table import NGRAM, PART_NAME, TOKEN, Filter
 
 _TOTAL = b"perftricks total"
 _GROUP_ROWS = 1 << 15  # that are read at a time
@@ -72,7 +72,7 @@ def write_part(
     """
     from perftricks.wordcount.table.arrow import batches_of, parquet_writer, schema_of
 
-    schema = schema_of(replace(facts, rows=len(rows)), ngrams=bool(rows.ngram))
+    schema = schema_of(replace(facts, rows=len(rows)), [NGRAM if rows.ngram else TOKEN])
     total = json.dumps(int(rows.count.sum())).encode()
     schema = schema.with_metadata({**schema.metadata, _TOTAL: total})
     with io.BytesIO() as buffer:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from perftricks.wordcount.table.table import Tagged
+
 
 def printable(token: str | tuple[str, ...]) -> str:
     r"""Return a token as it can be shown in one line: what cannot be seen is escaped.
 
-    The tokens of an n-gram have a space between.
+    The tokens of an n-gram have a space between, a token and its tag a slash.
 
     >>> printable("a\tb"), printable(" "), printable("茶"), printable(("茶", " "))
     ('a\\tb', '\\x20', '茶', '茶 \\x20')
+    >>> printable(Tagged("茶", "n"))
+    '茶/n'
     """
+    if isinstance(token, Tagged):
+        return "/".join(map(printable, token))
     if isinstance(token, tuple):
         return " ".join(printable(part).replace(" ", "\\x20") for part in token)
     if not token:

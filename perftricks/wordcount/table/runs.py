@@ -22,15 +22,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from perftricks.wordcount.table.frames import FrameWriter, damaged, read_frames
+from perftricks.wordcount.table.table import Tagged
 
 # (key, count, documents that hold the key or 0), where runs are sorted by key, and
 # (-count, key, documents) where they are in the order of a table. All rows of a run have keys of
-# one form: a str, or a tuple of so many.
+# one form: a str, a tuple of so many, or a token with its tag.
 Row = tuple[Any, Any, int]
 Block = list[Row]
 
 _FORMAT = f"perftricks run 2 {sys.byteorder}".ljust(31).encode("ascii") + b"\n"
 _FORM = struct.Struct("<IHH")  # rows, strings in a key (0: it is one), whether counts come first
+_TAGGED = 1 << 15  # in place of strings in a key: it is a token with its tag
 
 
 class Run(NamedTuple):
@@ -119,10 +121,11 @@ def encoded_block(block: Block) -> bytes:
     first, second, documents = zip(*block, strict=True) if block else ((), (), ())
     keys, counts = (second, first) if by_count else (first, second)
     parts = len(keys[0]) if keys and isinstance(keys[0], tuple) else 0
+    form = _TAGGED if keys and isinstance(keys[0], Tagged) else parts
     strings = list(itertools.chain.from_iterable(keys)) if parts else keys
     return b"".join(
         (
-            _FORM.pack(len(block), parts, by_count),
+            _FORM.pack(len(block), form, by_count),
             array("I", map(len, strings)).tobytes(),
             array("q", counts).tobytes(),
             array("q", documents).tobytes(),
@@ -133,7 +136,8 @@ def encoded_block(block: Block) -> bytes:
 
 def decoded_block(data: bytes) -> Block:
     """Return the rows that :func:`encoded_block` made bytes of."""
-    rows, parts, by_count = _FORM.unpack_from(data)
+    rows, form, by_count = _FORM.unpack_from(data)
+    parts = 2 if form == _TAGGED else form
     position = _FORM.size
     columns = []
     for kind, size in (("I", rows * (parts or 1)), ("q", rows), ("q", rows)):
@@ -149,6 +153,7 @@ def decoded_block(data: bytes) -> Block:
     if parts:
         strings = iter(keys)
         keys = zip(*[strings] * parts, strict=True)
+        keys = map(Tagged._make, keys) if form == _TAGGED else keys
     if by_count:
         return list(zip(counts, keys, documents, strict=True))
     return list(zip(keys, counts, documents, strict=True))

@@ -301,12 +301,12 @@ class SpillingCounter(Counter[Any]):
 
     Args:
         spill: Where to.
-        ngrams: How many tokens make up a key.
+        strings: How many strings make up a key.
     """
 
-    def __init__(self, spill: Spill, ngrams: int) -> None:
+    def __init__(self, spill: Spill, strings: int) -> None:
         # Bytes of a key with its tokens, its count and its place in the dict, about.
-        key_bytes = 200 if ngrams == 1 else 150 + 90 * ngrams
+        key_bytes = 200 if strings == 1 else 150 + 90 * strings
         self._most = spill.share // key_bytes
         self._spill = spill
         super().__init__()

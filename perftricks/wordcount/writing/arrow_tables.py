@@ -35,7 +35,7 @@ class _ArrowFormat:
         """
         from perftricks.wordcount.table.arrow import batches_of, schema_of
 
-        schema = schema_of(counts.facts, ngrams=counts.are_ngrams)
+        schema = schema_of(counts.facts, counts.key_names)
         with self._writer(file, schema) as writer:
             try:
                 for batch in batches_of(counts.columns(), schema):

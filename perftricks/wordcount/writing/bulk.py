@@ -122,16 +122,11 @@ def numbers_in(text: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarr
     return value
 
 
-def token_of_ngrams(columns: Columns, place: int) -> Strings:
-    """Return the first, second, ... token of each n-gram."""
-    return columns.tokens.taken(np.arange(place, len(columns.tokens), columns.ngram))
-
-
 def separated_ngrams(columns: Columns, separator: bytes) -> list[bytes | Strings]:
     """Return the tokens of n-grams as pieces, with a separator between."""
-    pieces: list[bytes | Strings] = [token_of_ngrams(columns, 0)]
+    pieces: list[bytes | Strings] = [columns.strings_at(0)]
     for place in range(1, columns.ngram):
-        pieces += [separator, token_of_ngrams(columns, place)]
+        pieces += [separator, columns.strings_at(place)]
     return pieces
 
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from perftricks.wordcount.errors import CorpusError
 from perftricks.wordcount.table.runs import Row
-from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY, NGRAM, TOKEN
+from perftricks.wordcount.table.table import (
+    COUNT,
+    DOCUMENT_FREQUENCY,
+    NGRAM,
+    TAG,
+    TOKEN,
+    Tagged,
+)
 from perftricks.wordcount.writing.escapes import (
     escape,
     escape_in_ngram,
@@ -25,7 +32,7 @@ _PART_BYTES = 1 << 20  # of a file, that are looked at together
 
 
 class Tsv:
-    """A token, a tab, its count, and a tab and its documents if they were counted."""
+    """A token, a tab, its count; its tag before and its documents after that, if there are any."""
 
     def why_not(self) -> str | None:
         """Say why the format cannot be used here."""
@@ -40,17 +47,17 @@ class Tsv:
         content = read_text(name)
         # Lines end at \n alone, so that no other separator in a token could end one.
         header, _, body = content.partition("\n")
-        width, unescaped = _check_header(header.split("\t"), name, unescape)
+        form = _check_header(header.split("\t"), name, unescape)
         parts = None
-        if unescaped is unescape:
-            parts = _tsv_columns(body.encode("utf-8", "surrogatepass"), width)
+        if form.key is unescape and not form.tagged:
+            parts = _tsv_columns(body.encode("utf-8", "surrogatepass"), 1 + form.numbers)
         if parts is not None:
-            return Found(iter(parts), None, width == 3)
-        return found(_tsv_rows(body, name, width, unescaped), document_frequency=width == 3)
+            return Found(iter(parts), None, form.numbers == 2)
+        return found(_tsv_rows(body, name, form), document_frequency=form.numbers == 2)
 
 
 class Csv:
-    """A token, a comma, its count, and a comma and its documents if they were counted."""
+    """As .tsv, with commas."""
 
     def why_not(self) -> str | None:
         """Say why the format cannot be used here."""
@@ -64,9 +71,9 @@ class Csv:
         """Read a table."""
         content = read_text(name)
         header, _, _ = content.partition("\n")
-        width, unescaped = _check_header(header.rstrip("\r").split(","), name, str)
-        rows = _csv_rows(content, name, len(header) + 1, width, unescaped)
-        return found(rows, document_frequency=width == 3)
+        form = _check_header(header.rstrip("\r").split(","), name, str)
+        rows = _csv_rows(content, name, len(header) + 1, form)
+        return found(rows, document_frequency=form.numbers == 2)
 
 
 def read_text(name: str) -> str:
@@ -98,11 +105,16 @@ def _write(
     separator: bytes,
     keys: Callable[[Columns], Strings],
 ) -> None:
-    from perftricks.wordcount.table.columns import interleaved, mapped
+    from perftricks.wordcount.table.columns import Columns, interleaved, mapped
     from perftricks.wordcount.writing.bulk import numbers_of
 
     def lines(part: Columns) -> Strings:
-        pieces: list[bytes | Strings] = [keys(part)]
+        pieces: list[bytes | Strings] = []
+        if part.tagged:
+            pieces = [keys(Columns(part.strings_at(0), part.count)), separator]
+            pieces.append(keys(Columns(part.strings_at(1), part.count)))
+        else:
+            pieces.append(keys(part))
         for number in numbers_of(part):
             pieces += [separator, number]
         return interleaved([*pieces, b"\n"], len(part))
@@ -158,16 +170,17 @@ def _quoted(token: str) -> str:
 
 _NEEDS_QUOTES = re.compile(r'[",\r\n]|^\s|\s$')
 # Not the csv module: before Python 3.11 it cannot read a NUL.
-_CSV_ROW = re.compile(r'(?:"((?:[^"]|"")*)"|([^",\r\n]*)),([^"\r\n]*)\r?(?:\n|\Z)')
+_CSV_CELL = re.compile(r'(?:"((?:[^"]|"")*)"|([^",\r\n]*)),')
+_CSV_ROW = re.compile(_CSV_CELL.pattern + r'([^"\r\n]*)\r?(?:\n|\Z)')
 
 
-def _tsv_rows(body: str, name: str, width: int, unescaped: Callable[[str], Any]) -> Iterator[Row]:
+def _tsv_rows(body: str, name: str, form: _Form) -> Iterator[Row]:
     if not body:
         return
     for number, line in enumerate(body.removesuffix("\n").split("\n"), 2):
-        token, *numbers = line.split("\t")
+        keys, numbers = (cells := line.split("\t"))[: 1 + form.tagged], cells[1 + form.tagged :]
         try:
-            yield _row(unescaped(token), numbers, width)
+            yield _row(list(map(form.key, keys)), numbers, form)
         except ValueError as error:
             raise CorpusError(name, f"not a row of a table: {error}", line=number) from None
 
@@ -218,41 +231,64 @@ def _tsv_part(lines: bytes, width: int) -> Columns | None:
     return Columns(tokens, numbers[0], numbers[1] if width == 3 else None)
 
 
-def _csv_rows(
-    content: str, name: str, position: int, width: int, unescaped: Callable[[str], Any]
-) -> Iterator[Row]:
+def _csv_rows(content: str, name: str, position: int, form: _Form) -> Iterator[Row]:
     while position < len(content):
-        match = _CSV_ROW.match(content, position)
+        keys = []
+        match = _CSV_CELL.match(content, position) if form.tagged else None
+        if match is not None:
+            keys.append(form.key(_unquoted(*match.groups())))
+        match = _CSV_ROW.match(content, position if match is None else match.end())
         try:
             if match is None:
                 raise ValueError("expected a token and its count")
             quoted, plain, numbers = match.groups()
-            token = plain if quoted is None else quoted.replace('""', '"')
-            yield _row(unescaped(token), numbers.split(","), width)
+            keys.append(form.key(_unquoted(quoted, plain)))
+            yield _row(keys, numbers.split(","), form)
         except ValueError as error:
             line = content.count("\n", 0, position) + 1
             raise CorpusError(name, f"not a row of a table: {error}", line=line) from None
         position = match.end()
 
 
-def _check_header(
-    columns: list[str], name: str, unescaped: Callable[[str], str]
-) -> tuple[int, Callable[[str], Any]]:
-    """Return the number of columns, and what turns the first one into a token or an n-gram."""
-    if columns[1:] in ([COUNT], [COUNT, DOCUMENT_FREQUENCY]):
+def _unquoted(quoted: str | None, plain: str) -> str:
+    return plain if quoted is None else quoted.replace('""', '"')
+
+
+class _Form(NamedTuple):
+    """What the columns of a file are.
+
+    Attributes:
+        key: Turns a cell of the first ones into a token, an n-gram or a tag.
+        tagged: Whether a tag follows a token.
+        numbers: How many columns of numbers follow.
+    """
+
+    key: Callable[[str], Any]
+    tagged: bool
+    numbers: int
+
+
+def _check_header(columns: list[str], name: str, unescaped: Callable[[str], str]) -> _Form:
+    tagged = columns[:2] == [TOKEN, TAG]
+    numbers = columns[2:] if tagged else columns[1:]
+    if numbers in ([COUNT], [COUNT, DOCUMENT_FREQUENCY]):
         if columns[0] == TOKEN:
-            return len(columns), unescaped
+            return _Form(unescaped, tagged, len(numbers))
         if columns[0] == NGRAM:
-            return len(columns), unescape_ngram
+            return _Form(unescape_ngram, False, len(numbers))
     expected = f"{TOKEN}, {COUNT}"
     raise CorpusError(name, f"not a table: expected a header with {expected}", line=1)
 
 
-def _row(token: Any, numbers: list[str], width: int) -> Row:
-    if len(numbers) != width - 1:
-        raise ValueError(f"expected {width} columns, found {len(numbers) + 1}")
+def _row(keys: list[Any], numbers: list[str], form: _Form) -> Row:
+    expected = 1 + form.tagged
+    if len(keys) != expected or len(numbers) != form.numbers:
+        raise ValueError(
+            f"expected {expected + form.numbers} columns, found {len(keys) + len(numbers)}"
+        )
     for number in numbers:
         # More digits than that are no number of a column.
         if not (number.isascii() and number.isdigit() and len(number) < 19):
             raise ValueError(f"{number!r} is no count")
-    return token, int(numbers[0]), int(numbers[1]) if width == 3 else 0
+    key = Tagged(*keys) if form.tagged else keys[0]
+    return key, int(numbers[0]), int(numbers[1]) if form.numbers == 2 else 0

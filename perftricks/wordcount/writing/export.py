@@ -22,6 +22,9 @@ as ``\x20``; the column is called "ngram". In .json a table of n-grams is an arr
 ``[[token, ...], count]``, with the document frequency as third element if there is one; in the
 formats of Arrow an n-gram is a list of strings.
 
+Tokens that were counted with their part-of-speech tags have a column "tag" behind "token"; in .json
+such a table is an array of objects with the names of the columns.
+
 The formats of Arrow also say how many documents and tokens were counted, and whether rows were left
 out; the others hold the rows alone.
 """

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, NamedTuple, Protocol
 
 from perftricks.wordcount.table.saved import Facts
-from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY, NGRAM, TOKEN
+from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY
 
 if TYPE_CHECKING:
     from perftricks.wordcount.table.columns import Columns
@@ -65,5 +65,8 @@ class Format(Protocol):
 
 def column_names(counts: WordCounts) -> tuple[str, ...]:
     """Return the names of a table's columns."""
-    key = NGRAM if counts.are_ngrams else TOKEN
-    return (key, COUNT, *([DOCUMENT_FREQUENCY] if counts.has_document_frequency else []))
+    return (
+        *counts.key_names,
+        COUNT,
+        *([DOCUMENT_FREQUENCY] if counts.has_document_frequency else []),
+    )

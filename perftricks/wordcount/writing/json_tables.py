@@ -1,4 +1,4 @@
-"""Tables as JSON: an object of tokens, or an array of n-grams."""
+"""Tables as JSON: an object of tokens, or an array of n-grams or of tokens with tags."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from perftricks.wordcount.errors import CorpusError
-from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY
+from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY, TAG, TOKEN, Tagged
 from perftricks.wordcount.writing.delimited import found, read_text
 from perftricks.wordcount.writing.formats import Found, Written
 
@@ -20,7 +20,7 @@ _MOST = 1 << 63  # what a column of numbers holds is less
 
 
 class Json:
-    """One object, token -> count, or -> an object with document frequency; n-grams in an array."""
+    """One object, token -> count, or -> an object with document frequency; the others in arrays."""
 
     def why_not(self) -> str | None:
         """Say why the format cannot be used here."""
@@ -30,7 +30,7 @@ class Json:
         """Write a table."""
         from perftricks.wordcount.table.columns import mapped
 
-        opened, closed = (b"[", b"]") if counts.are_ngrams else (b"{", b"}")
+        opened, closed = (b"[", b"]") if counts.key_names != (TOKEN,) else (b"{", b"}")
         file.write(opened)
         empty = True
         for part in mapped(_rendered, counts.columns()):
@@ -63,7 +63,14 @@ def _rendered(part: Columns) -> Strings:
     tokens = rewritten(part.tokens, suspects, _inside_quotes)
     numbers = numbers_of(part)
     pieces: list[bytes | Strings]
-    if part.ngram:
+    if part.tagged:
+        both = Columns(tokens, part.count, None, part.ngram)
+        pieces = [f',\n{{"{TOKEN}": "'.encode(), both.strings_at(0)]
+        pieces += [f'", "{TAG}": "'.encode(), both.strings_at(1), b'"']
+        for title, number in zip((COUNT, DOCUMENT_FREQUENCY), numbers, strict=False):
+            pieces += [f', "{title}": '.encode(), number]
+        pieces.append(b"}")
+    elif part.ngram:
         grams = separated_ngrams(Columns(tokens, part.count, None, part.ngram), b'", "')
         pieces = [b',\n[["', *grams, b'"]']
         for number in numbers:
@@ -91,7 +98,7 @@ def _rows(content: str, name: str) -> Iterator[Any]:
     except (ValueError, RecursionError) as error:
         raise CorpusError(name, f"not a table: {error}") from None
     if isinstance(table, list):
-        yield from _ngram_rows(table, name)
+        yield from _array_rows(table, name)
         return
     for token, value in table.items():
         numbers = [value]
@@ -102,7 +109,7 @@ def _rows(content: str, name: str) -> Iterator[Any]:
         yield token, *numbers
 
 
-def _ngram_rows(table: list[Any], name: str) -> Iterator[Any]:
+def _array_rows(table: list[Any], name: str) -> Iterator[Any]:
     for number, row in enumerate(table, 1):
         match row:
             case [[*tokens], *numbers] if (
@@ -111,11 +118,15 @@ def _ngram_rows(table: list[Any], name: str) -> Iterator[Any]:
                 and all(map(_is_number, numbers))
             ):
                 yield tuple(tokens), *numbers
+            case {"token": str(token), "tag": str(tag), "count": count, **more} if more.keys() <= {
+                DOCUMENT_FREQUENCY
+            } and all(map(_is_number, (count, *more.values()))):
+                yield Tagged(token, tag), count, *more.values()
             case _:
                 raise CorpusError(
                     name,
                     "not a table: expected one object, token -> count; or rows of an n-gram "
-                    f"and its count, but row {number} is {row!r}",
+                    f"or a token with its tag, and its count, but row {number} is {row!r}",
                 )
 
 
