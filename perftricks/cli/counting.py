@@ -11,6 +11,7 @@ from perftricks.cli.errors import BAD_DATA, complain, forget_stdout
 
 if TYPE_CHECKING:
     from perftricks.cli.json_files import JsonFile
+    from perftricks.cli.keywords import KeywordOptions
     from perftricks.cli.table_files import TableFiles
     from perftricks.wordcount import WordCounts
     from perftricks.wordcount.cluster.engine import ClusterJob
@@ -23,6 +24,7 @@ def count(
     files: TableFiles,
     top: int,
     command: str,
+    chosen: KeywordOptions | None,
     *,
     quiet: bool,
 ) -> None:
@@ -33,7 +35,7 @@ def count(
         counts = counted_by.run(progress)
     assert counts.run is not None
     try:
-        _show(job, counts, files, top, quiet=quiet)
+        _show(job, counts, files, top, chosen, quiet=quiet)
     except BrokenPipeError:
         if not counts.run.bad:
             raise
@@ -44,17 +46,26 @@ def count(
         raise typer.Exit(BAD_DATA)
 
 
-def _show(job: FileJob, counts: WordCounts, files: TableFiles, top: int, *, quiet: bool) -> None:
+def _show(
+    job: FileJob,
+    counts: WordCounts,
+    files: TableFiles,
+    top: int,
+    chosen: KeywordOptions | None,
+    *,
+    quiet: bool,
+) -> None:
     """Write the files, show what came out."""
     from perftricks.cli.render import wordcount as render
 
     details = render.report_details(job.settings, job.table_filter)
-    seconds = files.write(counts, details, quiet=quiet)
+    weighed = None if chosen is None else render.Weighed.of(chosen, counts)
+    seconds = files.write(counts, details, weighed and weighed.words, quiet=quiet)
     if not quiet and not files.json.to_stdout:
-        render.show_counts(counts, job, seconds, top=top, output=files.name)
+        render.show_counts(counts, job, seconds, weighed, top=top, output=files.name)
         render.show_files(files.figures)
     if files.json.wanted:
-        record = render.summary(counts, job, seconds, top=top, output=files.name)
+        record = render.summary(counts, job, seconds, weighed, top=top, output=files.name)
         files.json.write({**record, **files.figures})
     sys.stdout.flush()
 

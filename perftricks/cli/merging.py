@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import typer
 
+    from perftricks.cli.keywords import KeywordOptions
     from perftricks.cli.table_files import TableFiles
     from perftricks.wordcount.settings import TableFilter
 
@@ -29,7 +30,7 @@ _OF_MERGE = frozenset(
         "quiet",
         "json",
     }
-    | {"stop_words", "words_only", "min_count", "min_length", "memory_limit", "pos"}
+    | {"stop_words", "words_only", "min_count", "min_length", "memory_limit", "pos", "tfidf", "idf"}
 )
 
 
@@ -53,6 +54,7 @@ def merge(
     memory_limit: str | None,
     files: TableFiles,
     top: int,
+    chosen: KeywordOptions | None,
     *,
     quiet: bool,
 ) -> None:
@@ -68,12 +70,13 @@ def merge(
         counts = filtered(merge_tables(paths, memory_limit=memory_limit), table_filter)
     left_out = table_filter.describe()
     details = {"sum of": ", ".join(paths), **({"left out": left_out} if left_out else {})}
-    files.write(counts, details, quiet=quiet)
+    weighed = None if chosen is None else render.Weighed.of(chosen, counts)
+    files.write(counts, details, weighed and weighed.words, quiet=quiet)
     seconds = time.perf_counter() - began
     if not quiet and not files.json.to_stdout:
-        render.show_sum(counts, paths, seconds, top=top, output=files.name)
+        render.show_sum(counts, paths, seconds, weighed, top=top, output=files.name)
         render.show_files(files.figures)
     if files.json.wanted:
-        record = render.sum_summary(counts, paths, seconds, top=top, output=files.name)
+        record = render.sum_summary(counts, paths, seconds, weighed, top=top, output=files.name)
         files.json.write({**record, **files.figures})
     sys.stdout.flush()

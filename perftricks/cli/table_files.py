@@ -15,6 +15,7 @@ from perftricks.cli.json_files import JsonFile
 
 if TYPE_CHECKING:
     from perftricks.wordcount import WordCounts
+    from perftricks.wordcount.keywords import Keyword
     from perftricks.wordcount.reading.sources import Source
     from perftricks.wordcount.writing.export import TableFormat
 
@@ -109,14 +110,24 @@ class TableFiles(NamedTuple):
             check_place(json_file, sources)
         check_apart([one for one in written if one is None or isinstance(one, str)], taken)
 
-    def write(self, counts: WordCounts, details: Mapping[str, str], *, quiet: bool) -> float:
-        """Write them, and return the seconds that took."""
+    def write(
+        self,
+        counts: WordCounts,
+        details: Mapping[str, str],
+        words: Sequence[Keyword] | None = None,
+        *,
+        quiet: bool,
+    ) -> float:
+        """Write them, and return the seconds that took; keywords in place of counts if given."""
         from perftricks.cli.render import wordcount as render
         from perftricks.wordcount.writing import write_cloud, write_plot, write_report
         from perftricks.wordcount.writing.export import write_table
+        from perftricks.wordcount.writing.keyword_tables import write_keywords
 
         began = time.perf_counter()
-        if self.output is not None:
+        if self.output is not None and words is not None:
+            write_keywords(self.output, words, format=self.format)
+        elif self.output is not None:
             with render.row_bar(hidden=quiet) as progress:
                 write_table(self.output, counts, format=self.format, progress=progress)
         if self.report is not None:

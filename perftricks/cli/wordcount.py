@@ -23,6 +23,7 @@ from perftricks.cli.choices import (
 from perftricks.cli.clusters import ClusterOptions, storage_options
 from perftricks.cli.errors import complain, reported
 from perftricks.cli.json_files import JsonFile, JsonOption
+from perftricks.cli.keywords import KeywordOptions
 from perftricks.cli.table_files import STDOUT, CloudOption, FontOption, TableFiles
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ Examples:
   perftricks wordcount reviews.jsonl --field text --doc-freq -o counts.csv
   zcat big.gz | perftricks wordcount - --json -
   perftricks wordcount corpus/ --pos n,v -o nouns-and-verbs.tsv
+  perftricks wordcount corpus/ --tfidf 100 --idf corpus -o keywords.tsv
   perftricks wordcount corpus/ --ngrams 2 --min-count 10 -o bigrams.tsv
   perftricks wordcount corpus/ --method compiled --verify 1000
   perftricks wordcount corpus/ --checkpoint state/ -o counts.tsv
@@ -219,6 +221,28 @@ def wordcount(
             "and keep those with these tags, such as n,v. A tag means itself alone, as in jieba's "
             "allowPOS; 'n*' (in quotes) means n, nr, ns and so on; all keeps every tag.",
             show_default="no tags",
+        ),
+    ] = None,
+    tfidf: Annotated[
+        int | None,
+        typer.Option(
+            "--tfidf",
+            metavar="N",
+            min=0,
+            help="Show, and write, the N words with the largest TF-IDF, as "
+            "jieba.analyse.extract_tags weighs them, in place of the most frequent ones; 0 for "
+            "all of them.",
+            show_default="no weights",
+        ),
+    ] = None,
+    idf: Annotated[
+        str | None,
+        typer.Option(
+            "--idf",
+            metavar="FILE",
+            help="For --tfidf: a file with 'word idf' lines; jieba for jieba's own; or corpus for "
+            "that of the corpus, ln((1 + documents) / (1 + document frequency)) + 1.",
+            show_default="jieba",
         ),
     ] = None,
     verify: Annotated[
@@ -417,6 +441,7 @@ def wordcount(
         other = tokenizer != "jieba"
         no_hmm_there = mode is Mode.ALL and hmm is not None
         no_batches = method in (Method.NAIVE, Method.COMPILED) and batch_size is not None
+        weighed = tfidf is not None
         no_choice = verify_seed is not None and not verify
         nothing_to_show = quiet and not (output or report or plot or cloud or json or folder)
         no_figures = compare and any((report, plot, cloud, font))
@@ -431,6 +456,17 @@ def wordcount(
             (pos and verify > 0, "--verify is for method compiled; --pos is counted by jieba"),
             (pos and checkpoint, "--checkpoint is for method compiled; --pos is counted by jieba"),
             (pos and engine is not None, "--engine counts tokens without tags; leave --pos out"),
+            (idf is not None and tfidf is None, "--idf is for --tfidf N"),
+            (weighed and ngrams > 1, "--tfidf weighs words; leave --ngrams out"),
+            (weighed and compare, "--compare compares counts; leave --tfidf out"),
+            (
+                weighed and min_count > 1,
+                "--tfidf needs the counts of all words; leave --min-count out",
+            ),
+            (
+                weighed and (report is not None or plot is not None),
+                "--report and --plot show counts; leave them or --tfidf out",
+            ),
             (no_hmm_there, "--hmm/--no-hmm means nothing in mode all, which has no HMM"),
             (
                 no_batches,
@@ -486,11 +522,16 @@ def wordcount(
         stop_file = None if stop_words in SHIPPED else stop_words
         tags = parse_tags(pos)
         table_filter = TableFilter.make(stop_words, min_count, min_length, words_only, tags)
+        chosen: KeywordOptions | None = None
+        idf_file = None if idf in ("jieba", "corpus") else idf
+        if tfidf is not None:  # jieba compares stop words otherwise, see there
+            chosen = KeywordOptions.make(tfidf, idf, table_filter.chosen.stop_words)
+            table_filter = TableFilter.make(None, min_count, min_length, words_only, tags)
         if merge:
             merging.refuse_others(context)
-            files.check((), [*paths, stop_file, font])
+            files.check((), [*paths, stop_file, idf_file, font])
             with aside:
-                merging.merge(paths, table_filter, memory_limit, files, shown, quiet=quiet)
+                merging.merge(paths, table_filter, memory_limit, files, shown, chosen, quiet=quiet)
             return
         with warnings.catch_warnings(record=True) as doubts:
             warnings.simplefilter("always", UserWarning)
@@ -517,7 +558,7 @@ def wordcount(
                 method=None if method is None else method.value,
                 workers=workers,
                 batch_size=batch_size or 1000,
-                document_frequency=doc_freq,
+                document_frequency=doc_freq or idf == "corpus",
                 ngrams=ngrams,
                 verify=verify,
                 verify_seed=verify_seed,
@@ -534,7 +575,7 @@ def wordcount(
             engine and engine.value, scheduler, tls_ca, tls_cert, tls_key, folder
         )
         counted_by = cluster.job(job, COMMAND, quiet=quiet)
-        taken = [stop_file, user_dict, dictionary, font]
+        taken = [stop_file, user_dict, dictionary, idf_file, font]
         files.check(job.corpus.sources, taken, chinese=not other)
         if verbose:
             for path, reason in job.corpus.not_read:
@@ -543,4 +584,4 @@ def wordcount(
             counting.compare(job, COMMAND, json_file, quiet=quiet)
             return
         with aside:
-            counting.count(counted_by, job, files, shown, COMMAND, quiet=quiet)
+            counting.count(counted_by, job, files, shown, COMMAND, chosen, quiet=quiet)

@@ -18,14 +18,17 @@ from perftricks.wordcount.errors import (
     TableTooLargeError,
     TokenizerError,
 )
+from perftricks.wordcount.keywords import Keyword, keywords
 from perftricks.wordcount.merging import merge_tables
 from perftricks.wordcount.table.counts import RunInfo, WordCounts
 from perftricks.wordcount.verify import VerificationError
 from perftricks.wordcount.writing import write_cloud, write_plot, write_report
 from perftricks.wordcount.writing.export import read_table, write_table
+from perftricks.wordcount.writing.keyword_tables import write_keywords
 
 __all__ = [
     "CorpusError",
+    "Keyword",
     "OptionError",
     "RunInfo",
     "SpillError",
@@ -35,9 +38,11 @@ __all__ = [
     "WordCounts",
     "count_files",
     "count_words",
+    "keywords",
     "merge_tables",
     "read_table",
     "write_cloud",
+    "write_keywords",
     "write_plot",
     "write_report",
     "write_table",

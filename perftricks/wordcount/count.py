@@ -118,8 +118,8 @@ def count_words(
         SpillError: If the disk is full that the table moves to.
         Exception: Whatever ``texts`` raises.
 
-    >>> count_words(["我爱喝茶", "茶"], pos="n,v").to_counter()
-    Counter({Tagged(token='茶', tag='n'): 1, Tagged(token='爱', tag='v'): 1})
+    >>> count_words(["我爱喝茶", "茶"], pos="n").most_common()
+    [(Tagged(token='茶', tag='n'), 1)]
     >>> count_words(["我爱喝茶", "茶"])
     WordCounts({'喝茶': 1, '我': 1, '爱': 1, '茶': 1}, 4 distinct of 4 tokens in 2 documents)
     """

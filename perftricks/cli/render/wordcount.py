@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -18,7 +18,9 @@ from perftricks.wordcount.table.table import Tagged
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
+    from perftricks.cli.keywords import KeywordOptions
     from perftricks.wordcount.job import FileJob
+    from perftricks.wordcount.keywords import Keyword
     from perftricks.wordcount.methods.compare import Comparison
     from perftricks.wordcount.methods.method import Progress
     from perftricks.wordcount.reading.sources import NotRead
@@ -100,8 +102,30 @@ def _bar(
         yield update
 
 
+class Weighed(NamedTuple):
+    """Keywords to show, and which they are."""
+
+    options: KeywordOptions
+    words: list[Keyword]
+
+    @classmethod
+    def of(cls, options: KeywordOptions, counts: WordCounts) -> Weighed:
+        """Find the keywords of a table."""
+        return cls(options, options.of(counts))
+
+    def shown(self, top: int) -> list[Keyword]:
+        """Return those to show where so many are if nobody says how many."""
+        return self.words[: top and (self.options.n or top)]
+
+
 def show_counts(
-    counts: WordCounts, job: FileJob, writing: float, *, top: int, output: str | None
+    counts: WordCounts,
+    job: FileJob,
+    writing: float,
+    weighed: Weighed | None = None,
+    *,
+    top: int,
+    output: str | None,
 ) -> None:
     """Print the most frequent tokens, then what was counted and how fast.
 
@@ -109,14 +133,15 @@ def show_counts(
         counts: The table; ``counts.run`` must be there.
         job: How it was counted.
         writing: Seconds that writing files took.
+        weighed: Keywords to show in place of the most frequent tokens.
         top: How many tokens to show.
         output: Where the whole table was written to.
     """
-    rows = list(counts.rows(top))
-    if rows:
-        _show_tokens(counts, rows)
-        print()
-    print_facts(_facts(counts, job, writing, output), width=_FACT_WIDTH)
+    _show_rows(counts, weighed, top)
+    facts = _facts(counts, job, writing, output)
+    if weighed is not None:
+        facts["weights"] = weighed.options.describe()
+    print_facts(facts, width=_FACT_WIDTH)
 
 
 def show_files(paths: Mapping[str, str | None]) -> None:
@@ -127,7 +152,13 @@ def show_files(paths: Mapping[str, str | None]) -> None:
 
 
 def show_sum(
-    counts: WordCounts, paths: Sequence[str], seconds: float, *, top: int, output: str | None
+    counts: WordCounts,
+    paths: Sequence[str],
+    seconds: float,
+    weighed: Weighed | None = None,
+    *,
+    top: int,
+    output: str | None,
 ) -> None:
     """Print the most frequent tokens of a sum of tables, then what was added up.
 
@@ -135,13 +166,11 @@ def show_sum(
         counts: The sum.
         paths: The tables.
         seconds: What all of it took.
+        weighed: Keywords to show in place of the most frequent tokens.
         top: How many tokens to show.
         output: Where the sum was written to.
     """
-    rows = list(counts.rows(top))
-    if rows:
-        _show_tokens(counts, rows)
-        print()
+    _show_rows(counts, weighed, top)
     known = counts.facts.documents
     facts = {
         "tables": f"{len(paths):,}, in {seconds:.2f} s",
@@ -149,13 +178,21 @@ def show_sum(
         "tokens": f"{counts.tokens:,}",
         "distinct": f"{len(counts):,}",
     }
+    if weighed is not None:
+        facts["weights"] = weighed.options.describe()
     if output is not None:
         facts["table"] = "standard output" if output == "-" else printable(output)
     print_facts(facts, width=_FACT_WIDTH)
 
 
 def sum_summary(
-    counts: WordCounts, paths: Sequence[str], seconds: float, *, top: int, output: str | None
+    counts: WordCounts,
+    paths: Sequence[str],
+    seconds: float,
+    weighed: Weighed | None = None,
+    *,
+    top: int,
+    output: str | None,
 ) -> dict[str, Any]:
     """Return a sum of tables for machines; see :func:`show_sum`."""
     return {
@@ -165,7 +202,7 @@ def sum_summary(
         "distinct": len(counts),
         "seconds": round(seconds, 3),
         "output": output,
-        "top": [_top_row(counts, *row) for row in counts.rows(top)],
+        **_top(counts, weighed, top),
     }
 
 
@@ -181,6 +218,40 @@ def report_details(settings: Settings, table_filter: TableFilter) -> dict[str, s
     if spec.main is not None:
         own["dictionary"] = "another than jieba's own"
     return {"mode": spec.mode, **hmm, **own, **left_out}
+
+
+def _show_rows(counts: WordCounts, weighed: Weighed | None, top: int) -> None:
+    if weighed is None:
+        rows = list(counts.rows(top))
+        if rows:
+            _show_tokens(counts, rows)
+            print()
+        return
+    words = weighed.shown(top)
+    if not words:
+        return
+    documents = words[0].document_frequency is not None
+    cells = [
+        [
+            *(map(printable, word.key) if isinstance(word.key, Tagged) else [printable(word.key)]),
+            f"{word.count:,}",
+            *([f"{word.document_frequency:,}"] if documents else []),
+            f"{word.weight:.6f}",
+        ]
+        for word in words
+    ]
+    header = [*counts.key_names, "count", *(["documents"] if documents else []), "tf-idf"]
+    show_table(header, cells, text_columns=len(counts.key_names))
+    print()
+
+
+def _top(counts: WordCounts, weighed: Weighed | None, top: int) -> dict[str, Any]:
+    """Return the first rows for machines."""
+    if weighed is None:
+        return {"top": [_top_row(counts, *row) for row in counts.rows(top)]}
+    from perftricks.wordcount.writing.keyword_tables import records
+
+    return {"idf": weighed.options.name, "keywords": list(records(weighed.shown(top)))}
 
 
 def _show_tokens(counts: WordCounts, rows: list[tuple[Any, int, int | None]]) -> None:
@@ -231,7 +302,13 @@ def show_comparison(comparison: Comparison) -> None:
 
 
 def summary(
-    counts: WordCounts, job: FileJob, writing: float, *, top: int, output: str | None
+    counts: WordCounts,
+    job: FileJob,
+    writing: float,
+    weighed: Weighed | None = None,
+    *,
+    top: int,
+    output: str | None,
 ) -> dict[str, Any]:
     """Return the result for machines.
 
@@ -239,6 +316,7 @@ def summary(
         counts: The table; ``counts.run`` must be there.
         job: How it was counted.
         writing: Seconds that writing files took.
+        weighed: Keywords in place of the most frequent tokens.
         top: How many tokens to include.
         output: Where the whole table was written to.
     """
@@ -275,7 +353,7 @@ def summary(
         "resumed": run.resumed or None,
         "spilled": run.spilled,
         "output": output,
-        "top": [_top_row(counts, *row) for row in counts.rows(top)],
+        **_top(counts, weighed, top),
     }
 
 

@@ -155,14 +155,15 @@ def _csv_keys(part: Columns) -> Strings:
     bytes_of = (range(0x22, 0x23), range(0x2C, 0x2D), range(0x0A, 0x0E))
     blanks = (range(0x21), range(0xC2, 0xC3), range(0xE1, 0xE4))
     keys = _tsv_keys(part) if part.ngram else part.tokens
-    return rewritten(keys, Suspects.of(*bytes_of, at_ends=blanks), _encoded(_quoted))
+    return rewritten(keys, Suspects.of(*bytes_of, at_ends=blanks), _encoded(quoted))
 
 
 def _encoded(write: Callable[[str], str]) -> Callable[[str], bytes]:
     return lambda token: write(token).encode("utf-8", "surrogatepass")
 
 
-def _quoted(token: str) -> str:
+def quoted(token: str) -> str:
+    """Write a cell of .csv."""
     if token and not _NEEDS_QUOTES.search(token):
         return token
     return '"' + token.replace('"', '""') + '"'

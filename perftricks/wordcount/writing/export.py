@@ -237,17 +237,31 @@ def check_place(path: PathLike, sources: Sequence[Source] = ()) -> None:
 
 def _format_of(what: str, name: str, format: TableFormat | None = None) -> Format:
     """Return the format that is named, or that of a file's extension."""
+    return FORMATS[format_name(what, name, format)]
+
+
+def format_name(what: str, name: str, format: TableFormat | None = None) -> TableFormat:
+    """Return the name of the format that is named, or that of a file's extension.
+
+    Args:
+        what: What the file is, for the error.
+        name: The file.
+        format: The format that was asked for; None goes by the extension.
+
+    Raises:
+        OptionError: If it is none of them.
+    """
     if format is not None:
         if format not in FORMATS:
             raise OptionError(
                 f"the format of a table must be one of {', '.join(FORMATS)}, not {format!r}"
             )
-        return FORMATS[format]
+        return format
     if os.path.isdir(name):
-        return FORMATS["parquet"]
+        return "parquet"
     extension = os.path.splitext(name)[1].lower()
-    for known, found in FORMATS.items():
+    for known in FORMATS:
         if extension == f".{known}":
-            return found
+            return known
     problem = f"unknown extension {extension!r}" if extension else "no extension"
     raise OptionError(f"{what} {name!r}: {problem}; expected {_KNOWN}")
