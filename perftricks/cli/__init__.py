@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 import perftricks
 from perftricks.cli.errors import complain, forget_stdout
+from perftricks.cli.json_files import with_json_values
 from perftricks.signals import Terminated, ending
 
 # Name -> what it does. The module of a command is its name with underscores; its ``app`` is a Typer
@@ -99,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with ending():
             status = command.main(
-                given or ["--help"], prog_name="perftricks", standalone_mode=False
+                with_json_values(given) or ["--help"], prog_name="perftricks", standalone_mode=False
             )
         sys.stdout.flush()  # what --help and --version print
     except Terminated as error:  # before a command could say so itself

@@ -22,7 +22,7 @@ also while other programs count. Beyond a limit what was not used for longest is
 \b
 Examples:
   perftricks cache
-  perftricks cache --json -
+  perftricks cache --json
   perftricks cache clear
   PERFTRICKS_CACHE=/fast/disk perftricks cache
   PERFTRICKS_CACHE_LIMIT=1GB perftricks wordcount corpus/

@@ -1,11 +1,11 @@
-"""``--json``, the same in every command: a file of its own, or the standard output."""
+"""``--json``, the same in every command: the standard output, or a file of its own."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -19,11 +19,45 @@ JsonOption = Annotated[
     str | None,
     typer.Option(
         "--json",
-        metavar="FILE",
-        help="Write all figures as JSON: .json; - for the standard output, in place of what is "
-        "shown.",
+        metavar="[=FILE]",
+        help="Print all figures as JSON in place of what is shown, or write them to a file: "
+        "--json=FILE.json.",
     ),
 ]
+
+
+def with_json_values(arguments: Sequence[str]) -> list[str]:
+    """Return a command's arguments in which each ``--json`` has a value.
+
+    Alone, or before ``-``, it means the standard output. A name that ends in ``.json`` may follow
+    after a space; ``wordcount`` may be meant to count such a file, so there it must be a new one.
+
+    Raises:
+        typer.BadParameter: If that file is there already.
+
+    >>> with_json_values(["wordcount", "--json", "corpus", "-n", "3"])
+    ['wordcount', '--json=-', 'corpus', '-n', '3']
+    >>> with_json_values(["info", "--json", "here.json"])
+    ['info', '--json=here.json']
+    """
+    found: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--":
+            return [*found, argument, *rest]
+        if argument == "--json":
+            value = STDOUT
+            if rest and (rest[0] == STDOUT or rest[0].lower().endswith(".json")):
+                value = rest.pop(0)
+                if found[:1] == ["wordcount"] and value != STDOUT and os.path.lexists(value):
+                    raise typer.BadParameter(
+                        f"--json {value!r}: this file is there: to write it, say --json={value}; "
+                        "to count it, name it before --json"
+                    )
+            argument = f"--json={value}"
+        found.append(argument)
+    return found
 
 
 class JsonFile(NamedTuple):

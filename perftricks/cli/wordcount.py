@@ -43,7 +43,7 @@ Examples:
   perftricks wordcount corpus/ --words-only --stop-words zh
   perftricks wordcount news.txt.gz --stop-words stop.txt --min-length 2
   perftricks wordcount reviews.jsonl --field text --doc-freq -o counts.csv
-  zcat big.gz | perftricks wordcount - --json -
+  zcat big.gz | perftricks wordcount - --json
   perftricks wordcount corpus/ --pos n,v -o nouns-and-verbs.tsv
   perftricks wordcount corpus/ --tfidf 100 --idf corpus -o keywords.tsv
   perftricks wordcount corpus/ --ngrams 2 --min-count 10 -o bigrams.tsv

@@ -67,6 +67,7 @@ def test_what_is_shown(run, folder):
         "output": None,
         "report": None,
         "plot": None,
+        "cloud": None,
         "top": [{"token": token, "count": count, "share": count / whole.tokens}],
     }
     tables = write(run, folder, "arrow", "tsv", "parquet")

@@ -89,6 +89,7 @@ def test_summary_for_machines(run, corpus):
         "user_dict": False,
         "dictionary": False,
         "ngrams": 1,
+        "pos": None,
         "left_out": None,
         "verified": None,
         "resumed": None,
@@ -96,6 +97,7 @@ def test_summary_for_machines(run, corpus):
         "output": None,
         "report": None,
         "plot": None,
+        "cloud": None,
         "top": [{"token": "喝茶", "count": 3, "share": 0.25, "document_frequency": 2}],
     }
 
