@@ -43,9 +43,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command("cache", help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 def cache(
-    action: Annotated[
-        Action, typer.Argument(metavar="[ACTION]", help="show or clear.")
-    ] = Action.SHOW,
+    action: Annotated[Action, typer.Argument(metavar="ACTION", help="What to do.")] = Action.SHOW,
     json: JsonOption = None,
 ) -> None:
     """Parse, look or clear, show."""

@@ -105,7 +105,10 @@ class TableFiles(NamedTuple):
             raise OptionError(
                 "--output - and --json - are both the standard output; name a file for one of them"
             )
-        self.json.check()
+        try:
+            self.json.check()
+        except ValueError as error:
+            raise OptionError(str(error)) from None
         if json_file is not None:
             check_place(json_file, sources)
         check_apart([one for one in written if one is None or isinstance(one, str)], taken)

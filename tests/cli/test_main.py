@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import re
 import subprocess
 import sys
 
@@ -44,6 +46,52 @@ def test_help_of_each_command(call, name):
     assert result.status == 0
     assert COMMANDS[name] in result.out
     assert f"perftricks {name} " in result.out.partition("Examples:")[2]
+
+
+# What the value of an option may be called; "<a|b>" lists all that there are.
+METAVARS = {"N", "S", "FILE", "FOLDER", "SIZE", "NAME", "TEXT", "ADDRESS", "KEY=VALUE", "[=FILE]", None}
+OPTION = re.compile(
+    r"^  (?:-\w, )?(--[\w-]+)(?:, -\w|, --[\w-]+| / --[\w-]+)*(?: ([^\s]+))?", re.MULTILINE
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_are_alike(call, name):
+    """Values have the same names in all commands, and --json is the same option everywhere."""
+    shown = call(name, "--help").out.partition("\nOptions:\n")[2]
+    options = {option: value or None for option, value in OPTION.findall(shown)}
+    assert {"--json", "--help"} <= set(options)
+    for option, value in options.items():
+        assert value in METAVARS or re.fullmatch(r"<[\w|-]+>", value), (option, value)
+    assert options["--json"] == "[=FILE]"
+    text = " ".join(shown.partition("--json [=FILE]")[2].split())
+    assert text.startswith(
+        "Print all figures as JSON in place of what is shown, or write them to a file: "
+        "--json=FILE.json."
+    )
+
+
+@pytest.mark.parametrize("name", ["info", "cache"])
+def test_json_beside_the_screen(call, tmp_path, name):
+    """A file gets what the standard output would get, and the screen stays."""
+    path = tmp_path / "all.json"
+    beside = call(name, "--json", path)
+    assert beside.status == 0
+    assert beside.out == call(name).out
+    assert json.loads(path.read_bytes()).keys() == call(name, "--json", "-").json.keys()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_json_is_written_to_json_files_only(call, name, tmp_path, monkeypatch):
+    """A name that follows --json by mistake is refused, not overwritten, in every command."""
+    path = tmp_path / "corpus.txt"
+    path.write_text("茶")
+    monkeypatch.setattr("perftricks.cli.recompute_demo.installed", lambda backend: "torch")
+    needed = {"wordcount": [path], "recompute-plan": ["models:net", "--batch-size", 1]}
+    result = call(name, *needed.get(name, ()), f"--json={path}")
+    assert (result.status, result.out) == (2, "")
+    assert f"--json {str(path)!r}: expected a file that ends in .json" in result.err
+    assert path.read_text() == "茶"
 
 
 @pytest.mark.parametrize(
