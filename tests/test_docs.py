@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -63,11 +64,14 @@ SYBIL = Sybil(
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_code_blocks(page, tmp_path, monkeypatch, restored_jieba):
     """The blocks of a page run one after another, in a folder that has docs/samples."""
-    shutil.copytree(ROOT / "docs" / "samples", tmp_path / "docs" / "samples")
+    samples = tmp_path / "docs" / "samples"
+    shutil.copytree(ROOT / "docs" / "samples", samples)
+    before = os.listdir(samples)
     monkeypatch.chdir(tmp_path)
     for example in SYBIL.parse(page).examples():
         if not needs_keras(example):
             example.evaluate()
+    assert os.listdir(samples) == before  # what is counted next is the same
 
 
 def test_the_check_can_fail(tmp_path):
@@ -77,6 +81,22 @@ def test_the_check_can_fail(tmp_path):
     for example in SYBIL.parse(page).examples():
         with pytest.raises(AssertionError):
             example.evaluate()
+
+
+def test_copied_lines_have_no_prompt():
+    """The button beside a console block copies commands, as they are to be typed."""
+    conf = runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    assert "sphinx_copybutton" in conf["extensions"]
+    assert conf["copybutton_prompt_is_regexp"]
+    assert conf["copybutton_only_copy_prompt_lines"]
+    for page in (ROOT / "docs").rglob("*.md"):
+        for block in re.findall(
+            r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL
+        ):
+            lines = block.splitlines()
+            copied = [line for line in lines if re.match(conf["copybutton_prompt_text"], line)]
+            assert copied == lines, page  # no block shows what a command prints
+            assert all(re.sub(conf["copybutton_prompt_text"], "", one)[0] != "$" for one in copied)
 
 
 def test_no_page_is_forgotten():
