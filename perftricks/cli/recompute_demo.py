@@ -18,9 +18,9 @@ COMMAND = "perftricks recompute-demo"
 # "\b" keeps the lines of the next paragraph apart.
 HELP = """Train a real model with and without recompute, and compare.
 
-Each way runs in a process of its own: same seed, same data, same dropout masks. Shown are the peak
-of memory in a training step, the time of a step, and whether losses, gradients and variables are
-equal.
+Each way runs in a process of its own, with the same seed, data and dropout masks. The command shows
+the peak of memory in a training step, the time of a step, and whether losses, gradients and
+variables are equal..
 
 \b
 Examples:
@@ -30,8 +30,8 @@ Examples:
   perftricks recompute-demo --policy save_masks
   perftricks recompute-demo --budget 500MB --json result.json --plot result.png
 
-With JAX, XLA compiles the two ways as different programs and rounds where it fuses operations;
-there the first step is compared operation by operation as well, and must be equal to the last bit.
+With JAX, XLA compiles the two ways as different programs and rounds where it fuses operations. So
+the first step is also compared operation by operation, and must be equal to the last bit.
 
 Exit status: 0 equal (see above), 1 not equal or a run failed, 2 wrong usage, 130 interrupted.
 """
