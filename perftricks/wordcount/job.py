@@ -55,6 +55,8 @@ class FileJob:
         self.options.check(self.corpus.sources)
         if self.checkpoint is None:
             return
+        if self.settings.spec.pos:
+            raise OptionError("a checkpoint holds no tags; leave pos or checkpoint out")
         if self.settings.method not in ("compiled", None):
             raise OptionError(
                 f"a checkpoint is for method 'compiled'; method is {self.settings.method!r}"

@@ -16,7 +16,8 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from perftricks.wordcount import jieba_state
@@ -230,7 +231,7 @@ def tagger(tokenizer: Any, *, hmm: bool, plain: bool) -> Tagger:
         return functools.partial(_checked, functools.partial(posseg.lcut, **options))
     if plain:
         return lambda text: [Tagged(pair.word, pair.flag) for pair in tokenizer.lcut(text, HMM=hmm)]
-    return _Remembering(posseg, tokenizer, hmm)
+    return Remembering(tokenizer, hmm=hmm)
 
 
 def _checked(lcut: Callable[[str], Any], text: str) -> list[Tagged]:
@@ -247,10 +248,16 @@ def _checked(lcut: Callable[[str], Any], text: str) -> list[Tagged]:
     return pairs
 
 
-class _Remembering:
-    """Cuts and tags as a ``POSTokenizer`` does, each stretch of text once."""
+class Remembering:
+    """Cuts and tags as a ``POSTokenizer`` does, each stretch of text once.
 
-    def __init__(self, posseg: Any, tokenizer: Any, hmm: bool) -> None:
+    Args:
+        tokenizer: A ``POSTokenizer``, of whose functions none was replaced.
+        hmm: Whether to look for words that are not in the dictionary.
+    """
+
+    def __init__(self, tokenizer: Any, *, hmm: bool) -> None:
+        posseg = import_posseg()
         kind: Any = type("POSTokenizer", (_Runs, type(tokenizer)), {})
         self._tokenizer = kind.__new__(kind)
         vars(self._tokenizer).update(vars(tokenizer))
@@ -260,11 +267,16 @@ class _Remembering:
         self._stretch = functools.lru_cache(_STRETCHES)(self._cut)
 
     def __call__(self, text: str) -> list[Tagged]:
+        """Return the tokens of a text."""
         tokens: list[Tagged] = []
         for stretch in self._split(text):
             if stretch:
                 tokens += self._stretch(stretch)
         return tokens
+
+    def of_run(self, run: str) -> list[Tagged]:
+        """Return the tokens of a run of single characters that is no word."""
+        return [Tagged(pair.word, pair.flag) for pair in self._tokenizer.cut_run(run)]
 
     def _cut(self, stretch: str) -> tuple[Tagged, ...]:
         pairs = self._tokenizer.lcut(stretch, HMM=self._hmm)
@@ -280,8 +292,8 @@ class _Runs:
         self._model = _Model.of(posseg)
         self._pair = posseg.pair
         self._by_jieba = super_._POSTokenizer__cut
-        detail = super_._POSTokenizer__cut_detail
-        self._detail = functools.lru_cache(_RUNS)(lambda run: tuple(detail(run)))
+        self.cut_run = super_._POSTokenizer__cut_detail
+        self._detail = functools.lru_cache(_RUNS)(lambda run: tuple(self.cut_run(run)))
 
     def _POSTokenizer__cut_detail(self, run: str) -> tuple[Any, ...]:  # noqa: N802
         return self._detail(run)
@@ -308,25 +320,31 @@ class _Runs:
 
 _State = tuple[str, str]  # where a character is in a word (B, M, E, S), and the word's tag
 
+_CHARACTERS = 1 << 13  # of which the model keeps what it knows
+_MANY = 100  # states, of which arrays find the best step sooner than a loop
+_NEVER = -math.inf
+
 
 class _Model:
     """The hidden Markov model of ``jieba.posseg``, without steps that cannot be.
 
     The best path is the one that ``jieba.posseg.viterbi`` finds: sums are made in its order, and of
     equal ones the one with the greater state is taken. Of 256 x 256 steps from one state to another
-    5,218 can be; jieba looks at all of them.
+    5,218 can be; jieba looks at all of them. States are numbers here, in their order.
     """
 
     def __init__(self, posseg: Any) -> None:
-        self._states = posseg.char_state_tab_P
-        self._start = posseg.start_P
-        self._emit = posseg.emit_P
-        self._all = tuple(posseg.trans_P)
-        self._least = sys.modules["jieba.posseg.viterbi"].MIN_FLOAT
-        self._before: dict[_State, list[tuple[_State, float]]] = {}
-        for one in sorted(posseg.trans_P, reverse=True):
-            for state, probability in posseg.trans_P[one].items():
-                self._before.setdefault(state, []).append((one, probability))
+        self._posseg = posseg
+        self._least: float = sys.modules["jieba.posseg.viterbi"].MIN_FLOAT
+        self._states: list[_State] = sorted(posseg.trans_P)
+        self._number = {state: number for number, state in enumerate(self._states)}
+        self._start = [posseg.start_P[state] for state in self._states]
+        # Of each state those that it may follow, the greater ones first, and the logarithms.
+        self._before: list[list[tuple[int, float]]] = [[] for _ in self._states]
+        for number in range(len(self._states) - 1, -1, -1):
+            for state, probability in posseg.trans_P[self._states[number]].items():
+                self._before[self._number[state]].append((number, probability))
+        self._of = functools.lru_cache(_CHARACTERS)(self._look_up)
 
     @classmethod
     def of(cls, posseg: Any) -> _Model | None:
@@ -336,45 +354,102 @@ class _Model:
             numbers += (number for row in table.values() for number in row.values())
         return cls(posseg) if all(map(math.isfinite, numbers)) else None
 
+    def _look_up(self, character: str) -> tuple[Sequence[int], Sequence[float]]:
+        """Return the states that a character may have, and the logarithms of its emission."""
+        known = self._posseg.char_state_tab_P.get(character, self._states)
+        states = [self._number[state] for state in known]
+        emit = self._posseg.emit_P
+        emission = [emit[self._states[n]].get(character, self._least) for n in states]
+        return array("h", states), array("d", emission)
+
     def route(self, run: str) -> list[_State] | None:
         """Return the states of characters; None if only jieba knows."""
-        emit, least, before = self._emit, self._least, self._before
-        first = run[0]
-        value = {
-            state: self._start[state] + emit[state].get(first, least)
-            for state in self._states.get(first, self._all)
-        }
-        sources: list[dict[_State, _State]] = []
+        states, emission = self._of(run[0])
+        value = [_NEVER] * len(self._states)
+        for state, emitted in zip(states, emission, strict=True):
+            value[state] = self._start[state] + emitted
+        sources: list[Sequence[int]] = []
         for character in run[1:]:
-            found, source = self._step(value, character, self._states.get(character, self._all))
-            if not found:
-                found, source = self._step(value, character, before)
-                if not found:
+            states, emission = self._of(character)
+            found = self._step(value, states, emission)
+            if found is None:  # none of them can follow: jieba takes any that can
+                emit = self._posseg.emit_P
+                states = range(len(self._states))
+                emission = [emit[state].get(character, self._least) for state in self._states]
+                found = self._step(value, states, emission)
+                if found is None:
                     return None
+            value, source = found
             sources.append(source)
-            value = found
-        state = max((number, state) for state, number in value.items())[1]
-        route = [state]
+        best = max(value)
+        state = len(value) - 1 - value[::-1].index(best)
+        numbers = [state]
         for source in reversed(sources):
             state = source[state]
-            route.append(state)
-        route.reverse()
-        return route
+            numbers.append(state)
+        return [self._states[number] for number in reversed(numbers)]
 
     def _step(
-        self, value: dict[_State, float], character: str, states: Iterable[_State]
-    ) -> tuple[dict[_State, float], dict[_State, _State]]:
-        found: dict[_State, float] = {}
-        source: dict[_State, _State] = {}
-        for state in states:
-            emitted = self._emit[state].get(character, self._least)
-            best = -math.inf
-            for one, probability in self._before.get(state, ()):
-                if one in value:
-                    number = value[one] + probability + emitted
-                    if number > best:
-                        best = number
-                        source[state] = one
-            if best > -math.inf:
+        self, value: list[float], states: Sequence[int], emission: Sequence[float]
+    ) -> tuple[list[float], Sequence[int]] | None:
+        """Return the best sums with one more character, and where they come from."""
+        if len(states) > _MANY and len(states) == len(value):
+            return self._arrays.step(value, states, emission)
+        found = [_NEVER] * len(value)
+        source = [0] * len(value)
+        some = False
+        for state, emitted in zip(states, emission, strict=True):
+            best = _NEVER
+            for one, probability in self._before[state]:
+                number = value[one] + probability + emitted
+                if number > best:
+                    best = number
+                    source[state] = one
+            if best > _NEVER:
                 found[state] = best
-        return found, source
+                some = True
+        return (found, source) if some else None
+
+    @functools.cached_property
+    def _arrays(self) -> _Steps:
+        return _Steps(self._before)
+
+
+class _Steps:
+    """The steps to all states at once.
+
+    Args:
+        before: Of each state those that it may follow, the greater ones first, and the logarithms.
+    """
+
+    def __init__(self, before: Sequence[Sequence[tuple[int, float]]]) -> None:
+        import numpy as np
+
+        self._to = np.flatnonzero([len(steps) for steps in before])
+        sizes = [len(steps) for steps in before if steps]
+        self._one = np.array([one for steps in before for one, _ in steps])
+        self._probability = np.array([number for steps in before for _, number in steps])
+        self._begin = np.cumsum([0, *sizes[:-1]])
+        self._group = np.repeat(np.arange(self._to.size), sizes)
+        self._states = len(before)
+
+    def step(
+        self, value: list[float], states: Sequence[int], emission: Sequence[float]
+    ) -> tuple[list[float], Sequence[int]] | None:
+        """See :meth:`_Model._step`."""
+        import numpy as np
+
+        emitted = np.empty(self._states)
+        emitted[np.asarray(states)] = emission
+        sums = np.array(value)[self._one] + self._probability
+        sums += emitted[self._to][self._group]
+        best = np.maximum.reduceat(sums, self._begin)
+        if best.max() == _NEVER:
+            return None
+        places = np.where(sums == best[self._group], np.arange(sums.size), sums.size)
+        first = np.minimum.reduceat(places, self._begin)
+        found = np.full(self._states, _NEVER)
+        found[self._to] = best
+        source = np.zeros(self._states, np.int64)
+        source[self._to] = self._one[first]
+        return found.tolist(), source.tolist()

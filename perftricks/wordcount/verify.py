@@ -119,6 +119,7 @@ def verify(
     keys: Callable[[str], Iterable[Any]],
     options: dict[str, Any],
     check_cache: Callable[[], bool],
+    tagged: Callable[[dict[str, int]], dict[Any, int]] | None = None,
 ) -> int:
     """Count documents with the kernel and with jieba, each by itself.
 
@@ -129,6 +130,7 @@ def verify(
         options: The kernel's.
         check_cache: Says whether the kernel's tables are those of jieba's dictionary, and removes
             them from the cache if not; called if a document differs.
+        tagged: Makes counts of tokens with tags of what the kernel counts, if these are counted.
 
     Returns:
         How many documents were compared.
@@ -153,7 +155,7 @@ def verify(
         if options["ngram"] > 1:
             found = {gram: count for gram, count, _ in table.ngram_items()}
         else:
-            found = {**table.to_dict()}
+            found = {**table.to_dict()} if tagged is None else tagged(table.to_dict())
         expected = Counter(keys(sample.text))
         if found != expected:
             token = min(

@@ -24,7 +24,8 @@ from perftricks.wordcount import (
 from perftricks.wordcount.tagging import known_tags, parse_tags, posseg_tokenizer, tagger
 from perftricks.wordcount.tokenizers import make_spec
 
-METHODS = ("naive", "batched", "parallel")
+METHODS = ("naive", "batched", "parallel", "compiled")
+WITHOUT_KERNEL = METHODS[:3]
 
 
 def tagged(texts, lcut=jieba.posseg.lcut, **options):
@@ -43,7 +44,7 @@ def hard(texts):
     ]
     return [
         *texts,
-        *("".join(generator.choices(characters, k=generator.randrange(9))) for _ in range(50)),
+        *("".join(generator.choices(characters, k=generator.randrange(9))) for _ in range(25)),
         "w/o n/a 和/或 他/她",
         "\r\n行\r尾",
     ]
@@ -72,7 +73,7 @@ def test_workers_of_every_kind(hard, expected_tags, start_method):
     assert count_words(hard, pos=True, **options) == expected_tags
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WITHOUT_KERNEL)
 def test_without_the_model(hard, method):
     """``hmm=False`` is ``HMM=False``."""
     assert count_words(hard, pos=True, hmm=False, method=method) == tagged(hard, HMM=False)
@@ -105,7 +106,9 @@ def test_tags_to_keep(texts, pos, keeps):
 
 
 def test_documents_are_counted_for_each_token_and_tag(texts):
-    """A word with two tags has two document frequencies."""
+    """A word with two tags has two document frequencies; the kernel steps aside, and says so."""
+    with pytest.raises(OptionError, match="documents"):
+        count_words(texts, pos=True, document_frequency=True, method="compiled")
     found = count_words(texts, pos=True, document_frequency=True).document_frequency
     assert found == Counter(
         pair for text in texts for pair in {(w, f) for w, f in jieba.posseg.lcut(text)}
@@ -174,7 +177,7 @@ texts = ["云计算方面的专家来到了网易杭研大厦C++吃了螃蟹"] *
 def tagged():
     return collections.Counter((w, f) for text in texts for w, f in jieba.posseg.lcut(text))
 
-def check(methods=("batched", "parallel-fork", "parallel-spawn")):
+def check(methods=("batched", "parallel-fork", "parallel-spawn", "compiled")):
     for name in methods:
         method, _, start = name.partition("-")
         found = count_words(texts, pos=True, method=method, start_method=start or None)
@@ -194,7 +197,6 @@ if __name__ == "__main__":
         'jieba.load_userdict(io.BytesIO("网易杭研 100 mine".encode()))',
         'jieba.add_word("云计算", tag="mine")',
         'jieba.posseg.dt.word_tag_tab["专家"] = "who"',
-        'jieba.posseg.re_han_internal = re.compile("([\\u4e00-\\u9fd5]+)")',
         "jieba.posseg.dt = jieba.posseg.POSTokenizer(jieba.Tokenizer()); "
         'jieba.posseg.dt.tokenizer.add_word("网易杭研", 1000, "nt"); '
         'jieba.posseg.dt.lcut("先用一次")',
@@ -203,6 +205,18 @@ if __name__ == "__main__":
 def test_what_a_program_has_changed_holds_in_every_worker(change):
     """Words, tags and patterns are data, which travel."""
     run_changed(change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        'jieba.posseg.re_han_internal = re.compile("([\\u4e00-\\u9fd5]+)")',
+        'jieba.posseg.re_han_detail = re.compile("(吃+)")',
+    ],
+)
+def test_patterns_that_were_replaced_hold_in_every_worker(change):
+    """The kernel steps aside."""
+    run_changed(change, ("batched", "parallel-fork", "parallel-spawn"))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +231,7 @@ def test_functions_that_were_replaced_hold_here_and_in_forks(change):
     run_changed(change, ("naive", "batched", "parallel-fork"))
 
 
-def run_changed(change, methods=("batched", "parallel-fork", "parallel-spawn")):
+def run_changed(change, methods=("batched", "parallel-fork", "parallel-spawn", "compiled")):
     """Run a program that changes jieba.posseg, and counts."""
     program = CHANGED.replace("{change}", change).replace("{methods}", repr(methods))
     ran = subprocess.run(
@@ -323,6 +337,32 @@ def test_sums_are_of_one_kind(texts):
             one + count_words(texts, **options)
 
 
+def test_lone_surrogates(texts):
+    """The kernel does not take such documents; they are counted beside it."""
+    odd = [*texts[:20], "南京市\ud800长江大桥\udfff吃了螃蟹", "\ud83d", "\ud83d\ude00"]
+    for limit in (None, 50_000):
+        for method in METHODS:
+            found = count_words(odd * 3, pos=True, method=method, memory_limit=limit)
+            assert dict(found.most_common()) == tagged(odd * 3)
+
+
+def test_the_kernel_is_verified(hard, monkeypatch):
+    """Documents are counted once more by jieba itself; a wrong tag is an error."""
+    from perftricks.wordcount import VerificationError
+    from perftricks.wordcount.methods import tagged_runs
+
+    counts = count_words(hard, pos=True, method="compiled", verify=len(hard))
+    assert counts.run.verified > 200
+    right = tagged_runs.RunTags.__call__
+    monkeypatch.setattr(
+        tagged_runs.RunTags,
+        "__call__",
+        lambda self, key: [pair._replace(tag="no") for pair in right(self, key)],
+    )
+    with pytest.raises(VerificationError, match="compiled method counts"):
+        count_words(hard, pos=True, method="compiled", verify=len(hard))
+
+
 def test_files(corpus, texts):
     """Files are counted as documents are."""
     assert count_files(corpus, pos="n,v") == count_words(texts, pos="n,v")
@@ -340,11 +380,10 @@ def test_frames(texts):
     ("options", "message"),
     [
         ({"ngrams": 2}, "ngrams"),
-        ({"verify": 2}, "verify"),
+        ({"hmm": False, "method": "compiled"}, "HMM"),
         ({"mode": "search"}, "mode"),
         ({"mode": "all"}, "mode"),
         ({"tokenizer": "chars"}, "pos"),
-        ({"method": "compiled"}, "part-of-speech"),
     ],
 )
 def test_what_does_not_go_together_is_refused_by_name(options, message):

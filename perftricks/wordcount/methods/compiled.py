@@ -24,6 +24,7 @@ from perftricks.wordcount.jieba_state import (
     state_digest,
     tokenizer_behind,
 )
+from perftricks.wordcount.methods import tagged_runs
 from perftricks.wordcount.methods.keys import TokenKeys
 from perftricks.wordcount.methods.method import (
     JIEBA_BYTES_PER_SECOND,
@@ -31,6 +32,7 @@ from perftricks.wordcount.methods.method import (
     Counted,
     Work,
 )
+from perftricks.wordcount.methods.tagged_runs import RunTags
 from perftricks.wordcount.reading.documents import ReadOptions
 from perftricks.wordcount.reading.pieces import PIECE_BYTES, read_pieces
 from perftricks.wordcount.reading.sources import Source
@@ -60,6 +62,7 @@ _LOOK = 0.5  # look at every word of a dictionary that may have been changed
 _BUILD_TABLES = 3.0
 _COMPILE = 13.0
 _BYTES_PER_SECOND = 25e6
+_TAGGED_BYTES_PER_SECOND = 2e6
 
 TOO_SHORT_TO_COMPILE = "the text is too short to be worth compiling"
 TOO_SHORT = "the text is too short to be worth it"
@@ -81,6 +84,8 @@ class Compiled:
 
     def why_not(self, settings: Settings) -> str | None:
         """Say why the kernel cannot count with this tokenizer."""
+        if settings.spec.pos and settings.document_frequency:
+            return "documents of tokens with tags are counted by jieba.posseg"
         return why_not(settings.spec)
 
     def why_not_now(self, settings: Settings, size: float, workers: int) -> str | None:
@@ -95,6 +100,10 @@ class Compiled:
         from perftricks.wordcount.kernel import readiness
 
         spec = settings.spec
+        if spec.pos:
+            self._is_compiled = readiness().kernel
+            start = _LOAD + (0 if self._is_compiled else _COMPILE)
+            return start + size / _TAGGED_BYTES_PER_SECOND
         ready = is_jieba_ready() and not spec.has_dictionaries
         cached = readiness(_dictionary_key(spec))
         start = _LOAD
@@ -130,7 +139,8 @@ class Compiled:
         sampler = Sampler(settings.verify, settings.verify_seed) if settings.verify else None
         if work.state is not None:
             feed.meter.text, feed.meter.stored = work.state.text, work.state.stored
-        counting = KernelRun(engine, work, sampler)
+        tags = RunTags(spec.posseg_tokenizer()) if spec.pos else None
+        counting = KernelRun(engine, work, sampler, tags)
         # With a checkpoint a signal that ends the run waits for the end of a piece, and for a
         # snapshot.
         with held_back() if work.checkpoint is not None else contextlib.nullcontext():
@@ -141,9 +151,10 @@ class Compiled:
             verified = verify(
                 sampler.samples,
                 engine,
-                TokenKeys(spec, False, settings.ngrams),
+                TokenKeys(spec, False, settings.ngrams, plain=True),
                 {"mode": spec.mode, "hmm": spec.hmm, "ngram": settings.ngrams},
                 functools.partial(check_cache, spec, engine),
+                None if tags is None else tags.counted,
             )
         return Counted("compiled", work.workers, table, counting.documents, verified)
 
@@ -152,8 +163,6 @@ def why_not(spec: TokenizerSpec) -> str | None:
     """Say why the kernel cannot count with a tokenizer; None if it can."""
     if not spec.uses_jieba:
         return f"the tokenizer is {spec.name}, not jieba"
-    if spec.pos:
-        return "part-of-speech tags are by jieba.posseg, which has a model of its own"
     try:
         from perftricks.wordcount.kernel import why_unsupported
     except ImportError as error:
@@ -163,6 +172,10 @@ def why_not(spec: TokenizerSpec) -> str | None:
     names = replaced_functions()
     if names:
         return f"this program has replaced {', '.join(names)}"
+    if spec.pos:
+        reason = tagged_runs.why_not(hmm=spec.hmm)
+        if reason is not None:
+            return reason
     return why_unsupported(None if is_untouched() else tokenizer_behind())
 
 
@@ -174,8 +187,10 @@ def load_engine(spec: TokenizerSpec) -> Engine:
     """
     from perftricks.wordcount import kernel
 
-    key = _dictionary_key(spec)
     try:
+        if spec.pos:
+            return kernel.load(tagged_runs.tokenizer_of_runs(spec.posseg_tokenizer()))
+        key = _dictionary_key(spec)
         if key is not None:
             return kernel.load(dictionary=key, make=lambda: tokenizer_with(spec))
         if spec.has_dictionaries:
@@ -215,7 +230,10 @@ def check_cache(spec: TokenizerSpec, engine: Engine) -> bool:
     """
     from perftricks.wordcount import kernel
 
-    own = tokenizer_with(spec) if spec.has_dictionaries else default_tokenizer()
+    if spec.pos:
+        own = tagged_runs.tokenizer_of_runs(spec.posseg_tokenizer())
+    else:
+        own = tokenizer_with(spec) if spec.has_dictionaries else default_tokenizer()
     return kernel.check_tables(engine, own)
 
 
@@ -226,9 +244,12 @@ class KernelRun:
         engine: The kernel and its tables.
         work: What there is to count.
         sampler: Takes documents to count once more.
+        tags: Tags what the kernel has counted, if that is wanted.
     """
 
-    def __init__(self, engine: Engine, work: Work, sampler: Sampler | None) -> None:
+    def __init__(
+        self, engine: Engine, work: Work, sampler: Sampler | None, tags: RunTags | None = None
+    ) -> None:
         settings = work.settings
         self._engine = engine
         self._work = work
@@ -244,6 +265,9 @@ class KernelRun:
         }
         self._whole = settings.ngrams > 1 or settings.document_frequency or sampler is not None
         self._sampler = sampler
+        self._tags = tags
+        # Documents that the kernel does not take are tagged at once, and so are not among runs.
+        self._odd_spill = work.spill if tags is None else Spill(work.spill.limit)
         self._counters: dict[Newline, TextCounter] = {}
         # In it are counted the pieces that end inside a document, which counters take for its end.
         self._state = State() if work.state is None else work.state
@@ -397,11 +421,21 @@ class KernelRun:
         return self._counters[newline]
 
     def _spill_odd(self) -> None:
-        self._spill.add_counter(self._odd)
+        self._odd_spill.add_counter(self._odd)
         self._odd.clear()
 
     def table(self) -> Table:
         """Return the table; it is on the disk if it outgrew the memory limit, or would now."""
+        if self._tags is None:
+            return self._table()
+        odd, limit = self._odd, self._spill.limit
+        self._odd = Counter()
+        tagged = self._tags.table(self._table(), odd, limit)
+        if not self._odd_spill.runs:
+            return tagged
+        return added([tagged, SpilledTable(self._odd_spill, document_frequency=False)], limit)
+
+    def _table(self) -> Table:
         if not self._counters:
             self._counter("byte")
         from perftricks.wordcount.methods.kernel_tables import ngram_table, token_table
