@@ -49,7 +49,19 @@ def test_help_of_each_command(call, name):
 
 
 # What the value of an option may be called; "<a|b>" lists all that there are.
-METAVARS = {"N", "S", "FILE", "FOLDER", "SIZE", "NAME", "TEXT", "ADDRESS", "KEY=VALUE", "[=FILE]", None}
+METAVARS = {
+    "N",
+    "S",
+    "FILE",
+    "FOLDER",
+    "SIZE",
+    "NAME",
+    "TEXT",
+    "ADDRESS",
+    "KEY=VALUE",
+    "[=FILE]",
+    None,
+}
 OPTION = re.compile(
     r"^  (?:-\w, )?(--[\w-]+)(?:, -\w|, --[\w-]+| / --[\w-]+)*(?: ([^\s]+))?", re.MULTILINE
 )
