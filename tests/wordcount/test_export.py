@@ -146,7 +146,7 @@ def test_what_is_quoted(tmp_path_factory, table):
     path = tmp_path_factory.getbasetemp() / "quoted.csv"
     counts = WordCounts(table, documents=1)
     write_table(path, counts)
-    lines = [f"{delimited._quoted(token)},{count}\n" for token, count in counts.most_common()]
+    lines = [f"{delimited.quoted(token)},{count}\n" for token, count in counts.most_common()]
     expected = "token,count\n" + "".join(lines)
     assert path.read_bytes() == expected.encode("utf-8", "surrogatepass")
 
