@@ -301,7 +301,7 @@ def test_reason_of_a_failure(monkeypatch, stderr, reason):
     ],
 )
 def test_a_saving_is_never_a_fraction(peaks, words, capsys):
-    """What takes more is said to take more, and a model too small to save anything to be that."""
+    """What takes more is said to take more, and that nothing is saved at this size."""
     one = comparison()
     plain, recomputed = (
         replace(run, peak_bytes=peak)
@@ -310,7 +310,9 @@ def test_a_saving_is_never_a_fraction(peaks, words, capsys):
     render.show(replace(one, plain=plain, recomputed=recomputed), None, None)
     shown = " ".join(capsys.readouterr().out.split())
     assert f"peak memory {words} " in shown
-    assert ("too small to save anything" in shown) == ("less" not in words.replace("no less", ""))
+    assert ("Nothing is saved at this size" in shown) == (
+        "less" not in words.replace("no less", "")
+    )
 
 
 def test_tries_are_told():

@@ -60,7 +60,7 @@ def show(comparison: Comparison, largest: tuple[int, ...] | None, room: int | No
         _bars(console, "time per step", plain.step_seconds, recomputed.step_seconds)
     if not saving.endswith("x less") and config.budget is None:
         print_line()
-        print_line("This model is too small to save anything: try a larger --batch-size.")
+        print_line("Nothing is saved at this size: try a larger --batch-size or more --layers.")
     print_line()
     compiled = {
         "gradients": comparison.gradient_difference,
