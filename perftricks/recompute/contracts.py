@@ -93,7 +93,13 @@ if TYPE_CHECKING:  # Python 3.7 has no Protocol
             """Make Keras build or trace its training step again."""
 
     class Framework(Protocol):
-        """What Keras 3 computes with: ``keras3.tensorflow``, ``keras3.jax``, ``keras3.torch``."""
+        """What Keras 3 computes with: ``keras3.tensorflow``, ``keras3.jax``, ``keras3.torch``.
+
+        Attributes:
+            CHANGEABLE: The classes of its tensors, if these may be changed in place.
+        """
+
+        CHANGEABLE: Tuple[type, ...]
 
         def is_tensor(self, x: Any) -> bool:
             """Tell whether to hand ``x`` to the framework as an input."""

@@ -49,10 +49,10 @@ def _referred(function: Any) -> List[Any]:
     found: List[Any] = [function.__defaults__, function.__kwdefaults__]
     found += gc.get_referents(*(function.__closure__ or ()))  # of a cell, what it is filled with
     names = function.__globals__
-    if not _is_frameworks(names.get("__name__")):
+    if not is_frameworks(names.get("__name__")):
         used = _names(function.__code__)
         values = [names[name] for name in used if name in names]
-        for module in [x for x in values if isinstance(x, ModuleType) and not _is_frameworks(x)]:
+        for module in [x for x in values if isinstance(x, ModuleType) and not is_frameworks(x)]:
             values += [vars(module)[name] for name in used if name in vars(module)]
         found += values
     return found
@@ -174,7 +174,7 @@ def is_of_proxies(kind: Any) -> bool:
 @functools.lru_cache(maxsize=1000)
 def _own_classes(mro: Tuple[type, ...]) -> List[type]:
     """List the classes that are no frameworks'."""
-    return [kind for kind in mro if not _is_frameworks(kind.__module__)]
+    return [kind for kind in mro if not is_frameworks(kind.__module__)]
 
 
 def spread(value: Any) -> List[Any]:
@@ -208,7 +208,8 @@ def _names(code: CodeType) -> Tuple[str, ...]:
     return tuple(dict.fromkeys(name for names in (code.co_names, *inside) for name in names))
 
 
-def _is_frameworks(module: Any) -> bool:
+def is_frameworks(module: Any) -> bool:
+    """Tell whether a module, or one of this name, is a framework's or our own."""
     return _is_name_of_framework(str(getattr(module, "__name__", module)))
 
 

@@ -18,6 +18,7 @@ from perftricks.recompute.generators import Generators
 from perftricks.recompute.keras2 import interception, private
 from perftricks.recompute.keras2.tensors import Path, Results, hang, hung_on, structures
 from perftricks.recompute.python_state import Attributes
+from perftricks.recompute.referents import Referents
 from perftricks.recompute.tensorflow_graphs import private as graphs
 from perftricks.recompute.tensorflow_graphs.operations import DRAWS, WRITES
 
@@ -41,7 +42,7 @@ def checkpointed(
         outputs = call(*args, **kwargs)
         _idle.update(module for module in unbuilt if not module.built)
         return outputs
-    outputs = _Call(call, args, kwargs, modules, Generators(reached)).run()
+    outputs = _Call(call, args, kwargs, modules, Generators(reached), Referents(reached)).run()
     late = [module.name for module in unbuilt if module.built]
     if late:
         raise RuntimeError(
@@ -69,7 +70,9 @@ class _Call:
         kwargs: Dict[str, Any],
         modules: Sequence[Any],
         generators: Generators,
+        referents: Referents,
     ) -> None:
+        self._referents = referents
         self._generators = generators
         self._call = call
         self._structure = (args, kwargs)
@@ -91,6 +94,7 @@ class _Call:
         with private.unrecorded(), first, interception.variables_noted(used):
             outputs = self._call(*self._structure[0], **self._structure[1])
         self._generators.forget_unused()
+        self._referents.left_by_call()
         made: Dict[int, Tuple[Path, Any]] = {}  # what an argument has given back is not made
         for path, x in self._results(outputs, self._leaves).items():
             if x._id > start and _differentiable(x):
@@ -168,7 +172,8 @@ class _Call:
 
         assigned = list(self._before.values())
         values = [(handle, private.read_handle(handle)) for handle, _ in assigned]
-        with self._attributes.replayed(), self._generators.replayed():
+        known = self._referents.replayed()
+        with self._attributes.replayed(), self._generators.replayed(), known:
             try:
                 for handle, old in assigned:
                     private.assign_handle(handle, old)

@@ -22,6 +22,7 @@ from perftricks.recompute.generators import Generators
 from perftricks.recompute.keras3 import private
 from perftricks.recompute.keras3.pure import NotBuilt, PureCall, structures
 from perftricks.recompute.policies import FULL, Policy
+from perftricks.recompute.referents import Referents
 from perftricks.recompute.tensorflow_graphs import private as graphs
 from perftricks.recompute.tracers import keep_autograph_out
 
@@ -78,7 +79,8 @@ def checkpointed_call(
     call = prepared
     held = [x for module in modules for x in vars(module).values()]
     generators = Generators([*reached, *held])
-    pure = PureCall(framework, call, args, kwargs, owners, modules, generators, policy)
+    referents = Referents([*reached, *held], framework.CHANGEABLE)
+    pure = PureCall(framework, call, args, kwargs, owners, modules, generators, policy, referents)
     try:
         return pure.finish(framework.checkpoint(pure))
     except NotBuilt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
@@ -23,6 +23,8 @@ from perftricks.recompute.keras3.dense import read as read
 from perftricks.recompute.keras3.dense import whole as whole
 from perftricks.recompute.keras3.pure import PureCall
 from perftricks.recompute.policies import CONVOLUTION, MASK, MATMUL, NAMED, Policy
+
+CHANGEABLE: Tuple[type, ...] = ()
 
 
 def is_tensor(x: Any) -> bool:

@@ -497,6 +497,32 @@ def torch_is_transformed() -> bool:
     return any(level.key() != forward for level in stack)
 
 
+def torch_operations_recorded() -> int:
+    """Return how many operations autograd has recorded so far in this thread."""
+    import torch
+
+    return int(torch._C._autograd._get_sequence_nr())
+
+
+def torch_fills_what_it_saved(outputs: Sequence[Any], begin: int) -> bool:
+    """Tell whether tensors come from an operation that fills a tensor which it saved before.
+
+    Args:
+        outputs: The tensors.
+        begin: The number of operations that had been recorded before; these are not looked at.
+    """
+    waiting, seen = [x.grad_fn for x in outputs], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen or node._sequence_nr() < begin:
+            continue
+        seen.add(node)
+        if "RreluWithNoise" in node.name():
+            return True
+        waiting += [before for before, _ in node.next_functions]
+    return False
+
+
 class _Meta(str):
     """The name of torch's device without memory, which is equal to that device, too.
 

@@ -35,6 +35,7 @@ from perftricks.recompute.generators import Generators
 from perftricks.recompute.keras3 import private
 from perftricks.recompute.policies import FULL, Policy, active
 from perftricks.recompute.python_state import Attributes, Change, ThreadState
+from perftricks.recompute.referents import Referents
 from perftricks.recompute.structures import Structures, check_returned
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class PureCall:
         modules: What ``framework.modules`` found.
         generators: Those that the call may draw random numbers from, as they were before it.
         policy: What of the call is kept.
+        referents: What the call refers to by name, as it was before it.
+        left_outside: What the first run has put into variables of closures and globals.
     """
 
     def __init__(
@@ -65,7 +68,10 @@ class PureCall:
         modules: Sequence[Any] = (),
         generators: Optional[Generators] = None,
         policy: Policy = FULL,
+        referents: Optional[Referents] = None,
     ) -> None:
+        self.referents = referents or Referents()
+        self.left_outside: List[Any] = []
         self.modules = modules
         self.policy = policy
         self.generators = generators or Generators()
@@ -104,12 +110,14 @@ class PureCall:
         if self._effects is None:
             self._effects = self._run(tensors, _Scope(self, self._read, is_first=True))
             self.generators.forget_unused()
+            self.left_outside = self.referents.left_by_call()
             return self._effects.released()
         return self.replay(tensors, [value for _, value in self.reads.values()])
 
     def replay(self, tensors: Sequence[Any], values: Sequence[Any]) -> List[Any]:
         """Run the call again, on these tensors and these values of the variables in ``reads``."""
-        with self._attributes.replayed(), self.generators.replayed():
+        known = self.referents.replayed()
+        with self._attributes.replayed(), self.generators.replayed(), known:
             effects = self._thread_state.run(self._run, tensors, self._scope(values))
         assert self._effects is not None
         found = effects.released()

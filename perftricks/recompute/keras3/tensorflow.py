@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +23,8 @@ from perftricks.recompute.tensorflow_graphs.kept import marked
 from perftricks.recompute.tensorflow_graphs.operations import DRAWS, WRITES
 from perftricks.recompute.tensorflow_graphs.ordering import in_order
 from perftricks.recompute.tensorflow_graphs.reuse import count, operations_since, reuse
+
+CHANGEABLE: Tuple[type, ...] = ()
 
 
 def is_tensor(x: Any) -> bool:
@@ -154,6 +156,8 @@ def checkpoint(pure: PureCall) -> List[Any]:
         results = pure.run(*copies)
     operations.check()
     _check_objects(pure.objects, operations)
+    _check_left_outside(pure.left_outside, operations)
+    pure.left_outside.clear()
     ends = [_beneath(y, operations) for y in results]
     attached = list({graphs.tensor_id(y): i for i, y in enumerate(ends)}.values())
     attached = [i for i in attached if operations.made(ends[i]) and _differentiable(ends[i])]
@@ -350,6 +354,18 @@ def _check_objects(objects: Sequence[Any], operations: _Operations) -> None:
                 "tensors inside, whose gradient would be lost; use tuples, lists or dicts of "
                 "tensors, or register the class with optree.register_pytree_node (namespace "
                 "'keras')" % type(x).__name__
+            )
+
+
+def _check_left_outside(objects: Sequence[Any], operations: _Operations) -> None:
+    """Refuse tensors in variables of closures and globals: no gradient would get through."""
+    for x in objects:
+        if any(operations.made(tensor) for tensor in _tensors_in(x) if _differentiable(tensor)):
+            raise TypeError(
+                "a call that is to be recomputed keeps a %s in a variable of a closure, a global, "
+                "or a list or dict there: its gradient would be lost. Return it as well, keep it "
+                "in an attribute of the layer, or put tf.stop_gradient of what is returned there"
+                % type(x).__name__
             )
 
 

@@ -7,7 +7,7 @@ import gc
 import sys
 import traceback
 from types import FrameType
-from typing import Any, Iterator, List, Optional, Sequence
+from typing import Any, Iterator, List, Optional, Sequence, Set, Tuple
 
 import keras
 import torch
@@ -29,6 +29,8 @@ from perftricks.recompute.keras3.dense import whole as whole
 from perftricks.recompute.keras3.pure import NotBuilt, PureCall
 from perftricks.recompute.keras3.torch_kept import Kept
 from perftricks.recompute.keras3.torch_kept import mark as mark
+
+CHANGEABLE: Tuple[type, ...] = (torch.Tensor,)
 
 
 def is_tensor(x: Any) -> bool:
@@ -108,6 +110,66 @@ class Buffers:
         finally:
             for buffer, data in now:
                 buffer.data = data
+
+
+class Referred:
+    """Tensors that a call refers to, be they attributes, of closures or global, at one moment.
+
+    Args:
+        tensors: The tensors.
+        known: The ids of those that somebody else looks after: arguments, weights, buffers.
+    """
+
+    def __init__(self, tensors: Sequence[Any], known: Set[int]) -> None:
+        self._saved = [
+            (x, x._version, x.detach().clone() if _is_small(x) else None)
+            for x in tensors
+            if id(x) not in known and not x.is_inference()
+        ]
+
+    def check_unchanged_by_call(self) -> None:
+        """Refuse a call that has just changed one of which there is no copy."""
+        for x, version, value in self._saved:
+            if x._version != version and value is None:
+                raise RuntimeError(
+                    "a call that is to be recomputed changes a tensor of shape %s in place, which "
+                    "it was not given (an attribute, a variable of a closure, a global), and that "
+                    "would happen twice; make it a variable (add_weight), or a buffer of a module, "
+                    "or recompute what is around the change" % (tuple(x.shape),)
+                )
+
+    @contextlib.contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Have them as they were for a while; autograd takes no notice."""
+        changed = []
+        for x, version, value in self._saved:
+            if x._version == version:
+                continue
+            if value is None:
+                raise RuntimeError(
+                    "a tensor of shape %s, which a call that is to be recomputed refers to (an "
+                    "attribute, a variable of a closure, a global), was changed in place between "
+                    "its forward and its backward pass; change it later, or put a new tensor in "
+                    "its place" % (tuple(x.shape),)
+                )
+            changed.append((x, value.clone()))
+        now = [(x, x.data) for x, _ in changed]
+        for x, value in changed:
+            x.data = value
+        try:
+            yield
+        finally:
+            for x, data in now:
+                x.data = data
+
+
+def _is_small(x: Any) -> bool:
+    """Tell whether to keep a copy of a tensor that a call refers to, in case that it changes."""
+    is_plain = type(x) is torch.Tensor and not x.requires_grad and not x._is_view()
+    return is_plain and x.numel() * x.element_size() <= _MOST_BYTES
+
+
+_MOST_BYTES = 2**16
 
 
 class Surroundings:
@@ -239,18 +301,24 @@ def checkpoint(pure: PureCall) -> List[Any]:
         for name, x in module._parameters.items()
         if x is not None
     ]
+    known = {id(x) for module in pure.modules for x in module._buffers.values()}
+    known.update(map(id, pure.tensors), (id(x.value) for x in used))
+    referred = Referred(pure.referents.tensors, known)
     given = [x.requires_grad for x in pure.tensors]
     kept = None if pure.policy.is_full else Kept(pure.policy)
     failures: List[BaseException] = []
+    filled_late: List[bool] = []
 
     def run(*tensors: Any) -> List[Any]:
         cycles = _Cycles()
+        begin = private.torch_operations_recorded()
         if not pure.has_run:
             try:
                 with contextlib.nullcontext() if kept is None else kept.first():
                     outputs = pure.run(*tensors)
                 for x in used:
                     x.check_unchanged_by_call()
+                referred.check_unchanged_by_call()
             except BaseException as failure:
                 # Up to torch 2.12 an error that comes through its checkpoint leaves the hooks of
                 # that in force for as long as the error lives.
@@ -258,6 +326,9 @@ def checkpoint(pure: PureCall) -> List[Any]:
                 return []
             used.extend(_Used("variable", v.path, x) for v, x in pure.reads.values())
             buffers.forget_unchanged()
+            filled_late.append(private.torch_fills_what_it_saved(outputs, begin))
+            if filled_late[0]:
+                _Last.apply(torch.zeros(1, requires_grad=True))
             cycles.free()
             return outputs
         for x in used:
@@ -268,8 +339,12 @@ def checkpoint(pure: PureCall) -> List[Any]:
         )
         try:
             keeping = contextlib.nullcontext() if kept is None else kept.again()
-            with _trained(used), buffers.replayed(), surroundings.in_force(), keeping:
-                return pure.run(*tensors)
+            held = _trained(used), buffers.replayed(), referred.replayed()
+            with held[0], held[1], held[2], surroundings.in_force(), keeping:
+                again = pure.run(*tensors)
+                if filled_late[0]:
+                    _Last.apply(torch.zeros(1, requires_grad=True))
+                return again
         except private.torch_end_of_recomputation() as end:
             _forget_frames(end)
             cycles.free()
@@ -280,6 +355,23 @@ def checkpoint(pure: PureCall) -> List[Any]:
     if failures:
         raise failures.pop()
     return outputs
+
+
+class _Last(torch.autograd.Function):  # type: ignore[misc]
+    """Saves something. Recomputation ends as soon as the last thing is saved that was at first.
+
+    An operation that fills what it has saved, as torch's rrelu does with its noise, must not be the
+    last: https://github.com/pytorch/pytorch/issues/193671.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        ctx.save_for_backward(x)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return gradient
 
 
 class _Cycles:

@@ -495,6 +495,30 @@ def test_assignments_happen_once():
     assert count == 6
 
 
+def test_a_variable_of_a_closure_that_changes():
+    """The second run sees the count of the first, and counts no further."""
+    count = 0
+
+    class Counting(WithDense):
+        @recompute_grad
+        def call(self, x):
+            nonlocal count
+            count += 1
+            return K.sin(self.dense(x) * count)
+
+    def build():
+        nonlocal count
+        count = 0
+        return around(Counting)()
+
+    found = []
+    for how in (OFF, ON):
+        run = steps(build, *data(), how)
+        found.append((run, count))
+    assert found[0][1] == found[1][1]
+    found[0][0].assert_same(found[1][0], FEW_ULP)
+
+
 @pytest.mark.skipif(GRAPH, reason="in a graph a mask is kept and not drawn again")
 @pytest.mark.parametrize("how", ["function", "method", "keyword"])
 def test_dropout_that_a_call_refers_to(how):

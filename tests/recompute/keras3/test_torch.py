@@ -520,6 +520,28 @@ def test_a_parameter_that_a_call_changes(how):
         Changing()(torch.ones(3, requires_grad=True))
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("after", ["nothing", "a sum", "a layer"])
+def test_an_operation_that_fills_what_it_has_saved(inplace, after):
+    """The noise of rrelu is drawn after autograd has saved it; recomputing does not end between."""
+    first, second = torch.nn.Linear(3, 64), torch.nn.Linear(64, 2)
+    ends = {"nothing": lambda y: y, "a sum": lambda y: y.sum() + 1.0, "a layer": second}
+
+    @recompute_grad
+    def block(x):
+        y = torch.nn.functional.rrelu(first(x), 0.1, 0.9, training=True, inplace=inplace)
+        return ends[after](y)
+
+    gradients = []
+    for on in (False, True):
+        torch.manual_seed(5)
+        x = torch.ones(2, 3, requires_grad=True)
+        with recompute_scope(on):
+            block(x).sum().backward()
+        gradients.append(x.grad)
+    assert torch.equal(*gradients)
+
+
 def test_lazy_modules():
     """The call in which their parameters come to be runs plainly, the next one does not."""
     runs = []
