@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from perftricks.wordcount.keywords import Keyword
     from perftricks.wordcount.table.counts import WordCounts
+    from perftricks.wordcount.tfidf import Keyword
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class KeywordOptions:
             OptionError: If it is none.
             OSError: If it cannot be read.
         """
-        from perftricks.wordcount.keywords import CORPUS, JIEBA, load_idf
+        from perftricks.wordcount.tfidf import CORPUS, JIEBA, load_idf
 
         given = JIEBA if idf is None else idf
         known = given in (JIEBA, CORPUS)
@@ -43,13 +43,13 @@ class KeywordOptions:
 
     def of(self, counts: WordCounts) -> list[Keyword]:
         """Return the keywords of a table."""
-        from perftricks.wordcount.keywords import keywords
+        from perftricks.wordcount.tfidf import keywords
 
         return keywords(counts, self.n, idf=self.idf, stop_words=self.stop_words)
 
     def describe(self) -> str:
         """Say what the weights are made with."""
-        from perftricks.wordcount.keywords import CORPUS
+        from perftricks.wordcount.tfidf import CORPUS
 
         formula = ": ln((1 + documents) / (1 + document frequency)) + 1"
         what = f"idf of the corpus{formula}" if self.name == CORPUS else f"idf of {self.name}"

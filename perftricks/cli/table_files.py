@@ -15,8 +15,8 @@ from perftricks.cli.json_files import JsonFile
 
 if TYPE_CHECKING:
     from perftricks.wordcount import WordCounts
-    from perftricks.wordcount.keywords import Keyword
     from perftricks.wordcount.reading.sources import Source
+    from perftricks.wordcount.tfidf import Keyword
     from perftricks.wordcount.writing.export import TableFormat
 
 STDOUT = "-"

@@ -18,9 +18,9 @@ from perftricks.wordcount.errors import (
     TableTooLargeError,
     TokenizerError,
 )
-from perftricks.wordcount.keywords import Keyword, keywords
 from perftricks.wordcount.merging import merge_tables
 from perftricks.wordcount.table.counts import RunInfo, WordCounts
+from perftricks.wordcount.tfidf import Keyword, keywords
 from perftricks.wordcount.verify import VerificationError
 from perftricks.wordcount.writing import write_cloud, write_plot, write_report
 from perftricks.wordcount.writing.export import read_table, write_table

@@ -169,7 +169,7 @@ def test_the_list_of_stop_words_is_that_of_jieba():
     """It is written out here, since importing jieba.analyse takes a second."""
     import importlib
 
-    module = importlib.import_module("perftricks.wordcount.keywords")
+    module = importlib.import_module("perftricks.wordcount.tfidf")
     assert module._STOP_WORDS == jieba.analyse.TFIDF.STOP_WORDS
 
 

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from perftricks.cli.keywords import KeywordOptions
     from perftricks.wordcount.job import FileJob
-    from perftricks.wordcount.keywords import Keyword
     from perftricks.wordcount.methods.compare import Comparison
     from perftricks.wordcount.methods.method import Progress
     from perftricks.wordcount.reading.sources import NotRead
     from perftricks.wordcount.settings import Settings, TableFilter
     from perftricks.wordcount.table.counts import RunInfo, WordCounts
+    from perftricks.wordcount.tfidf import Keyword
 
 _REFRESH_SECONDS = 0.1
 _FACT_WIDTH = 10

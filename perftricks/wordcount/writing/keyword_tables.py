@@ -14,9 +14,9 @@ from typing import IO, Any
 
 from perftricks.files import replacing
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.keywords import Keyword
 from perftricks.wordcount.reading.sources import PathLike
 from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY, TAG, TOKEN, Tagged
+from perftricks.wordcount.tfidf import Keyword
 from perftricks.wordcount.writing.delimited import quoted
 from perftricks.wordcount.writing.escapes import escape
 from perftricks.wordcount.writing.export import TableFormat, check_output, format_name
