@@ -7,9 +7,9 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 
 import jieba
-import jieba.analyse
 import pytest
 
 from perftricks.wordcount import (
@@ -22,6 +22,10 @@ from perftricks.wordcount import (
     write_table,
 )
 from perftricks.wordcount.writing.keyword_tables import records
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # jieba's own, about a file that it leaves open
+    import jieba.analyse
 
 # jieba leaves files open.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
