@@ -11,9 +11,11 @@ Frameworks' own functions and classes are passed over; what they hold is their a
 
 from __future__ import annotations
 
+import dis
 import functools
 import gc
 import operator
+from itertools import chain
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Callable, Dict, Iterable, List, Sequence, Set, Tuple
 
@@ -50,8 +52,8 @@ def _referred(function: Any) -> List[Any]:
     found += gc.get_referents(*(function.__closure__ or ()))  # of a cell, what it is filled with
     names = function.__globals__
     if not is_frameworks(names.get("__name__")):
-        used = _names(function.__code__)
-        values = [names[name] for name in used if name in names]
+        used, of_globals = names_in(function.__code__)
+        values = [names[name] for name in of_globals if name in names]
         for module in [x for x in values if isinstance(x, ModuleType) and not is_frameworks(x)]:
             values += [vars(module)[name] for name in used if name in vars(module)]
         found += values
@@ -202,10 +204,17 @@ def _plain(x: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=None)
-def _names(code: CodeType) -> Tuple[str, ...]:
-    """Return the names that a function uses, and those that the functions inside it use."""
-    inside = [_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
-    return tuple(dict.fromkeys(name for names in (code.co_names, *inside) for name in names))
+def names_in(code: CodeType) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
+    """Return the names that a function uses, attributes too, and those that are of globals.
+
+    What the functions inside it use is among them.
+    """
+    inside = [names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    used = dict.fromkeys(chain(code.co_names, *(names for names, _ in inside)))
+    instructions = dis.get_instructions(code)
+    found = [x.argval for x in instructions if "GLOBAL" in x.opname or x.opname == "LOAD_NAME"]
+    of_globals = dict.fromkeys(chain(found, *(names for _, names in inside)))
+    return tuple(used), tuple(of_globals)
 
 
 def is_frameworks(module: Any) -> bool:

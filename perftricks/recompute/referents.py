@@ -139,31 +139,21 @@ class Referents:
 def _slots(function: Any) -> Iterable[Tuple[Any, Any]]:
     """List the variables outside of itself that a function uses, with keys that tell them apart."""
     code, names = function.__code__, function.__globals__
-    used, is_set = _used(code)
+    is_set = _set_by(code)
     for name, cell in zip(code.co_freevars, function.__closure__ or ()):
         yield id(cell), _Cell(cell, name in is_set)
     if not references.is_frameworks(names.get("__name__")):
-        for name in used:
+        for name in references.names_in(code)[1]:
             yield (id(names), name), _Global(names, name, name in is_set)
 
 
 @functools.lru_cache(maxsize=None)
-def _used(code: CodeType) -> Tuple[Tuple[str, ...], FrozenSet[str]]:
-    """Return the globals that a function uses, and the names from outside that it sets."""
-    used: List[str] = []
-    is_set: List[str] = []
-    for instruction in dis.get_instructions(code):
-        kind, name = instruction.opname, instruction.argval
-        if "GLOBAL" in kind:
-            used.append(name)
-        if kind.startswith(("STORE_GLOBAL", "STORE_DEREF", "DELETE_GLOBAL", "DELETE_DEREF")):
-            is_set.append(name)
-    for inside in code.co_consts:
-        if isinstance(inside, CodeType):
-            others, set_there = _used(inside)
-            used += others
-            is_set += set_there
-    return tuple(dict.fromkeys(used)), frozenset(is_set)
+def _set_by(code: CodeType) -> FrozenSet[str]:
+    """Return the names from outside that a function sets, or that one inside it does."""
+    kinds = ("STORE_GLOBAL", "STORE_DEREF", "DELETE_GLOBAL", "DELETE_DEREF")
+    found = {x.argval for x in dis.get_instructions(code) if x.opname.startswith(kinds)}
+    inside = (_set_by(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return frozenset(found.union(*inside))
 
 
 def _is_container(x: Any) -> bool:
