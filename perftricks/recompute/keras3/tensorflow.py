@@ -152,7 +152,7 @@ def checkpoint(pure: PureCall) -> List[Any]:
     with unrecorded, watcher, _Operations.watched() as operations:
         # Copies by name only: a tensor that is also captured must be found as captured.
         copies = [tf.identity(x) for x in given]
-        operations.begin()
+        operations.begin(copies)
         results = pure.run(*copies)
     operations.check()
     _check_objects(pure.objects, operations)
@@ -360,7 +360,8 @@ def _check_objects(objects: Sequence[Any], operations: _Operations) -> None:
 def _check_left_outside(objects: Sequence[Any], operations: _Operations) -> None:
     """Refuse tensors in variables of closures and globals: no gradient would get through."""
     for x in objects:
-        if any(operations.made(tensor) for tensor in _tensors_in(x) if _differentiable(tensor)):
+        found = filter(_differentiable, _tensors_in(x))
+        if any(map(operations.made_of_arguments, found)):
             raise TypeError(
                 "a call that is to be recomputed keeps a %s in a variable of a closure, a global, "
                 "or a list or dict there: its gradient would be lost. Return it as well, keep it "
@@ -425,15 +426,17 @@ class _Operations:
         self._types: Set[str] = set()
         self._functions: Set[Any] = set()  # operations that have been looked into
         self._made: Set[int] = set()
+        self._of_arguments: Set[int] = set()
         self._taken: Dict[int, Any] = {}
         self._others: Dict[int, Any] = {}
         self._handles: Dict[int, Any] = {}
         self._begin = 0
         self.created: List[Any] = []
 
-    def begin(self) -> None:
+    def begin(self, arguments: Sequence[Any]) -> None:
         """The call begins; what has been created before is not a part of it."""
         self._begin = count(home())
+        self._of_arguments.update(map(graphs.tensor_id, arguments))
 
     @classmethod
     @contextlib.contextmanager
@@ -451,7 +454,8 @@ class _Operations:
             since = operations_since(graph, start)
             stand_ins = graphs.stand_ins(graph)
             for op in since:
-                operations._note(op.inputs, () if op in stand_ins else op.outputs, others=True)
+                outputs = () if op in stand_ins else op.outputs
+                operations._note(op.type, op.inputs, outputs, others=True)
             for op in _of_this_replica(since):
                 operations._types.add(op.type)
                 functions = graphs.functions_of(op.node_def)
@@ -467,7 +471,7 @@ class _Operations:
         graph: Any = None,
     ) -> None:
         if graph is None:
-            self._note(inputs, outputs)
+            self._note(_text(op_type), inputs, outputs)
             self._types.add(_text(op_type))
             name = _text(op_type)
             if op_type not in self._functions:  # a function runs under its own name
@@ -476,7 +480,12 @@ class _Operations:
             if graphs.is_function(name):
                 self._handles.update((x._id, x) for x in inputs if x.dtype == tf.resource)
 
-    def _note(self, inputs: Sequence[Any], outputs: Sequence[Any], others: bool = False) -> None:
+    def _note(
+        self, kind: str, inputs: Sequence[Any], outputs: Sequence[Any], others: bool = False
+    ) -> None:
+        depends = not self._of_arguments.isdisjoint(map(graphs.tensor_id, inputs))
+        if depends and kind != "StopGradient":
+            self._of_arguments.update(map(graphs.tensor_id, outputs))
         for x in inputs:
             if graphs.tensor_id(x) not in self._made:
                 if _differentiable(x):
@@ -508,6 +517,10 @@ class _Operations:
     def made(self, tensor: Any) -> bool:
         """Tell whether a tensor was made by these operations."""
         return graphs.tensor_id(tensor) in self._made
+
+    def made_of_arguments(self, tensor: Any) -> bool:
+        """Tell whether a tensor was made of what the call is given, and has a gradient."""
+        return graphs.tensor_id(tensor) in self._of_arguments and self.made(tensor)
 
     def check(self) -> None:
         """Refuse what cannot be run twice."""
