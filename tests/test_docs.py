@@ -21,8 +21,13 @@ with warnings.catch_warnings():
 
 ROOT = Path(__file__).parent.parent
 # Below docs/; run by tests/recompute/keras3, where there is a Keras.
-NEED_KERAS = {"recompute.md", "howto/my-layer.md", "howto/my-pretrained-model.md"}
-NEED_BERT4KERAS = {"bert4keras.md"}  # run by tests/recompute/keras2, where there is that
+NEED_KERAS = {
+    "recompute.md",
+    "zh/recompute.md",
+    "howto/my-layer.md",
+    "howto/my-pretrained-model.md",
+}
+NEED_BERT4KERAS = {"bert4keras.md", "zh/bert4keras.md"}  # run by tests/recompute/keras2, where there is that
 PAGES = [
     ROOT / "README.md",
     *sorted(

@@ -150,10 +150,11 @@ def test_it_needs_less_memory():
     assert peaks[1] < peaks[0] / 3, peaks
 
 
-def test_the_guide(tmp_path):
-    """The blocks of docs/bert4keras.md run one after another, in a process of their own."""
+@pytest.mark.parametrize("name", ["bert4keras.md", "zh/bert4keras.md"])
+def test_the_guide(name, tmp_path):
+    """The blocks of the page run one after another, in a process of their own."""
     root = Path(__file__).parent.parent.parent.parent
-    page = (root / "docs" / "bert4keras.md").read_text(encoding="utf-8")
+    page = (root / "docs" / name).read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 2
     program = tmp_path / "guide.py"
