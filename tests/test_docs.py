@@ -27,7 +27,8 @@ NEED_KERAS = {
     "howto/my-layer.md",
     "howto/my-pretrained-model.md",
 }
-NEED_BERT4KERAS = {"bert4keras.md", "zh/bert4keras.md"}  # run by tests/recompute/keras2, where there is that
+# Run by tests/recompute/keras2, where there is bert4keras.
+NEED_BERT4KERAS = {"bert4keras.md", "zh/bert4keras.md"}
 PAGES = [
     ROOT / "README.md",
     *sorted(
