@@ -253,6 +253,10 @@ def count_files(
         memory_limit: What tables may take, in bytes or as a size such as "500MB"; None for half of
             what there is. A table that outgrows it moves to the disk, in the temporary folder, or
             in that of a checkpoint.
+        pos: Count tokens with their part-of-speech tags, as ``jieba.posseg.lcut`` cuts and tags
+            them: True for all of them, or the tags to keep, such as ``("n", "v")`` or "n,v". A tag
+            means itself alone, as in jieba's ``allowPOS``; "n*" means all that begin with n. A key
+            is a named tuple, ``(token, tag)``.
         engine: What counts past one machine: a client of dask.distributed; the address of a
             scheduler, such as "tcp://10.0.0.1:8786"; or "dask" for workers of this machine, which
             end with the count. None counts in this process. Workers read the files themselves, by
@@ -260,10 +264,6 @@ def count_files(
         folder: With an engine, the path or URL of a new folder to which workers write the table as
             ``.parquet``, each a part of it; the table that is returned reads them when asked.
         storage_options: Options of the file system of URLs, as fsspec takes them.
-        pos: Count tokens with their part-of-speech tags, as ``jieba.posseg.lcut`` cuts and tags
-            them: True for all of them, or the tags to keep, such as ``("n", "v")`` or "n,v". A tag
-            means itself alone, as in jieba's ``allowPOS``; "n*" means all that begin with n. A key
-            is a named tuple, ``(token, tag)``.
 
     Returns:
         The table. ``documents`` and ``tokens`` say what was counted, before words were left out.

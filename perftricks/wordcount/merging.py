@@ -38,8 +38,8 @@ def merge_tables(
             punctuation, blanks, numbers.
         memory_limit: What tables may take, in bytes or as a size such as "500MB"; None for half of
             what there is. A sum that outgrows it moves to the disk, in the temporary folder.
-        pos: Of tables with part-of-speech tags, the tags to keep; as for
-            :func:`~perftricks.wordcount.count_files`.
+        pos: Of tables with part-of-speech tags, the tags to keep, such as ``("n", "v")`` or "n,v";
+            "n*" means all that begin with n.
 
     Returns:
         The sum. ``documents`` is known if every file says it; see

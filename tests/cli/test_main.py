@@ -56,6 +56,7 @@ METAVARS = {
     "FOLDER",
     "SIZE",
     "NAME",
+    "TAGS",
     "TEXT",
     "ADDRESS",
     "KEY=VALUE",

@@ -32,7 +32,8 @@ def write_keywords(
     Args:
         path: Where to, or a file that is open for bytes.
         words: The keywords, as :func:`perftricks.wordcount.keywords` returns them.
-        format: As for ``write_table``.
+        format: "tsv", "csv", "json", "parquet", "arrow" or "feather"; None goes by the extension,
+            and is "tsv" for an open file.
 
     Raises:
         OptionError: If format or extension is another one, the folder does not exist, or a token is
