@@ -11,6 +11,7 @@ radix sort of strings from the left, in words).
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -368,7 +369,12 @@ class Columns:
 
     def ordered(self) -> Columns:
         """Return the rows in the order of tables."""
-        return self.taken(self.order(-self.count)[0])
+        return self.taken(self.order_of_tables)
+
+    @functools.cached_property
+    def order_of_tables(self) -> np.ndarray:
+        """int64, the places of the rows in the order of tables, found once."""
+        return self.order(-self.count)[0]
 
     def ordered_parts(self, n: int | None = None) -> Iterator[Columns]:
         """Yield the rows in the order of tables, in parts, each of which is made when its turn is.
@@ -376,10 +382,10 @@ class Columns:
         Args:
             n: How many are needed; None for all.
         """
-        if n is not None and n < len(self):
+        if n is not None and n < len(self) and "order_of_tables" not in vars(self):
             yield from self.taken(largest(self.count, n)).ordered_parts()
             return
-        order, _ = self.order(-self.count)
+        order = self.order_of_tables
         for first in range(0, order.size, PART_ROWS):
             yield self.taken(order[first : first + PART_ROWS])
 
