@@ -53,15 +53,14 @@ def test_order(table, document_frequency):
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(TOKENS), st.lists(st.integers(-3, 3), min_size=1), st.integers(2, 5))
-def test_order_found_by_threads(tokens, numbers, cores):
-    """Cut into parts for threads, the order and what repeats are the same."""
+@given(st.lists(TOKENS), st.lists(st.integers(-3, 3), min_size=1))
+def test_order_by_numbers_first(tokens, numbers):
+    """Strings tell apart what numbers do not; parts come in that order."""
     before = np.resize(np.array(numbers, np.int64), len(tokens))
     strings = Strings.of(tokens)
     rows = list(zip(before.tolist(), tokens, strict=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(columns_module, "PART_ROWS", 2)
-        patch.setattr(columns_module, "available_cores", lambda: cores)
         order, repeats = strings.order(before)
         parts = list(Columns(strings, -before).ordered_parts())
     expected = sorted(rows)
@@ -72,12 +71,6 @@ def test_order_found_by_threads(tokens, numbers, cores):
     assert [row[:2] for part in parts for row in part.rows()] == [
         (token, -number) for number, token in expected
     ]
-
-
-@pytest.mark.parametrize("n", [0, 1, 2, 50])
-def test_mapped(n):
-    """What threads make of items comes in their order."""
-    assert list(columns_module.mapped(lambda x: x * x, iter(range(n)))) == [x * x for x in range(n)]
 
 
 @settings(deadline=None)

@@ -13,23 +13,17 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from perftricks.parallel.cores import available_cores
 from perftricks.wordcount.table.runs import Block, Row
 from perftricks.wordcount.table.table import Filter, Tagged
 
 # Rows of a part: its arrays and what is made of them fit into a cache.
 PART_ROWS = 1 << 15
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 WORD_BYTES = 8  # bytes that are compared at once
 _SMALL = 1 << 16  # what two bytes hold is less
@@ -143,22 +137,7 @@ class Strings:
         Returns:
             int64, the places; bool, for each of them whether it equals the one before it.
         """
-        words = Words(self.text)
-        if before is None:
-            return _order(words, self.start[:-1], np.diff(self.start), None)
-
-        def ordered(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            begin = self.start[rows]
-            order, repeats = _order(words, begin, self.start[rows + 1] - begin, before[rows])
-            return rows[order], repeats
-
-        by_number = _stable_order(before)
-        parts = [part for part in np.split(by_number, _cuts(before[by_number])) if part.size]
-        found = list(mapped(ordered, parts))
-        if not found:
-            return by_number, np.zeros(0, np.bool_)
-        orders, repeats = zip(*found, strict=True)
-        return np.concatenate(orders), np.concatenate(repeats)
+        return _order(Words(self.text), self.start[:-1], np.diff(self.start), before)
 
 
 def interleaved(pieces: Sequence[bytes | Strings], rows: int) -> Strings:
@@ -248,37 +227,6 @@ def _order(
         place, group = _ties(place, equal & ~ended)
         depth += WORD_BYTES
     return order, repeats
-
-
-def _cuts(numbers: np.ndarray) -> list[int]:
-    """Return where ascending numbers may be cut so that equal ones stay together.
-
-    The parts are about as large as each other, one for each core.
-    """
-    parts = min(available_cores(), numbers.size // PART_ROWS)
-    places = [numbers.size * part // parts for part in range(1, parts)]
-    return sorted({int(np.searchsorted(numbers, numbers[place])) for place in places})
-
-
-def mapped(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """Yield what a function makes of items, in their order; arrays are worked on by threads.
-
-    It reads few items ahead, and an item that is the only one stays in this thread.
-    """
-    items = iter(items)
-    first = list(itertools.islice(items, 2))
-    cores = available_cores()
-    if len(first) < 2 or cores < 2:
-        yield from map(function, itertools.chain(first, items))
-        return
-    with ThreadPoolExecutor(cores) as pool:
-        waiting: deque[Future[_Result]] = deque()
-        for item in itertools.chain(first, items):
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > cores:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _stable_order(numbers: np.ndarray) -> np.ndarray:

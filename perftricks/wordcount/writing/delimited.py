@@ -105,7 +105,7 @@ def _write(
     separator: bytes,
     keys: Callable[[Columns], Strings],
 ) -> None:
-    from perftricks.wordcount.table.columns import Columns, interleaved, mapped
+    from perftricks.wordcount.table.columns import Columns, interleaved
     from perftricks.wordcount.writing.bulk import numbers_of
 
     def lines(part: Columns) -> Strings:
@@ -120,7 +120,7 @@ def _write(
         return interleaved([*pieces, b"\n"], len(part))
 
     file.write(separator.join(name.encode() for name in column_names(counts)) + b"\n")
-    for part in mapped(lines, counts.columns()):
+    for part in map(lines, counts.columns()):
         file.write(part.text.data)
         written(len(part))
 

@@ -28,12 +28,10 @@ class Json:
 
     def write(self, file: IO[bytes], counts: WordCounts, written: Written) -> None:
         """Write a table."""
-        from perftricks.wordcount.table.columns import mapped
-
         opened, closed = (b"[", b"]") if counts.key_names != (TOKEN,) else (b"{", b"}")
         file.write(opened)
         empty = True
-        for part in mapped(_rendered, counts.columns()):
+        for part in map(_rendered, counts.columns()):
             file.write(part.text.data[1:] if empty else part.text.data)  # no comma before a first
             empty = False
             written(len(part))
