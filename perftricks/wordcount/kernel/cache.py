@@ -237,10 +237,12 @@ def default_key() -> str | None:
         known = tuple(map(settled_identity, files))
         if None in known:
             return _files_key(files)
-        if known not in _default_keys:
+        key = _default_keys.get(known)
+        if key is None:
+            key = _files_key(files)
             _default_keys.clear()
-            _default_keys[known] = _files_key(files)
-        return _default_keys[known]
+            _default_keys[known] = key
+        return key
     except OSError:
         return None
 
@@ -265,9 +267,11 @@ def _read_lexicon(folder: CacheFolder, name: str) -> Lexicon | None:
     """The tables in a file, or None if there is none or it is not what was written."""
     identity = folder.identity(name)
     known = (name, identity)
-    if known in _lexicons:
-        _lexicons.move_to_end(known)
-        return _lexicons[known]
+    kept = _lexicons.get(known)
+    if kept is not None:
+        with contextlib.suppress(KeyError):  # another thread has just left it out
+            _lexicons.move_to_end(known)
+        return kept
     content = folder.read(_TABLES, name)
     if content is None:
         return None
@@ -281,7 +285,8 @@ def _read_lexicon(folder: CacheFolder, name: str) -> Lexicon | None:
     if identity is not None:
         _lexicons[known] = lexicon
         while len(_lexicons) > _LEXICONS_KEPT:
-            _lexicons.popitem(last=False)
+            with contextlib.suppress(KeyError):  # as above
+                _lexicons.popitem(last=False)
     return lexicon
 
 
