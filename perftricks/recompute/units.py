@@ -135,6 +135,7 @@ class Units:
         self._same: Dict[int, int] = {}  # tensors of a nested graph -> those of what is around it
         self._trained: Dict[int, bool] = {}
         self._costs: Dict[str, Cost] = {}
+        self._cost_of_all: Optional[Cost] = None
         self._list()
 
     def _list(self) -> None:
@@ -346,10 +347,13 @@ class CallUnits(Units):
         taken = {self.origin(key) for unit in units for key in unit.takes}
         return sum(self.spec(key).nbytes for key in made & taken)
 
-    @functools.cached_property
+    @property
     def _whole(self) -> Cost:
-        root = self._traced.root
-        return cost_of(self._traced.run, root.variables, self._traced.specs(root.takes))
+        if self._cost_of_all is None:
+            root = self._traced.root
+            specs = self._traced.specs(root.takes)
+            self._cost_of_all = cost_of(self._traced.run, root.variables, specs)
+        return self._cost_of_all
 
     def _cost_of_call(self, call: Call) -> Cost:
         if id(call) not in self._of_calls:

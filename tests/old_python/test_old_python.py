@@ -1,5 +1,7 @@
 """What holds on every Python from 3.7 on; run there by ``nox -s py37``."""
 
+import importlib
+import pkgutil
 import subprocess
 import sys
 
@@ -32,6 +34,24 @@ def test_recompute_is_for_every_python():
         assert perftricks.recompute.recompute_grad()(abs)(-1) == 1
     with pytest.raises(TypeError):
         perftricks.recompute.recompute_grad("call")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        module.name
+        for module in pkgutil.walk_packages(
+            perftricks.recompute.__path__, "perftricks.recompute.", onerror=lambda name: None
+        )
+    ],
+)
+def test_all_of_recompute_is_for_every_python(name):
+    """Its modules import on every Python; where a framework is missing, for want of that alone."""
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        missing = str(getattr(error, "name", None)).partition(".")[0]
+        assert missing in {"jax", "keras", "numpy", "scipy", "tensorflow", "tf_keras", "torch"}
 
 
 def test_the_command_says_what_it_needs():
