@@ -110,7 +110,7 @@ class MemoryTable:
         parts = columns_of(rows, document_frequency=self.counts_documents)
         if self._ordered or not ordered or not self._counts:
             return parts
-        return Columns.joined(list(parts)).ordered().parts()
+        return Columns.joined(list(parts)).ordered_parts()
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield the rows sorted by key, in blocks of a size."""
