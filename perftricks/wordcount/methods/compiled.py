@@ -12,7 +12,7 @@ import functools
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from perftricks.signals import held_back, is_pending, raise_pending
@@ -287,17 +287,18 @@ class KernelRun:
         """Count what was not counted before."""
         meter, state = self._work.feed.meter, self._state
         before = state.source
-        for portion in self._work.feed.portions(done=before):
-            state.text, state.stored = meter.text, meter.stored
-            if portion.text is not None:
-                self._count_text(portion.text, portion.options)
-            elif portion.encoded is not None and self._takes_buffers:
-                self._count_buffers(portion.encoded(), portion.name)
-            else:
-                self._count_documents(portion.documents, portion.name)
-            state.source += 1
-            state.offset = 0
-            state.text, state.stored = meter.text, meter.stored
+        with contextlib.closing(self._work.feed.portions(done=before)) as portions:
+            for portion in portions:
+                state.text, state.stored = meter.text, meter.stored
+                if portion.text is not None:
+                    self._count_text(portion.text, portion.options)
+                elif portion.encoded is not None and self._takes_buffers:
+                    self._count_buffers(portion.encoded(), portion.name)
+                else:
+                    self._count_documents(portion.documents, portion.name)
+                state.source += 1
+                state.offset = 0
+                state.text, state.stored = meter.text, meter.stored
         if state.source > before:
             state.complete = True
             self._save()
@@ -318,22 +319,23 @@ class KernelRun:
         limit = self._spill.limit
         meter = self._work.feed.meter
         pieces = read_pieces(source, options.document, meter, find_cut, offset=offset, limit=limit)
-        for piece in pieces:
-            self._save_if_due()  # not behind the last piece: the file would seem to go on
-            try:
-                counter.feed(piece.data)
-            except InvalidUTF8 as error:
-                byte = piece.data[error.offset]
-                encoding = seeming("utf-8") if options.encoding == AUTO else options.encoding
-                where = piece.offset + error.offset
-                raise not_the_encoding(source, encoding, byte, where) from None
-            except StretchTooLongError as error:
-                raise self._too_long(error, source.name) from None
-            self._state.offset = piece.offset + len(piece.data)
-            self._state.continued += not piece.ends
-            if self._sampler is not None:
-                self._sampler.take_piece(source.name, piece.data, newline)
-            self._delivered()
+        with contextlib.closing(pieces):
+            for piece in pieces:
+                self._save_if_due()  # not behind the last piece: the file would seem to go on
+                try:
+                    counter.feed(piece.data)
+                except InvalidUTF8 as error:
+                    byte = piece.data[error.offset]
+                    encoding = seeming("utf-8") if options.encoding == AUTO else options.encoding
+                    where = piece.offset + error.offset
+                    raise not_the_encoding(source, encoding, byte, where) from None
+                except StretchTooLongError as error:
+                    raise self._too_long(error, source.name) from None
+                self._state.offset = piece.offset + len(piece.data)
+                self._state.continued += not piece.ends
+                if self._sampler is not None:
+                    self._sampler.take_piece(source.name, piece.data, newline)
+                self._delivered()
 
     def _count_documents(self, documents: Iterable[str], name: str) -> None:
         """Count documents that are strings.
@@ -350,20 +352,21 @@ class KernelRun:
         """Whether documents need not be seen one by one."""
         return self._sampler is None and self._work.checkpoint is None
 
-    def _count_buffers(self, buffers: Iterable[Any], name: str) -> None:
+    def _count_buffers(self, buffers: Generator[Any], name: str) -> None:
         """Count documents that are UTF-8, each with the byte behind it that ends a document."""
         from perftricks.wordcount.kernel import StretchTooLongError
 
         counter = self._counter("byte")
-        for buffer in buffers:
-            try:
-                counter.feed(buffer)
-            except StretchTooLongError as error:
-                raise self._too_long(error, name) from None
-            if table_bytes(len(self._odd)) > self._spill.share:
-                self._spill_odd()
-            self._save_if_due()
-            self._delivered()
+        with contextlib.closing(buffers):
+            for buffer in buffers:
+                try:
+                    counter.feed(buffer)
+                except StretchTooLongError as error:
+                    raise self._too_long(error, name) from None
+                if table_bytes(len(self._odd)) > self._spill.share:
+                    self._spill_odd()
+                self._save_if_due()
+                self._delivered()
 
     def _too_long(self, error: StretchTooLongError, name: str) -> CorpusError:
         what = f"a stretch of more than {error.characters:,} characters that jieba cuts as one"
@@ -472,7 +475,7 @@ def as_key(value: Any) -> Any:
     return tuple(map(as_key, value)) if isinstance(value, list) else value
 
 
-def _buffers(documents: Iterator[bytes]) -> Iterator[bytes]:
+def _buffers(documents: Iterator[bytes]) -> Generator[bytes]:
     """Join documents, each with the byte behind it that ends a document."""
     waiting: list[bytes] = []
     size = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from perftricks.wordcount.errors import CorpusError, OptionError, too_long
@@ -49,9 +49,9 @@ class ArrowDocuments:
         for part in self._parts():
             yield from part.to_pylist()
 
-    def encoded(self) -> Iterator[np.ndarray]:
+    def encoded(self) -> Generator[np.ndarray]:
         """Yield the documents as bytes of UTF-8, each with a byte behind it that ends it."""
-        return map(ended, self._parts())
+        return (ended(part) for part in self._parts())
 
     def _parts(self) -> Iterator[Any]:
         """Yield arrays of strings, none of which is missing.

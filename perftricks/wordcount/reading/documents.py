@@ -9,11 +9,12 @@ r"""From the text of a file to its documents.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -105,8 +106,8 @@ def _check_arrow(source: Source) -> None:
         raise OptionError(f"{source.name!r} cannot be read: {reason}")
 
 
-def read_documents(source: Source, options: ReadOptions, meter: Meter) -> Iterator[str]:
-    """Yield the documents of a source in order.
+def read_documents(source: Source, options: ReadOptions, meter: Meter) -> Generator[str]:
+    """Yield the documents of a source in order; the file is closed by the end, whatever that is.
 
     Args:
         source: What to read.
@@ -117,8 +118,15 @@ def read_documents(source: Source, options: ReadOptions, meter: Meter) -> Iterat
         CorpusError: If the data is bad; it names the file and the line or the byte.
     """
     if source.format in ARROW_FORMATS:
-        return iter(ArrowDocuments(source, options, meter))
-    text = read_text(source, options.encoding, options.errors, meter)
+        yield from ArrowDocuments(source, options, meter)
+        return
+    # An error keeps what was running when it was raised, which must not keep the file open.
+    with contextlib.closing(read_text(source, options.encoding, options.errors, meter)) as text:
+        yield from _documents_of(text, source, options)
+
+
+def _documents_of(text: Iterable[str], source: Source, options: ReadOptions) -> Iterator[str]:
+    """Yield the documents of a text."""
     if options.limit is not None:
         lines = source.format != "text" or options.document == "line"
         text = _bounded(text, source.name, options.limit, lines=lines)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from perftricks.wordcount.errors import CorpusError
@@ -50,7 +51,7 @@ class Portion(NamedTuple):
     documents: Iterable[str] = ()
     text: Source | None = None
     options: ReadOptions = ReadOptions()
-    encoded: Callable[[], Iterator[Any]] | None = None
+    encoded: Callable[[], Generator[Any]] | None = None
 
 
 class Feed(Protocol):
@@ -75,7 +76,7 @@ class Feed(Protocol):
     def estimate(self) -> float:
         """Return roughly how many bytes of text there are; infinity if that cannot be known."""
 
-    def portions(self, done: int = 0) -> Iterator[Portion]:
+    def portions(self, done: int = 0) -> Generator[Portion]:
         """Yield all documents by where they come from; bytes of UTF-8 are not decoded.
 
         Args:
@@ -119,7 +120,7 @@ class TextFeed:
         self._texts = itertools.chain(first, texts)
         return size if ended else math.inf
 
-    def portions(self, done: int = 0) -> Iterator[Portion]:
+    def portions(self, done: int = 0) -> Generator[Portion]:
         """Yield all documents, which come from one place."""
         if not done:
             yield Portion("texts", self)
@@ -173,10 +174,10 @@ class ColumnFeed:
         """Return how many bytes the column has."""
         return float(self._column.nbytes)
 
-    def portions(self, done: int = 0) -> Iterator[Portion]:
+    def portions(self, done: int = 0) -> Generator[Portion]:
         """Yield all documents, which come from one place."""
         if not done:
-            yield Portion("texts", self, encoded=lambda: map(ended, self._parts()))
+            yield Portion("texts", self, encoded=lambda: (ended(part) for part in self._parts()))
 
 
 def arrow_column(texts: Any) -> Any:
@@ -250,7 +251,7 @@ class FileFeed:
             size += stored * (_COMPRESSION if source.compression else 1)
         return size
 
-    def portions(self, done: int = 0) -> Iterator[Portion]:
+    def portions(self, done: int = 0) -> Generator[Portion]:
         """Yield all documents by where they come from; a bad file has none."""
         options = self._options
         for index, source in enumerate(self._sources):
@@ -266,7 +267,8 @@ class FileFeed:
             elif source.format == "text" and options.errors == "strict" and self._is_utf8(source):
                 yield Portion(source.name, (), source, options)
             else:
-                yield Portion(source.name, read_documents(source, options, self.meter))
+                with contextlib.closing(read_documents(source, options, self.meter)) as documents:
+                    yield Portion(source.name, documents)
 
     def _is_utf8(self, source: Source) -> bool:
         """Whether a file is to be read as UTF-8; it is looked into where that is to be found out.

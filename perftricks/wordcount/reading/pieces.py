@@ -8,8 +8,9 @@ its longest document.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import NamedTuple
 
 from perftricks.wordcount.errors import CorpusError, too_long
@@ -50,7 +51,7 @@ def read_pieces(
     offset: int = 0,
     size: int | None = None,
     limit: int | None = None,
-) -> Iterator[Piece]:
+) -> Generator[Piece]:
     """Yield the text of a file in pieces; a byte order mark is left out.
 
     Args:
@@ -69,19 +70,19 @@ def read_pieces(
     """
     offset = max(offset, source.start)
     cutter = _Cutter(source, document, find_cut, size or PIECE_BYTES, offset, limit)
-    chunks = read_bytes(source, meter, offset)
-    while True:
-        try:
-            chunk = next(chunks, None)
-        except CorpusError:
-            # What came before has errors of its own, perhaps, which come first.
-            yield cutter.rest()
-            raise
-        if chunk is None:
-            break
-        piece = cutter.add(chunk)
-        if piece is not None:
-            yield piece
+    with contextlib.closing(read_bytes(source, meter, offset)) as chunks:
+        while True:
+            try:
+                chunk = next(chunks, None)
+            except CorpusError:
+                # What came before has errors of its own, perhaps, which come first.
+                yield cutter.rest()
+                raise
+            if chunk is None:
+                break
+            piece = cutter.add(chunk)
+            if piece is not None:
+                yield piece
     yield cutter.rest()
 
 

@@ -18,7 +18,7 @@ import sys
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from typing import IO, Any, Protocol, cast
 
@@ -141,7 +141,7 @@ class _MeteredFile:
         return data
 
 
-def read_text(source: Source, encoding: str, errors: str, meter: Meter) -> Iterator[str]:
+def read_text(source: Source, encoding: str, errors: str, meter: Meter) -> Generator[str]:
     """Yield the text of a source in pieces of about a megabyte.
 
     A byte order mark at the start is dropped. Line ends are left as they are.
@@ -303,7 +303,7 @@ def not_the_encoding(source: Source, encoding: str, byte: int, offset: int) -> C
     )
 
 
-def read_bytes(source: Source, meter: Meter, offset: int = 0) -> Iterator[bytes]:
+def read_bytes(source: Source, meter: Meter, offset: int = 0) -> Generator[bytes]:
     """Yield the bytes of a source, decompressed, in chunks that are not empty.
 
     Args:
