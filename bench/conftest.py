@@ -14,8 +14,8 @@ import pytest
 
 from bench.corpus import write_corpus
 from perftricks.environment import find_gpus
-from perftricks.wordcount.reading.documents import ReadOptions
 from perftricks.wordcount.reading.feeds import FileFeed, sample
+from perftricks.wordcount.reading.options import ReadOptions
 from perftricks.wordcount.reading.sources import find_sources
 
 GENERATED = "generated"

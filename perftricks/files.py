@@ -10,7 +10,9 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Union
+
+PathLike = Union[str, "os.PathLike[str]"]
 
 # What a new file gets less the umask; tempfile's 0o600 would lock out the colleagues.
 _USUAL = 0o666

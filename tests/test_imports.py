@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,27 @@ def test_private_parts_have_one_home():
         if any(map(PRIVATE.search, imports(path.read_text(encoding="utf-8"))))
     }
     assert homes == {f"{room}/private.py" for room in ("keras2", "keras3", "tensorflow_graphs")}
+
+
+def test_no_circle():
+    """No module needs another that needs it, not even for a type or within a function."""
+    folder = Path(perftricks.__path__[0])
+    paths = {
+        ".".join(path.relative_to(folder.parent).with_suffix("").parts): path
+        for path in folder.rglob("*.py")
+    }
+    modules = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    needs = {
+        module: {
+            found if found in modules else found.rpartition(".")[0]
+            for found in imports(path.read_text(encoding="utf-8"))
+            if found.startswith("perftricks")
+        }
+        for module, path in modules.items()
+    }
+    # The package offers its parts, each when it is asked for; they ask it for its version.
+    needs["perftricks"] = set()
+    assert len(tuple(TopologicalSorter(needs).static_order())) >= len(modules)
 
 
 def test_planning_is_arithmetic():

@@ -107,7 +107,8 @@ def recompute_plan(
             tell("building the model")
             built, samples = _model(model)
             from perftricks import recompute
-            from perftricks.recompute.samples import NoSamplesError, UnmeasurableError
+            from perftricks.recompute.measure.unmeasurable import UnmeasurableError
+            from perftricks.recompute.samples import NoSamplesError
 
             if optimizer is None and not getattr(built, "compiled", False):
                 optimizer = "adam"

@@ -419,7 +419,7 @@ def wordcount(
     from perftricks.wordcount.checkpoint import SECONDS, Checkpoint
     from perftricks.wordcount.errors import CorpusError, OptionError, TokenizerError
     from perftricks.wordcount.job import FileJob
-    from perftricks.wordcount.reading.documents import ReadOptions
+    from perftricks.wordcount.reading.options import ReadOptions
     from perftricks.wordcount.reading.sources import find_sources
     from perftricks.wordcount.settings import SHIPPED, Settings, TableFilter
     from perftricks.wordcount.tagging import parse_tags

@@ -3,33 +3,20 @@
 ::
 
     model ──outlining──▶ Outline: names, numbers, bytes ──planning──▶ Plan
-      │                                                                │
-      └── one function in vars(graph) or vars(layer) ◀─────────────────┘
-              runs the segments through the engine; Keras saves, clones and lists layers as before
-
-The function shadows a method of that one object: ``_run_through_graph`` of a graph of layers,
-``call`` of a single layer. It is put into the object's ``__dict__`` directly, so Keras does not
-track it, does not save it, and builds copies without it.
+      ▲                                                                │
+      └──────────────────────────── hooks ◀────────────────────────────┘
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import threading
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Optional, Union
 
-from perftricks.recompute import choosing, stacks, stages, switch
-from perftricks.recompute.keras3 import layers as keras3
-from perftricks.recompute.models import MARK, check, compiled_functions, put_back_compiled
-from perftricks.recompute.outlining import Graph, Outlined
-from perftricks.recompute.planning.plans import Plan, Segment
-from perftricks.recompute.policies import Given, Policy, policy_of
-from perftricks.recompute.stacks import family_of, generation_of
-from perftricks.recompute.stages import Stage
-
-Hook = Tuple[Any, str, Any]  # an object, the name of an attribute, its new value
-_lock = threading.Lock()
+from perftricks.recompute import choosing
+from perftricks.recompute.hooks import put_in, take_out
+from perftricks.recompute.models import check
+from perftricks.recompute.outlining import Outlined
+from perftricks.recompute.planning.plans import Plan
+from perftricks.recompute.policies import Given
 
 
 def apply(
@@ -120,16 +107,7 @@ def apply(
         plan = choosing.plan(model, **options)
     else:
         _check_plan(plan, outlined, model, options)
-    hooks = _hooks(model, outlined, plan)
-    with _lock:
-        _detach(model)
-        for owner, method, replacement in hooks:
-            setattr(replacement, MARK, owner.__dict__.get(method))
-            replacement.perftricks_plan = plan
-            owner.__dict__[method] = replacement
-            if hasattr(replacement, "install"):
-                replacement.install()
-        family_of(model).forget_compiled(model)
+    put_in(model, outlined, plan)
     return plan
 
 
@@ -145,56 +123,7 @@ def remove(model: Any) -> None:
         TypeError: If ``model`` is no Keras model.
     """
     check(model, "remove")
-    with _lock:
-        if _detach(model):
-            family_of(model).forget_compiled(model)
-
-
-@contextlib.contextmanager
-def applied(model: Any, plan: Optional[Plan]) -> Iterator[None]:
-    """Have a plan in force for a while, and then again what was before.
-
-    Args:
-        model: A model of Keras 3.
-        plan: The plan; None for a while without any.
-    """
-    family = family_of(model)
-    compiled = compiled_functions(model)
-    before = [
-        (vars(owner), method, vars(owner)[method])
-        for owner in family.everything_in(model)
-        for method in family.METHODS
-        if hasattr(vars(owner).get(method), MARK)
-    ]
-    try:
-        if plan is None:
-            remove(model)
-        else:
-            apply(model, plan=plan)
-        yield
-    finally:
-        remove(model)
-        for attributes, method, replacement in before:
-            attributes[method] = replacement
-        put_back_compiled(compiled)
-
-
-def _detach(model: Any) -> bool:
-    found = False
-    family = family_of(model)
-    for owner in family.everything_in(model):
-        for method in family.METHODS:
-            replacement: Any = vars(owner).get(method)
-            if hasattr(replacement, MARK):
-                found = True
-                if hasattr(replacement, "undo"):
-                    replacement.undo()
-                before = getattr(replacement, MARK)
-                if before is None:
-                    del vars(owner)[method]
-                else:
-                    vars(owner)[method] = before
-    return found
+    take_out(model)
 
 
 def _check_plan(plan: Any, outlined: Outlined, model: Any, options: Dict[str, Any]) -> None:
@@ -215,108 +144,3 @@ def _check_plan(plan: Any, outlined: Outlined, model: Any, options: Dict[str, An
             "the plan was made for %s, whose layers or their connections are not those of %s; make "
             "one for this model: recompute.plan(model)" % (plan.model, model.name)
         )
-
-
-def _hooks(model: Any, outlined: Outlined, plan: Plan) -> List[Hook]:
-    """Return what stands in where."""
-    by_graph: Dict[int, List[Segment]] = {}
-    layers = []
-    for segment in plan.segments:
-        if segment.steps is not None:
-            by_graph.setdefault(segment.number, []).append(segment)
-        elif segment.recomputed:
-            layers.append((outlined.layers[segment.number], policy_of(segment.policy)))
-    hooks = _layer_hooks(model, layers) if layers else []
-    for number, segments in by_graph.items():
-        if any(segment.recomputed for segment in segments):
-            hooks.append(_graph_hook(outlined, outlined.graphs[number], segments))
-    return hooks
-
-
-def _layer_hooks(model: Any, layers: Sequence[Tuple[Any, Policy]]) -> List[Hook]:
-    """Return what stands in where, to recompute some layers each on its own."""
-    if generation_of(model) == 2:
-        from perftricks.recompute.keras2 import symbols
-
-        return symbols.layer_hooks(model, layers)
-    return [
-        (layer, method, _call_hook(layer, method, policy))
-        for layer, policy in layers
-        for method in ("call", "quantized_call")  # Keras calls the other one of what is quantized
-    ]
-
-
-def _call_hook(layer: Any, method: str, policy: Policy) -> Callable[..., Any]:
-    """Return what stands in for a method of a layer that Keras calls it by."""
-    plain = getattr(layer, method)
-    if hasattr(plain, MARK):  # the plan that is about to be replaced
-        plain = getattr(plain, MARK) or getattr(type(layer), method).__get__(layer)
-
-    @functools.wraps(plain)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if not switch.enabled(default=True):
-            return plain(*args, **kwargs)
-        return stacks.recompute(plain, args, kwargs, (layer,), policy=policy)
-
-    call.autograph_info__ = {}  # type: ignore[attr-defined]
-    return call
-
-
-def _graph_hook(outlined: Outlined, graph: Graph, segments: Sequence[Segment]) -> Hook:
-    """Return what stands in where, to recompute segments of a graph of layers."""
-    stages_of_graph = stages_of_plan(outlined, graph, segments)
-    functional = graph.functional
-    if generation_of(functional) == 2:
-        from perftricks.recompute.keras2 import symbols
-
-        return symbols.graph_hook(functional, stages_of_graph)
-    plain = type(functional)._run_through_graph.__get__(functional)
-    planned = stages.passing_on(stages_of_graph, [id(x) for x in functional.outputs])
-
-    @functools.wraps(plain)
-    def run(inputs: Any, operation_fn: Any = None, call_fn: Any = None) -> Any:
-        operation = operation_fn or (lambda x: x)
-        if call_fn is None and switch.enabled(default=True) and not keras3.is_symbolic(inputs):
-            return stages.run(functional, planned, inputs, operation)
-        return plain(inputs, operation_fn=operation, call_fn=call_fn)
-
-    run.autograph_info__ = {}  # type: ignore[attr-defined]
-    return functional, "_run_through_graph", run
-
-
-def stages_of_plan(outlined: Outlined, graph: Graph, segments: Sequence[Segment]) -> List[Stage]:
-    """Return all calls of a graph in stages: its segments, and what is between them."""
-    policies = {
-        s.steps[0]: policy_of(s.policy) for s in segments if s.steps is not None and s.recomputed
-    }
-    ends = {place for s in segments if s.steps is not None for place in s.steps}
-    cuts = [place - 1 for place in ends if 0 < place < len(graph.nodes)]
-    return [
-        stage._replace(policy=policies.get(start))
-        for start, _, stage in stages_between(outlined, graph, cuts)
-    ]
-
-
-def stages_between(
-    outlined: Outlined, graph: Graph, cuts: Sequence[int]
-) -> List[Tuple[int, int, Stage]]:
-    """Return all calls of a graph in stages, with the numbers of their first and after their last.
-
-    Args:
-        outlined: The model.
-        graph: The graph.
-        cuts: After which calls to cut.
-    """
-    return [
-        (
-            part.start,
-            part.stop,
-            Stage(
-                graph.nodes[part.start : part.stop],
-                tuple(id(outlined.symbols[key]) for key in part.takes),
-                tuple(id(outlined.symbols[key]) for key in part.gives),
-                None,
-            ),
-        )
-        for part in graph.chain.parts(cuts)
-    ]

@@ -176,19 +176,21 @@ def _prepare(model: Any, trial: Trial, room: int, x: Any, y: Any) -> Tuple[Optio
     Returns:
         With plans, what the one that needs least would take, else None; and whether one fits.
     """
-    from perftricks import recompute
+    from perftricks.recompute.applying import apply
+    from perftricks.recompute.choosing import plan
     from perftricks.recompute.inspection import is_decorated
+    from perftricks.recompute.planning.plans import BudgetError
 
     if trial.way == "plain":
         os.environ[VARIABLE] = "0"
     elif trial.way == "full" and is_decorated(model):
         os.environ[VARIABLE] = "1"
     elif trial.way == "full":
-        recompute.apply(model, x=x)
+        apply(model, x=x)
     else:
         budget = max(1, int(room * trial.share))
         try:
-            plan = recompute.plan(
+            chosen = plan(
                 model,
                 budget=budget,
                 batch_size=trial.batch_size,
@@ -197,11 +199,11 @@ def _prepare(model: Any, trial: Trial, room: int, x: Any, y: Any) -> Tuple[Optio
                 x=x,
                 y=y,
             )
-        except recompute.BudgetError as error:
+        except BudgetError as error:
             return error.least, False
-        if any(segment.recomputed for segment in plan.segments):
-            recompute.apply(model, plan=plan)
-        return plan.curve[0].peak, True
+        if any(segment.recomputed for segment in chosen.segments):
+            apply(model, plan=chosen)
+        return chosen.curve[0].peak, True
     return None, True
 
 

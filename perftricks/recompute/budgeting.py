@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from perftricks.recompute.applying import applied
+from perftricks.recompute.hooks import applied
+from perftricks.recompute.measure.held import optimizer_bytes, variable_bytes
 from perftricks.recompute.outlining import Outlined
 from perftricks.recompute.planning import solver
 from perftricks.recompute.planning.plans import BudgetError, Plan, Point, Segment, readable_size
-from perftricks.recompute.profiling import optimizer_bytes, variable_bytes
-from perftricks.recompute.samples import Samples, traced_call
+from perftricks.recompute.samples import Samples
 from perftricks.recompute.units import CallUnits, Units
 
 # Seconds that the engine takes to begin and end a call, and its backward pass.
@@ -75,6 +75,7 @@ class Budgeting:
     """
 
     def __init__(self, model: Any, outlined: Outlined, setting: Setting) -> None:
+        from perftricks.recompute.measure.calls import traced
         from perftricks.recompute.measure.work import ceilings
 
         self._model = model
@@ -84,10 +85,10 @@ class Budgeting:
         samples = Samples(model, outlined, setting.batch_size, setting.length, setting.x, setting.y)
         self._parts: Units
         if outlined.root is None:
-            traced = traced_call(model, outlined, samples)
-            self._parts = CallUnits(outlined, traced, setting.batch_size)
-            outputs = traced.specs(traced.root.gives)
-            names = traced.outputs
+            call = traced(model, outlined, samples)
+            self._parts = CallUnits(outlined, call, setting.batch_size)
+            outputs = call.specs(call.root.gives)
+            names = call.outputs
         else:
             self._parts = Units(outlined, setting.batch_size, setting.length)
             functional = outlined.root.functional

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
+from perftricks.recompute import stages
 from perftricks.recompute.choosing import check_count, choose
+from perftricks.recompute.hooks import applied
+from perftricks.recompute.measure.held import optimizer_bytes, variable_bytes
 from perftricks.recompute.models import check
 from perftricks.recompute.outlining import Outlined
 from perftricks.recompute.planning.planner import NothingToSegmentError
 from perftricks.recompute.planning.plans import Plan, Segment
 from perftricks.recompute.planning.profiles import Profile, SegmentProfile
 from perftricks.recompute.policies import policy_of
-from perftricks.recompute.samples import Samples, traced_call
+from perftricks.recompute.samples import Samples
 from perftricks.recompute.stacks import generation_of
 
 
@@ -53,8 +55,6 @@ def profile(
         >>> from perftricks import recompute
         >>> print(recompute.profile(model, batch_size=64))  # doctest: +SKIP
     """
-    from perftricks.recompute.applying import applied
-
     check(model, "profile", x)
     if generation_of(model) != 3:
         raise ValueError(
@@ -110,11 +110,12 @@ class _Profiler:
         """Return the profile under a plan."""
         import keras
 
+        from perftricks.recompute.measure.calls import traced
         from perftricks.recompute.measure.kept import kept_bytes
 
         model, specs = self._model, self._samples.inputs
         if self._outlined.root is None or any(segment.steps is None for segment in plan.segments):
-            self._traced = traced_call(model, self._outlined, self._samples)
+            self._traced = traced(model, self._outlined, self._samples)
             self._counted.update(self._traced.inputs)  # what is kept anyway
 
         def run(tensors: List[Any]) -> List[Any]:
@@ -171,15 +172,13 @@ class _Profiler:
 
     def _part(self, segment: Segment, steps: Tuple[int, int]) -> Tuple[_Run, List[Any]]:
         """Return a part of a graph, and its trained variables."""
-        from perftricks.recompute.applying import stages_of_plan
         from perftricks.recompute.keras3 import private
         from perftricks.recompute.measure.kept import spec_of_symbol
-        from perftricks.recompute.stages import segment_function
 
         graph = self._outlined.graphs[segment.number]
         (stage,) = (
             stage
-            for stage in stages_of_plan(self._outlined, graph, [segment])
+            for stage in stages.of_plan(self._outlined, graph, [segment])
             if stage.nodes[0] is graph.nodes[steps[0]]
         )
         known = {} if self._traced is None else self._traced.symbols
@@ -194,31 +193,5 @@ class _Profiler:
                 spec_of_symbol(symbols[key], self._batch_size, samples.length, key not in inputs)
                 for key in keys
             ]
-        function = segment_function(graph.functional, stage, private.in_training)
+        function = stages.segment_function(graph.functional, stage, private.in_training)
         return _Run(keys, specs, function), stage.trained_variables
-
-
-def variable_bytes(variable: Any) -> int:
-    """Return the bytes of a variable."""
-    from perftricks.recompute.measure.kept import spec_of
-
-    return spec_of(variable).nbytes
-
-
-def optimizer_bytes(optimizer: Any, trained: List[Any]) -> int:
-    """Return what an optimizer keeps, or would keep once it is built."""
-    import keras
-
-    if optimizer is None:
-        return 0
-    if isinstance(optimizer, str):
-        optimizer = keras.optimizers.get(optimizer)
-    if not optimizer.built:
-        sample: Tuple[Any, ...] = tuple(
-            keras.Variable(keras.ops.zeros((1,) * len(v.shape)), dtype=v.dtype) for v in trained
-        )
-        copy = type(optimizer).from_config(optimizer.get_config())
-        copy.build(list(sample))
-        slots = (sum(math.prod(v.shape) for v in copy.variables) - 2) / max(1, len(sample))
-        return int(slots * sum(map(variable_bytes, trained)))
-    return sum(map(variable_bytes, optimizer.variables))

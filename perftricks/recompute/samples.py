@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING, Any, List, Optional
 from perftricks.recompute.outlining import Outlined
 
 if TYPE_CHECKING:
-    from perftricks.recompute.measure.calls import Traced
     from perftricks.recompute.measure.kept import Spec
-
-
-class UnmeasurableError(ValueError):
-    """A model does what cannot be measured without numbers; the message says what."""
 
 
 class NoSamplesError(ValueError):
@@ -132,11 +127,6 @@ def _has_64_bits() -> bool:
     return bool(jax.config.jax_enable_x64)
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-
-
 def build(model: Any, x: Any) -> None:
     """Build a model that is not built yet, as a call on samples would; nothing is computed.
 
@@ -150,23 +140,3 @@ def build(model: Any, x: Any) -> None:
 
     symbols = [keras.KerasTensor((1, *s.shape[1:]), s.dtype) for s in symbols_of(x, "x")]
     private.in_training(model)(keras.tree.pack_sequence_as(x, symbols))
-
-
-def traced_call(model: Any, outlined: Outlined, samples: Samples) -> Traced:
-    """Trace a call of a model, to which nothing is applied.
-
-    Raises:
-        UnmeasurableError: If it cannot be traced.
-    """
-    from perftricks.recompute.measure.calls import Traced
-
-    graphs = {n: (g.functional, g.nodes) for n, g in outlined.graphs.items()}
-    try:
-        return Traced(model, outlined.layers, graphs, samples.call, samples.inputs)
-    except UnmeasurableError:
-        raise
-    except Exception as error:  # of a call, for example, that looks at numbers
-        raise UnmeasurableError(
-            "%s cannot be traced without numbers, which is how it is measured: %s: %s"
-            % (model.name, type(error).__name__, first_line(error))
-        ) from error

@@ -14,7 +14,9 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 from perftricks.recompute import stacks
 from perftricks.recompute.keras3 import layers as keras3
-from perftricks.recompute.policies import Policy
+from perftricks.recompute.outlining import Graph, Outlined
+from perftricks.recompute.planning.plans import Segment
+from perftricks.recompute.policies import Policy, policy_of
 
 
 class Stage(NamedTuple):
@@ -43,6 +45,42 @@ class Stage(NamedTuple):
     def recomputed(self) -> bool:
         """Whether they are recomputed as a whole."""
         return self.policy is not None
+
+
+def of_plan(outlined: Outlined, graph: Graph, segments: Sequence[Segment]) -> List[Stage]:
+    """Return all calls of a graph in stages: its segments, and what is between them."""
+    policies = {
+        s.steps[0]: policy_of(s.policy) for s in segments if s.steps is not None and s.recomputed
+    }
+    ends = {place for s in segments if s.steps is not None for place in s.steps}
+    cuts = [place - 1 for place in ends if 0 < place < len(graph.nodes)]
+    return [
+        stage._replace(policy=policies.get(start))
+        for start, _, stage in between(outlined, graph, cuts)
+    ]
+
+
+def between(outlined: Outlined, graph: Graph, cuts: Sequence[int]) -> List[Tuple[int, int, Stage]]:
+    """Return all calls of a graph in stages, with the numbers of their first and after their last.
+
+    Args:
+        outlined: The model.
+        graph: The graph.
+        cuts: After which calls to cut.
+    """
+    return [
+        (
+            part.start,
+            part.stop,
+            Stage(
+                graph.nodes[part.start : part.stop],
+                tuple(id(outlined.symbols[key]) for key in part.takes),
+                tuple(id(outlined.symbols[key]) for key in part.gives),
+                None,
+            ),
+        )
+        for part in graph.chain.parts(cuts)
+    ]
 
 
 def passing_on(stages: Sequence[Stage], outputs: Sequence[int]) -> List[Stage]:

@@ -29,14 +29,13 @@ from typing import (
 )
 
 from perftricks.recompute import stages
-from perftricks.recompute.applying import stages_between
 from perftricks.recompute.likeness import text_of_call
+from perftricks.recompute.measure.unmeasurable import first_line
 from perftricks.recompute.outlining import Graph, Outlined
 from perftricks.recompute.planning import outline as planning
 from perftricks.recompute.planning.solver import FULL as RECOMPUTED
 from perftricks.recompute.planning.solver import PLAIN, SAVING, Piece
 from perftricks.recompute.policies import FULL, policy_of
-from perftricks.recompute.samples import first_line
 
 if TYPE_CHECKING:
     from perftricks.recompute.measure.calls import Call, Traced
@@ -158,7 +157,7 @@ class Units:
         for number in nested:
             places.update((number - 1, number))
         found: List[Unit] = []
-        for start, stop, stage in stages_between(self._outlined, graph, sorted(places)):
+        for start, stop, stage in stages.between(self._outlined, graph, sorted(places)):
             inner = nested.get(start)
             if inner is None:
                 variables = stage.trained_variables

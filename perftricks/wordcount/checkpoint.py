@@ -22,10 +22,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perftricks.files import open_plainly, replacing, try_lock
+from perftricks.files import PathLike, open_plainly, replacing, try_lock
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.reading.documents import ReadOptions
-from perftricks.wordcount.reading.sources import STDIN, Corpus, PathLike, Source
+from perftricks.wordcount.reading.options import ReadOptions
+from perftricks.wordcount.reading.sources import STDIN, Corpus, Source
 from perftricks.wordcount.reading.urls import FileSystem, is_url
 from perftricks.wordcount.storage.sealed import DamagedError
 from perftricks.wordcount.table.runs import Run, check_run

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Union
 
+from perftricks.files import PathLike
 from perftricks.parallel.progress import byte_progress
 from perftricks.wordcount.checkpoint import SECONDS, Checkpoint
 from perftricks.wordcount.dictionaries import UserDictionary
@@ -13,9 +14,9 @@ from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.job import FileJob, run
 from perftricks.wordcount.methods.choice import check
 from perftricks.wordcount.methods.method import Progress
-from perftricks.wordcount.reading.documents import Document, ReadOptions
 from perftricks.wordcount.reading.feeds import ColumnFeed, Feed, TextFeed, arrow_column
-from perftricks.wordcount.reading.sources import Format, PathLike, find_sources
+from perftricks.wordcount.reading.options import Document, ReadOptions
+from perftricks.wordcount.reading.sources import Format, find_sources
 from perftricks.wordcount.settings import MethodName, Settings, TableFilter
 from perftricks.wordcount.table.counts import WordCounts
 from perftricks.wordcount.tagging import parse_tags

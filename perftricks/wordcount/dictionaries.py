@@ -14,8 +14,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from perftricks.files import PathLike
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.reading.sources import PathLike, read_small_file
+from perftricks.wordcount.reading.sources import read_small_file
 
 UserDictionary = PathLike | Iterable[str | bytes]
 

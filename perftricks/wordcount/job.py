@@ -14,8 +14,9 @@ from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.methods.choice import check, choose
 from perftricks.wordcount.methods.compiled import Compiled
 from perftricks.wordcount.methods.method import Method, Progress, Work
-from perftricks.wordcount.reading.documents import ReadOptions
+from perftricks.wordcount.reading.documents import check_options
 from perftricks.wordcount.reading.feeds import Feed, FileFeed
+from perftricks.wordcount.reading.options import ReadOptions
 from perftricks.wordcount.reading.partitions import PARTITION_BYTES, divided
 from perftricks.wordcount.reading.sources import Corpus
 from perftricks.wordcount.settings import Settings, TableFilter
@@ -52,7 +53,7 @@ class FileJob:
         """
         check(self.settings)
         self.table_filter.check(self.settings.spec)
-        self.options.check(self.corpus.sources)
+        check_options(self.options, self.corpus.sources)
         if self.checkpoint is None:
             return
         if self.settings.spec.pos:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
+from perftricks.files import PathLike
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.reading.sources import PathLike
 from perftricks.wordcount.settings import TableFilter
 from perftricks.wordcount.table.counts import WordCounts
 from perftricks.wordcount.table.limits import default_limit, parse_limit
-from perftricks.wordcount.table.table import table_bytes
+from perftricks.wordcount.table.rows import table_bytes
 from perftricks.wordcount.tagging import parse_tags
 from perftricks.wordcount.writing.export import read_table
 

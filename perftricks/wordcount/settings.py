@@ -8,11 +8,12 @@ from dataclasses import KW_ONLY, dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Literal, get_args
 
+from perftricks.files import PathLike
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.reading.sources import PathLike, read_small_file
+from perftricks.wordcount.reading.sources import read_small_file
 from perftricks.wordcount.table.counts import WordCounts
 from perftricks.wordcount.table.limits import default_limit, parse_limit
-from perftricks.wordcount.table.table import Filter
+from perftricks.wordcount.table.rows import Filter
 from perftricks.wordcount.tagging import check_tags, known_tags
 from perftricks.wordcount.tokenizers import TokenizerSpec
 

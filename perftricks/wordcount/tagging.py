@@ -23,7 +23,7 @@ from typing import Any
 from perftricks.wordcount import jieba_state
 from perftricks.wordcount.dictionaries import split_line
 from perftricks.wordcount.errors import OptionError, TokenizerError
-from perftricks.wordcount.table.table import Tagged
+from perftricks.wordcount.table.rows import Tagged
 
 Tagger = Callable[[str], list[Tagged]]
 

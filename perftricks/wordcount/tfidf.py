@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from perftricks.files import PathLike
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.reading.sources import PathLike, read_small_file
+from perftricks.wordcount.reading.sources import read_small_file
 from perftricks.wordcount.table.counts import WordCounts
-from perftricks.wordcount.table.table import Tagged
+from perftricks.wordcount.table.rows import Tagged
 
 Idf = PathLike | Mapping[str, float]
 

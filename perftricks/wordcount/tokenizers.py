@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal, cast
 
+from perftricks.files import PathLike
 from perftricks.wordcount import jieba_state, tagging
 from perftricks.wordcount.dictionaries import (
     UserDictionary,
@@ -29,7 +30,6 @@ from perftricks.wordcount.dictionaries import (
 )
 from perftricks.wordcount.errors import OptionError, TokenizerError
 from perftricks.wordcount.excerpt import excerpt_tokenizer
-from perftricks.wordcount.reading.sources import PathLike
 
 Cut = Callable[[str], Iterable[str]]
 Mode = Literal["default", "all", "search"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from perftricks.wordcount.table import columns as columns_module
 from perftricks.wordcount.table.columns import Columns, Strings, columns_of
-from perftricks.wordcount.table.table import Filter
+from perftricks.wordcount.table.rows import Filter
 
 # NUL is what is put behind the end of a token, and eight bytes are compared at once.
 CHARACTERS = st.sampled_from(["\0", "a", "é", "茶", "水", "\ud800", "\uffff", "😀", "\n", " "])

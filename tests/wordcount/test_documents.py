@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from perftricks.wordcount import CorpusError, OptionError
 from perftricks.wordcount.reading import streams
-from perftricks.wordcount.reading.documents import ReadOptions, read_documents, split_lines
+from perftricks.wordcount.reading.documents import check_options, read_documents, split_lines
+from perftricks.wordcount.reading.options import ReadOptions
 from perftricks.wordcount.reading.sources import find_sources
 from perftricks.wordcount.reading.streams import Meter
 
@@ -18,7 +19,7 @@ from perftricks.wordcount.reading.streams import Meter
 def read(path, **options):
     (source,) = find_sources(path, format=options.pop("format", None)).sources
     read_options = ReadOptions(**options)
-    read_options.check([source])
+    check_options(read_options, [source])
     return list(read_documents(source, read_options, Meter()))
 
 

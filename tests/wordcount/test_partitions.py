@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from perftricks.wordcount import CorpusError, OptionError, count_files
 from perftricks.wordcount.job import FileJob
-from perftricks.wordcount.reading.documents import ReadOptions, read_documents
+from perftricks.wordcount.reading.documents import read_documents
+from perftricks.wordcount.reading.options import ReadOptions
 from perftricks.wordcount.reading.partitions import divided
 from perftricks.wordcount.reading.sources import find_sources
 from perftricks.wordcount.reading.streams import Meter, with_whole_lines
 from perftricks.wordcount.settings import Settings, TableFilter
-from perftricks.wordcount.table.table import Filter
+from perftricks.wordcount.table.rows import Filter
 from perftricks.wordcount.tokenizers import make_spec
 
 

@@ -14,10 +14,10 @@ from perftricks.wordcount.table import counts as counts_module
 from perftricks.wordcount.table.columnar import ColumnTable
 from perftricks.wordcount.table.columns import Columns
 from perftricks.wordcount.table.in_memory import MemoryTable
+from perftricks.wordcount.table.rows import Filter
 from perftricks.wordcount.table.spill import Spill
 from perftricks.wordcount.table.spilled import SpilledTable
 from perftricks.wordcount.table.sums import added
-from perftricks.wordcount.table.table import Filter
 
 _GENERATOR = random.Random(3)
 COUNTS = {f"{_GENERATOR.choice('茶水火a😀')}{n}": _GENERATOR.randrange(1, 9) for n in range(400)}

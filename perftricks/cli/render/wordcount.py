@@ -13,7 +13,7 @@ from rich.filesize import decimal
 
 from perftricks.cli.render.terminal import print_facts, print_line, show_table
 from perftricks.wordcount.table.printable import printable
-from perftricks.wordcount.table.table import Tagged
+from perftricks.wordcount.table.rows import Tagged
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn

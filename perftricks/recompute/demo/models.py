@@ -90,13 +90,13 @@ def _deep_mlp(config: Config) -> Tuple[Any, np.ndarray, np.ndarray]:
 
 
 def _resnet50(config: Config) -> Tuple[Any, np.ndarray, np.ndarray]:
-    from perftricks import recompute
+    from perftricks.recompute.applying import apply
 
     model = keras.applications.ResNet50(
         weights=None, input_shape=(128, 128, 3), classes=CLASSES, classifier_activation=None
     )
     if config.budget is None:
-        recompute.apply(model, policy=config.policy)
+        apply(model, policy=config.policy)
     draw = np.random.default_rng(config.seed)
     inputs = draw.standard_normal((config.batch_size, 128, 128, 3), dtype="float32")
     return model, inputs, _classes(config, draw)

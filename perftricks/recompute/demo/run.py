@@ -88,18 +88,20 @@ def main() -> None:
 
 def _plan(model: Any, config: Config) -> Optional[int]:
     """Apply a plan for the budget, if there is one; return the peak of its step by forecast."""
-    from perftricks import recompute
+    from perftricks.recompute.applying import apply
+    from perftricks.recompute.choosing import plan
+    from perftricks.recompute.planning.plans import BudgetError
     from perftricks.recompute.switch import enabled
 
     if config.budget is None or not enabled(default=True):
         return None
     try:
-        plan = recompute.plan(model, batch_size=config.batch_size, budget=config.budget)
-    except recompute.BudgetError as error:
+        chosen = plan(model, batch_size=config.batch_size, budget=config.budget)
+    except BudgetError as error:
         sys.exit(str(error))
-    if any(segment.recomputed for segment in plan.segments):
-        recompute.apply(model, plan=plan)
-    return plan.step_peak
+    if any(segment.recomputed for segment in chosen.segments):
+        apply(model, plan=chosen)
+    return chosen.step_peak
 
 
 def _trace(model: Any, slots: List[Any], inputs: Any, classes: Any) -> None:
@@ -120,9 +122,9 @@ def _by_operation(
     """Return the largest difference of each kind."""
     import keras
 
-    from perftricks.recompute import recompute_scope
     from perftricks.recompute.comparing import compare
     from perftricks.recompute.keras3 import trial as trials
+    from perftricks.recompute.switch import recompute_scope
 
     x, y = keras.ops.convert_to_tensor(inputs), keras.ops.convert_to_tensor(classes)
     snapshot = trials.Snapshot(model)

@@ -540,13 +540,11 @@ class _Meta(str):
 
 
 @contextlib.contextmanager
-def torch_without_memory() -> Iterator[None]:
-    """Have Keras on torch make tensors that have shapes and no numbers, and gradients."""
+def torch_without_memory() -> Iterator[str]:
+    """Have Keras on torch make tensors on the device "meta"; give the name of the real one."""
     from keras.src.backend.common import global_state
     from keras.src.backend.torch import nn
     from keras.src.backend.torch import numpy as keras_numpy
-
-    from perftricks.recompute.keras3 import torch_meta
 
     before = global_state.get_global_attribute("torch_device", None)
     modules = (nn, keras_numpy)
@@ -556,8 +554,7 @@ def torch_without_memory() -> Iterator[None]:
     for module in modules:
         module.get_device = _torch_device(plain)
     try:
-        with torch_meta.layouts(), torch_meta.attention(device):
-            yield
+        yield device
     finally:
         for module in modules:
             module.get_device = plain

@@ -6,10 +6,18 @@ the backward pass would be another.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from typing import Any
+from typing import Any, Iterator
 
 from perftricks.recompute.keras3 import private
+
+
+@contextlib.contextmanager
+def without_memory() -> Iterator[None]:
+    """Have Keras on torch make tensors that have shapes and no numbers, and gradients."""
+    with private.torch_without_memory() as device, layouts(), attention(device):
+        yield
 
 
 def layouts() -> Any:

@@ -42,7 +42,9 @@ from perftricks.recompute.measure.kept import (
     tensorflow_step,
     torch_forward,
 )
-from perftricks.recompute.samples import UnmeasurableError
+from perftricks.recompute.measure.unmeasurable import UnmeasurableError, first_line
+from perftricks.recompute.outlining import Outlined
+from perftricks.recompute.samples import Samples
 
 if TYPE_CHECKING:
     from perftricks.recompute.contracts import Framework
@@ -344,3 +346,21 @@ def _hooks(hooks: Any) -> Iterator[None]:
                 del attributes[method]
             else:
                 attributes[method] = replaced
+
+
+def traced(model: Any, outlined: Outlined, samples: Samples) -> Traced:
+    """Trace a call of a model, to which nothing is applied.
+
+    Raises:
+        UnmeasurableError: If it cannot be traced.
+    """
+    graphs = {n: (g.functional, g.nodes) for n, g in outlined.graphs.items()}
+    try:
+        return Traced(model, outlined.layers, graphs, samples.call, samples.inputs)
+    except UnmeasurableError:
+        raise
+    except Exception as error:  # of a call, for example, that looks at numbers
+        raise UnmeasurableError(
+            "%s cannot be traced without numbers, which is how it is measured: %s: %s"
+            % (model.name, type(error).__name__, first_line(error))
+        ) from error

@@ -124,9 +124,9 @@ def torch_forward(
     """Run a function on torch, of tensors without numbers, in a mode; return those, and results."""
     import torch
 
-    from perftricks.recompute.keras3 import private
+    from perftricks.recompute.keras3 import torch_meta
 
-    with private.torch_without_memory():
+    with torch_meta.without_memory():
         values = [torch_empty(spec_of(v)) for v in variables]
         given = [torch_empty(spec) for spec in specs]
         scope = keras.StatelessScope(

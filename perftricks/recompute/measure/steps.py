@@ -61,9 +61,9 @@ def peak_bytes(step: Step) -> int:
 def _torch(step: Step) -> int:
     import torch
 
-    from perftricks.recompute.keras3 import private
+    from perftricks.recompute.keras3 import torch_meta
 
-    with private.torch_without_memory():
+    with torch_meta.without_memory():
         # What is there before a step is made outside of the ledger, and so not entered.
         state = [(v, torch_empty(spec_of(v))) for v in step.model.variables]
         trained = [x for v, x in state if v.trainable]

@@ -95,7 +95,7 @@ def _torch(
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
-    from perftricks.recompute.keras3 import private
+    from perftricks.recompute.keras3 import torch_meta
 
     found: List[Work] = []
 
@@ -125,7 +125,7 @@ def _torch(
     found.clear()
     ends = [x for x in results if isinstance(x, torch.Tensor) and x.requires_grad]
     if ends:
-        with private.torch_without_memory(), counter:
+        with torch_meta.without_memory(), counter:
             torch.autograd.backward(ends, [torch.ones_like(x) for x in ends])
     return forward, found
 

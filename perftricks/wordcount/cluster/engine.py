@@ -29,11 +29,11 @@ from perftricks.wordcount.reading.streams import with_whole_lines
 from perftricks.wordcount.table.columnar import ColumnTable
 from perftricks.wordcount.table.columns import Columns, columns_of
 from perftricks.wordcount.table.counts import RunInfo, WordCounts
+from perftricks.wordcount.table.rows import table_bytes
 from perftricks.wordcount.table.saved import Facts
 from perftricks.wordcount.table.spill import Spill, flattened
 from perftricks.wordcount.table.sums import gathered
 from perftricks.wordcount.table.table import Table as AnyTable
-from perftricks.wordcount.table.table import table_bytes
 
 _LEAST, _MOST, _MOST_NGRAMS = 8 << 20, 256 << 20, 32 << 20  # bytes of a partition
 _SHARES = 4  # partitions for each worker, where that makes them neither small nor large

@@ -24,8 +24,8 @@ from perftricks.wordcount.methods.method import Method
 from perftricks.wordcount.reading.sources import Corpus, NotRead, Source
 from perftricks.wordcount.reading.urls import Storage
 from perftricks.wordcount.table.columns import Columns
+from perftricks.wordcount.table.rows import Filter
 from perftricks.wordcount.table.saved import Facts
-from perftricks.wordcount.table.table import Filter
 
 _SHARE = 0.3  # of a worker's memory, for the table of the partition that is being counted
 _counting = threading.Lock()

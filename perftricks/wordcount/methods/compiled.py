@@ -33,17 +33,18 @@ from perftricks.wordcount.methods.method import (
     Work,
 )
 from perftricks.wordcount.methods.tagged_runs import RunTags
-from perftricks.wordcount.reading.documents import ReadOptions
+from perftricks.wordcount.reading.options import ReadOptions
 from perftricks.wordcount.reading.pieces import PIECE_BYTES, read_pieces
 from perftricks.wordcount.reading.sources import Source
 from perftricks.wordcount.reading.streams import AUTO, not_the_encoding, seeming
 from perftricks.wordcount.settings import Settings
 from perftricks.wordcount.storage.cachefolder import open_cache
 from perftricks.wordcount.table.in_memory import MemoryTable
+from perftricks.wordcount.table.rows import table_bytes
 from perftricks.wordcount.table.spill import Spill, separated
 from perftricks.wordcount.table.spilled import SpilledTable
 from perftricks.wordcount.table.sums import added
-from perftricks.wordcount.table.table import Table, table_bytes
+from perftricks.wordcount.table.table import Table
 from perftricks.wordcount.tokenizers import (
     TokenizerSpec,
     default_tokenizer,

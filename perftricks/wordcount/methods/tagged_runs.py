@@ -17,9 +17,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from perftricks.wordcount import jieba_state, tagging
+from perftricks.wordcount.table.rows import Tagged
 from perftricks.wordcount.table.spill import Spill, SpillingCounter
 from perftricks.wordcount.table.spilled import SpilledTable
-from perftricks.wordcount.table.table import Table, Tagged
+from perftricks.wordcount.table.table import Table
 
 _NEVER = -3.14e100  # as jieba writes the logarithm of 0
 

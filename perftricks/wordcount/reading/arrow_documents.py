@@ -6,18 +6,16 @@ A column goes to the kernel as it is in memory, without a Python object for a do
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from perftricks.wordcount.errors import CorpusError, OptionError, too_long
-from perftricks.wordcount.reading.urls import FileSystem, Storage, is_url
+from perftricks.wordcount.errors import CorpusError, too_long
+from perftricks.wordcount.reading.urls import FileSystem, is_url
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from perftricks.wordcount.reading.documents import ReadOptions
+    from perftricks.wordcount.reading.options import ReadOptions
     from perftricks.wordcount.reading.sources import Source
     from perftricks.wordcount.reading.streams import Meter
 
@@ -123,7 +121,7 @@ def checked_parts(
     import pyarrow as pa
     from pyarrow import compute
 
-    from perftricks.wordcount.reading.documents import most_characters, needed_bytes
+    from perftricks.wordcount.reading.options import most_characters, needed_bytes
 
     if not holds_strings(column.type):
         raise CorpusError(name, f"column {field!r} is {column.type}; expected strings")
@@ -225,31 +223,3 @@ def names_of_columns(source: Source) -> str:
     except Exception:  # the file is looked at when it is read
         return ""
     return f"; the columns are: {', '.join(map(repr, names))}" if names else ""
-
-
-def data_files(folder: str, storage: Storage = ()) -> Collection[str] | None:
-    """Return the names of the files of a Hugging Face dataset; None if a folder holds none.
-
-    Others beside them are results that its library keeps, of which the rows would count twice.
-
-    Args:
-        folder: The folder that ``Dataset.save_to_disk`` has written, or its URL.
-        storage: Options of the file system of a URL.
-
-    Raises:
-        OptionError: If the rows are to be taken by an index, which is not followed.
-    """
-    try:
-        name = os.path.join(folder, "state.json")
-        remote = is_url(folder)
-        with FileSystem(name, storage).open() if remote else open(name, "rb") as file:
-            state = json.load(file)
-        names = {str(entry["filename"]) for entry in state["_data_files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if state.get("_indices_data_files") or state.get("_indices_files"):
-        raise OptionError(
-            f"dataset {folder!r} takes its rows by an index, which is not followed here: "
-            "call flatten_indices() before save_to_disk"
-        )
-    return names

@@ -15,8 +15,7 @@ import json
 import re
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from perftricks.wordcount.errors import CorpusError, OptionError, too_long
 from perftricks.wordcount.reading.arrow_documents import (
@@ -24,67 +23,42 @@ from perftricks.wordcount.reading.arrow_documents import (
     ArrowDocuments,
     names_of_columns,
 )
+from perftricks.wordcount.reading.options import ReadOptions, most_characters, needed_bytes
 from perftricks.wordcount.reading.sources import Source
 from perftricks.wordcount.reading.streams import Meter, check_compression, check_encoding, read_text
 
-Document = Literal["line", "file"]
 
-# Bytes that a character of a document takes with the tokens it becomes, about; so many characters
-# a document may have in any case.
-_BYTES_OF_A_CHARACTER = 64
-_LEAST_CHARACTERS = 1 << 20
+def check_options(options: ReadOptions, sources: Sequence[Source]) -> None:
+    """Check that options can be used on these files.
 
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """How files are read.
-
-    Attributes:
-        encoding: The encoding of the text.
-        errors: What happens to bytes that are not that encoding: "strict", "replace", "ignore".
-        document: What a document is in text files: a "line" or the whole "file".
-        field: Where the text is in the other formats: a key, a key path with dots, a column's name
-            or its number from 1.
-        limit: Bytes of memory that a document may need; None for any number.
+    Raises:
+        OptionError: If not.
     """
-
-    encoding: str = "utf-8"
-    errors: str = "strict"
-    document: Document = "line"
-    field: str | None = None
-    limit: int | None = None
-
-    def check(self, sources: Sequence[Source]) -> None:
-        """Check that these options can be used on these files.
-
-        Raises:
-            OptionError: If not.
-        """
-        check_encoding(self.encoding, self.errors)
-        if self.document not in ("line", "file"):
-            raise OptionError(f"document must be 'line' or 'file', not {self.document!r}")
-        records = [source for source in sources if source.format != "text"]
-        for source in records:
-            if self.field is None and source.format != "json":  # which may hold strings
-                columns = names_of_columns(source) if source.format in ARROW_FORMATS else ""
-                raise OptionError(
-                    f"{source.name!r} is {source.format}: say which field holds the text (--field)"
-                    f"{columns}"
-                )
-        if self.field is not None and not records:
+    check_encoding(options.encoding, options.errors)
+    if options.document not in ("line", "file"):
+        raise OptionError(f"document must be 'line' or 'file', not {options.document!r}")
+    records = [source for source in sources if source.format != "text"]
+    for source in records:
+        if options.field is None and source.format != "json":  # which may hold strings
+            columns = names_of_columns(source) if source.format in ARROW_FORMATS else ""
             raise OptionError(
-                f"field {self.field!r} is given, but no file is jsonl, csv, tsv, json, parquet or "
-                "arrow; leave it out, or name the format (--format)"
+                f"{source.name!r} is {source.format}: say which field holds the text (--field)"
+                f"{columns}"
             )
-        if records and self.document == "file":
-            raise OptionError(
-                f"{records[0].name!r} is {records[0].format}, where a document is a record; "
-                "document 'file' is for text files"
-            )
-        for source in sources:
-            check_compression(source.compression)
-            if source.format in ARROW_FORMATS:
-                _check_arrow(source)
+    if options.field is not None and not records:
+        raise OptionError(
+            f"field {options.field!r} is given, but no file is jsonl, csv, tsv, json, parquet or "
+            "arrow; leave it out, or name the format (--format)"
+        )
+    if records and options.document == "file":
+        raise OptionError(
+            f"{records[0].name!r} is {records[0].format}, where a document is a record; "
+            "document 'file' is for text files"
+        )
+    for source in sources:
+        check_compression(source.compression)
+        if source.format in ARROW_FORMATS:
+            _check_arrow(source)
 
 
 def _check_arrow(source: Source) -> None:
@@ -138,16 +112,6 @@ def _documents_of(text: Iterable[str], source: Source, options: ReadOptions) -> 
     if source.format == "jsonl":
         return _json_fields(split_lines(text), source.name, options.field)
     return _columns(text, source, options.field)
-
-
-def most_characters(limit: int) -> int:
-    """Return how many characters a document may have within a memory limit."""
-    return max(limit // _BYTES_OF_A_CHARACTER, _LEAST_CHARACTERS)
-
-
-def needed_bytes(characters: int) -> str:
-    """Say how many bytes of memory a document of so many characters needs."""
-    return f"about {characters * _BYTES_OF_A_CHARACTER:,} bytes"
 
 
 def _bounded(chunks: Iterable[str], name: str, limit: int, *, lines: bool) -> Iterator[str]:

@@ -17,7 +17,8 @@ from perftricks.wordcount.reading.arrow_documents import (
     ended,
     holds_strings,
 )
-from perftricks.wordcount.reading.documents import ReadOptions, read_documents
+from perftricks.wordcount.reading.documents import read_documents
+from perftricks.wordcount.reading.options import ReadOptions
 from perftricks.wordcount.reading.sources import STDIN, Corpus, NotRead, Source
 from perftricks.wordcount.reading.streams import (
     AUTO,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.reading.documents import ReadOptions
+from perftricks.wordcount.reading.options import ReadOptions
 from perftricks.wordcount.reading.sources import Corpus, Source
 from perftricks.wordcount.reading.streams import AUTO
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator
 from typing import NamedTuple
 
 from perftricks.wordcount.errors import CorpusError, too_long
-from perftricks.wordcount.reading.documents import Document
+from perftricks.wordcount.reading.options import Document
 from perftricks.wordcount.reading.sources import Source
 from perftricks.wordcount.reading.streams import Meter, not_the_encoding, read_bytes
 

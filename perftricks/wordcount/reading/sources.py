@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
+from perftricks.files import PathLike
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.reading.arrow_documents import data_files
+from perftricks.wordcount.reading.datasets import data_files
 from perftricks.wordcount.reading.urls import FileSystem, Storage, is_url, parse_storage
 
 Format = Literal["text", "jsonl", "csv", "tsv", "tsv-raw", "json", "parquet", "arrow"]
 Compression = Literal["", "gz", "bz2", "xz", "zst"]
-PathLike = str | os.PathLike[str]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 STDIN = "-"

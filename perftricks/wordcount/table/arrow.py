@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from perftricks.wordcount.table.columns import PART_ROWS, Columns, Strings
+from perftricks.wordcount.table.rows import COUNT, DOCUMENT_FREQUENCY, NGRAM, TAG, TOKEN
 from perftricks.wordcount.table.saved import Facts
-from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY, NGRAM, TAG, TOKEN
 
 _METADATA = b"perftricks"
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from perftricks.wordcount.table.columns import Columns, sorted_blocks
 from perftricks.wordcount.table.in_memory import MemoryTable
-from perftricks.wordcount.table.runs import Block, Row
-from perftricks.wordcount.table.table import Filter
+from perftricks.wordcount.table.rows import Block, Filter, Row
 
 
 class ColumnTable:

@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from perftricks.wordcount.table.runs import Block, Row
-from perftricks.wordcount.table.table import Filter, Tagged
+from perftricks.wordcount.table.rows import Block, Filter, Row, Tagged
 
 # Rows of a part: its arrays and what is made of them fit into a cache.
 PART_ROWS = 1 << 15

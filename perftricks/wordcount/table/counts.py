@@ -9,22 +9,23 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from perftricks.files import PathLike
 from perftricks.wordcount.errors import TableTooLargeError
-from perftricks.wordcount.reading.sources import NotRead, PathLike
+from perftricks.wordcount.reading.sources import NotRead
 from perftricks.wordcount.table.in_memory import MemoryTable
 from perftricks.wordcount.table.limits import default_limit
-from perftricks.wordcount.table.saved import Facts, load, save
-from perftricks.wordcount.table.sums import added
-from perftricks.wordcount.table.table import (
+from perftricks.wordcount.table.rows import (
     COUNT,
     DOCUMENT_FREQUENCY,
     NGRAM,
     TAG,
     TOKEN,
     Filter,
-    Table,
     Tagged,
 )
+from perftricks.wordcount.table.saved import Facts, load, save
+from perftricks.wordcount.table.sums import added
+from perftricks.wordcount.table.table import Table
 
 if TYPE_CHECKING:
     from perftricks.wordcount.table.columns import Columns
@@ -532,9 +533,9 @@ class WordCounts(Mapping[Any, int]):
     __hash__ = None  # type: ignore[assignment]  # equal to dicts, which have none
 
     def _repr_html_(self) -> str:
-        from perftricks.wordcount.table.notebook import fragment
+        from perftricks.wordcount.table.notebook import ROWS, fragment
 
-        return fragment(self)
+        return fragment("n-gram" if self.are_ngrams else "token", self.facts, self.rows(ROWS))
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{token!r}: {count}" for token, count in self.most_common(6))

@@ -9,8 +9,9 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from perftricks.wordcount.errors import TableTooLargeError
-from perftricks.wordcount.table.runs import Block, Row, blocks_of
-from perftricks.wordcount.table.table import Filter, Table, table_bytes
+from perftricks.wordcount.table.rows import Block, Filter, Row, table_bytes
+from perftricks.wordcount.table.runs import blocks_of
+from perftricks.wordcount.table.table import Table
 
 if TYPE_CHECKING:
     from perftricks.wordcount.table.columns import Columns

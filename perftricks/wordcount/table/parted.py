@@ -19,11 +19,10 @@ from perftricks.wordcount.errors import CorpusError, OptionError
 from perftricks.wordcount.reading.urls import FileSystem, Storage, is_url
 from perftricks.wordcount.table.columns import Columns, columns_of
 from perftricks.wordcount.table.in_memory import MemoryTable, loaded
-from perftricks.wordcount.table.runs import Block, Row
+from perftricks.wordcount.table.rows import NGRAM, PART_NAME, TOKEN, Block, Filter, Row
 from perftricks.wordcount.table.saved import Facts
 from perftricks.wordcount.table.spill import Spill
 from perftricks.wordcount.table.spilled import SpilledTable
-from perftricks.wordcount.table.table import NGRAM, PART_NAME, TOKEN, Filter
 
 _TOTAL = b"perftricks total"
 _GROUP_ROWS = 1 << 15  # that are read at a time

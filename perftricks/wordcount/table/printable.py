@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perftricks.wordcount.table.table import Tagged
+from perftricks.wordcount.table.rows import Tagged
 
 
 def printable(token: str | tuple[str, ...]) -> str:

@@ -22,13 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from perftricks.wordcount.table.frames import FrameWriter, damaged, read_frames
-from perftricks.wordcount.table.table import Tagged
-
-# (key, count, documents that hold the key or 0), where runs are sorted by key, and
-# (-count, key, documents) where they are in the order of a table. All rows of a run have keys of
-# one form: a str, a tuple of so many, or a token with its tag.
-Row = tuple[Any, Any, int]
-Block = list[Row]
+from perftricks.wordcount.table.rows import Block, Row, Tagged
 
 _FORMAT = f"perftricks run 2 {sys.byteorder}".ljust(31).encode("ascii") + b"\n"
 _FORM = struct.Struct("<IHH")  # rows, strings in a key (0: it is one), whether counts come first

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from perftricks.files import replacing
-from perftricks.wordcount.reading.sources import PathLike
+from perftricks.files import PathLike, replacing
 from perftricks.wordcount.table.frames import FrameWriter, damaged, read_frames
 from perftricks.wordcount.table.in_memory import MemoryTable
-from perftricks.wordcount.table.runs import Block, decoded_block, encoded_block
+from perftricks.wordcount.table.rows import Block, table_bytes
+from perftricks.wordcount.table.runs import decoded_block, encoded_block
 from perftricks.wordcount.table.spill import Spill, flattened
 from perftricks.wordcount.table.spilled import SpilledTable
-from perftricks.wordcount.table.table import Table, table_bytes
+from perftricks.wordcount.table.table import Table
 
 _LINE = b"perftricks table 1".ljust(31) + b"\n"
 _BLOCK_ROWS = 8192

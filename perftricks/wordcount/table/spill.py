@@ -30,17 +30,9 @@ from typing import IO, Any
 from perftricks.files import try_lock
 from perftricks.wordcount.errors import SpillError
 from perftricks.wordcount.table.in_memory import MemoryTable
-from perftricks.wordcount.table.runs import (
-    Block,
-    Row,
-    Run,
-    blocks_of,
-    merged,
-    read_run,
-    summed,
-    write_run,
-)
-from perftricks.wordcount.table.table import ROW_BYTES, Table
+from perftricks.wordcount.table.rows import ROW_BYTES, Block, Row
+from perftricks.wordcount.table.runs import Run, blocks_of, merged, read_run, summed, write_run
+from perftricks.wordcount.table.table import Table
 
 PREFIX = "perftricks-spill-"
 

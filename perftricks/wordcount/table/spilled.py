@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perftricks.wordcount.table.in_memory import MemoryTable, loaded
-from perftricks.wordcount.table.runs import Block, Row, Run, merged, read_run
+from perftricks.wordcount.table.rows import Block, Filter, Row
+from perftricks.wordcount.table.runs import Run, merged, read_run
 from perftricks.wordcount.table.spill import Spill, flattened
-from perftricks.wordcount.table.table import Filter
 
 if TYPE_CHECKING:
     from perftricks.wordcount.table.columns import Columns

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perftricks.wordcount.table.in_memory import MemoryTable
+from perftricks.wordcount.table.rows import table_bytes
 from perftricks.wordcount.table.spill import Spill
 from perftricks.wordcount.table.spilled import SpilledTable
-from perftricks.wordcount.table.table import Table, table_bytes
+from perftricks.wordcount.table.table import Table
 
 if TYPE_CHECKING:
     from perftricks.wordcount.table.columns import Columns

@@ -13,9 +13,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from perftricks.files import replacing
+from perftricks.files import PathLike, replacing
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.reading.sources import PathLike, Source
+from perftricks.wordcount.reading.sources import Source
 from perftricks.wordcount.table.counts import WordCounts
 from perftricks.wordcount.table.printable import printable
 from perftricks.wordcount.writing.export import check_apart, check_place

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from perftricks.wordcount.errors import CorpusError
-from perftricks.wordcount.table.runs import Row
-from perftricks.wordcount.table.table import (
+from perftricks.wordcount.table.rows import (
     COUNT,
     DOCUMENT_FREQUENCY,
     NGRAM,
     TAG,
     TOKEN,
+    Row,
     Tagged,
 )
 from perftricks.wordcount.writing.escapes import (

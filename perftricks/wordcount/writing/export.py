@@ -35,14 +35,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 
-from perftricks.files import replacing
+from perftricks.files import PathLike, replacing
 from perftricks.wordcount.errors import CorpusError, OptionError
-from perftricks.wordcount.reading.sources import STDIN, PathLike, Source
+from perftricks.wordcount.reading.sources import STDIN, Source
 from perftricks.wordcount.reading.urls import is_url, parse_storage
 from perftricks.wordcount.table.counts import WordCounts
 from perftricks.wordcount.table.limits import default_limit
+from perftricks.wordcount.table.rows import PART_NAME
 from perftricks.wordcount.table.sums import gathered
-from perftricks.wordcount.table.table import PART_NAME
 from perftricks.wordcount.writing.arrow_tables import ArrowFile, Parquet
 from perftricks.wordcount.writing.delimited import Csv, Tsv
 from perftricks.wordcount.writing.formats import Format, Found

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import cache
 
+from perftricks.files import PathLike
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.reading.sources import PathLike
 
 # Fonts with Chinese characters that systems come with; others are looked for after these.
 _CHINESE = (

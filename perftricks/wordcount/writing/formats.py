@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, NamedTuple, Protocol
 
+from perftricks.wordcount.table.rows import COUNT, DOCUMENT_FREQUENCY
 from perftricks.wordcount.table.saved import Facts
-from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY
 
 if TYPE_CHECKING:
     from perftricks.wordcount.table.columns import Columns

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from perftricks.wordcount.errors import CorpusError
-from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY, TAG, TOKEN, Tagged
+from perftricks.wordcount.table.rows import COUNT, DOCUMENT_FREQUENCY, TAG, TOKEN, Tagged
 from perftricks.wordcount.writing.delimited import found, read_text
 from perftricks.wordcount.writing.formats import Found, Written
 

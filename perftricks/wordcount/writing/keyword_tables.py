@@ -12,10 +12,9 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
-from perftricks.files import replacing
+from perftricks.files import PathLike, replacing
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.reading.sources import PathLike
-from perftricks.wordcount.table.table import COUNT, DOCUMENT_FREQUENCY, TAG, TOKEN, Tagged
+from perftricks.wordcount.table.rows import COUNT, DOCUMENT_FREQUENCY, TAG, TOKEN, Tagged
 from perftricks.wordcount.tfidf import Keyword
 from perftricks.wordcount.writing.delimited import quoted
 from perftricks.wordcount.writing.escapes import escape

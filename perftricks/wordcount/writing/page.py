@@ -15,9 +15,9 @@ from string import Template
 from typing import Any
 
 import perftricks
-from perftricks.files import replacing
+from perftricks.files import PathLike, replacing
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.reading.sources import PathLike, Source
+from perftricks.wordcount.reading.sources import Source
 from perftricks.wordcount.table.counts import WordCounts
 from perftricks.wordcount.table.printable import printable
 from perftricks.wordcount.writing import svg

@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from perftricks.files import replacing
+from perftricks.files import PathLike, replacing
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.reading.sources import PathLike, Source
+from perftricks.wordcount.reading.sources import Source
 from perftricks.wordcount.table.counts import WordCounts
 from perftricks.wordcount.writing import svg
 from perftricks.wordcount.writing.export import check_place
