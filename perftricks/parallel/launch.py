@@ -27,7 +27,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, Pipe
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from perftricks.parallel import aside, server, threads, worker
 from perftricks.parallel.errors import WorkerCrashedError
@@ -40,6 +40,7 @@ from perftricks.parallel.fresh import (
     start_interpreter,
     surroundings,
 )
+from perftricks.parallel.managed import ManagedProcess
 from perftricks.parallel.work import Work, encode_work
 
 StartMethod = Literal["fork", "forkserver", "fresh", "spawn"]
@@ -212,7 +213,7 @@ class Launcher:
             entry = worker.Entry(orders, results, lifeline, os.getpid(), slot)
             process = ExecProcess(entry, [orders, results, lifeline])
             return process, self._greeting(fresh=False)
-        return _ManagedProcess(method, (*pipes, os.getpid(), slot, self._job, self._terms)), None
+        return ManagedProcess(method, (*pipes, os.getpid(), slot, self._job, self._terms)), None
 
     def _greeting(self, *, fresh: bool) -> bytes:
         return pickle.dumps(
@@ -506,82 +507,6 @@ class _ServedProcess:
         if not self.ended:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
-
-
-class _ManagedProcess:
-    """A worker that :mod:`multiprocessing` starts."""
-
-    def __init__(self, start_method: StartMethod, arguments: tuple[Any, ...]) -> None:
-        if start_method == "forkserver":
-            _start_fork_server()
-        context = multiprocessing.get_context(start_method)
-        self._process: multiprocessing.process.BaseProcess = context.Process(  # type: ignore[attr-defined]
-            target=worker.main_in_process,
-            args=arguments,
-            name="perftricks",
-            daemon=True,  # multiprocessing must not wait for it at exit
-        )
-        try:
-            self._process.start()
-        except (ConnectionError, EOFError) as error:  # Python 3.14 asks the server to answer
-            raise WorkerCrashedError(
-                f"the fork server died while starting a worker ({error}); with 'forkserver' a "
-                "script needs `if __name__ == '__main__':`. What it printed may say why."
-            ) from error
-        assert self._process.pid is not None
-        self.pid = self._process.pid
-        self._exitcode: int | None = None
-        self._closed = False
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has ended."""
-        return self.exitcode is not None
-
-    @property
-    def exitcode(self) -> int | None:
-        """The exit status, negative for a signal, None while it runs."""
-        if self._exitcode is None and not self._closed:
-            self._exitcode = self._process.exitcode
-        return self._exitcode
-
-    def join(self, timeout: float) -> None:
-        """Wait for the process to end, at most ``timeout`` seconds."""
-        if not self._closed:
-            self._process.join(timeout)
-
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-        if not self._closed:
-            self._process.terminate()
-
-    def kill(self) -> None:
-        """Send SIGKILL."""
-        if not self._closed:
-            self._process.kill()
-
-    def close(self) -> None:
-        """Free what is held for a process that has ended."""
-        if self.exitcode is not None and not self._closed:
-            self._closed = True
-            self._process.close()
-
-
-def _start_fork_server() -> None:
-    """Start the fork server with SIGTERM let through: all its children inherit what is blocked."""
-    from multiprocessing import forkserver, resource_tracker
-
-    # The server would start its tracker first, and that lets signals through when it is done.
-    resource_tracker.ensure_running()
-    if hasattr(signal, "pthread_sigmask"):
-        # Not SIGINT: the server ignores it, but dies of one that comes before it could say so.
-        signal.pthread_sigmask(signal.SIG_BLOCK, worker.HELD_BACK)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.HELD_BACK - {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, worker.HELD_BACK)
 
 
 def _forget_the_parent() -> None:
