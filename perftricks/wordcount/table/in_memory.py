@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from perftricks.wordcount.errors import TableTooLargeError
 from perftricks.wordcount.table.rows import Block, Filter, Row, table_bytes
 from perftricks.wordcount.table.runs import blocks_of
-from perftricks.wordcount.table.table import Table
 
 if TYPE_CHECKING:
     from perftricks.wordcount.table.columns import Columns
@@ -140,25 +140,56 @@ class MemoryTable:
         )
 
 
-def loaded(table: Table, limit: int) -> MemoryTable:
-    """Return a table that is somewhere else as one in memory.
+class OnDisk(ABC):
+    """A table that is somewhere else, and is held in memory where a dict is asked for.
 
-    Args:
-        table: The table.
-        limit: Bytes that it may take in memory.
-
-    Raises:
-        TableTooLargeError: If that is not enough.
+    Attributes:
+        counts_documents: Whether documents were counted.
+        memory_limit: Bytes that it may take in memory.
     """
-    documents = table.counts_documents
-    need = table_bytes(len(table), document_frequency=documents)
-    if need > limit:
-        raise TableTooLargeError(
-            f"the table has {len(table):,} rows, about {need:,} bytes, and the memory limit "
-            f"is {limit:,} bytes: raise memory_limit, leave rows out (min_count), or use what "
-            "reads it in order: rows(), most_common(n), write_table"
-        )
-    return MemoryTable.of_rows(table.rows(), document_frequency=documents, ordered=True)
+
+    counts_documents: bool
+    memory_limit: int
+    _loaded: MemoryTable | None = None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many keys there are."""
+
+    @abstractmethod
+    def rows(self, n: int | None = None) -> Iterator[Row]:
+        """Yield the rows in the order of tables."""
+
+    def counts(self, *, ordered: bool = False) -> dict[Any, int]:
+        """Return key -> count, in the order of tables in any case.
+
+        Raises:
+            TableTooLargeError: If the memory limit does not allow that.
+        """
+        return self._load().counts(ordered=ordered)
+
+    def frequency(self) -> dict[Any, int]:
+        """Return key -> documents; empty if they were not counted.
+
+        Raises:
+            TableTooLargeError: If the memory limit does not allow that.
+        """
+        return self._load().frequency()
+
+    def _load(self) -> MemoryTable:
+        if self._loaded is not None:
+            return self._loaded
+        documents, limit = self.counts_documents, self.memory_limit
+        need = table_bytes(len(self), document_frequency=documents)
+        if need > limit:
+            raise TableTooLargeError(
+                f"the table has {len(self):,} rows, about {need:,} bytes, and the memory limit "
+                f"is {limit:,} bytes: raise memory_limit, leave rows out (min_count), or use what "
+                "reads it in order: rows(), most_common(n), write_table"
+            )
+        rows = self.rows()
+        self._loaded = MemoryTable.of_rows(rows, document_frequency=documents, ordered=True)
+        return self._loaded
 
 
 def _as_dict(mapping: Mapping[Any, int]) -> dict[Any, int]:

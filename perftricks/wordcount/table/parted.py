@@ -18,7 +18,7 @@ from typing import Any
 from perftricks.wordcount.errors import CorpusError, OptionError
 from perftricks.wordcount.reading.urls import FileSystem, Storage, is_url
 from perftricks.wordcount.table.columns import Columns, columns_of
-from perftricks.wordcount.table.in_memory import MemoryTable, loaded
+from perftricks.wordcount.table.in_memory import MemoryTable, OnDisk
 from perftricks.wordcount.table.rows import NGRAM, PART_NAME, TOKEN, Block, Filter, Row
 from perftricks.wordcount.table.saved import Facts
 from perftricks.wordcount.table.spill import Spill
@@ -120,7 +120,7 @@ class _Part:
                     yield from columns_in(batch)
 
 
-class PartedTable:
+class PartedTable(OnDisk):
     """A :class:`~perftricks.wordcount.table.table.Table` of parts in a folder.
 
     Args:
@@ -131,11 +131,10 @@ class PartedTable:
 
     def __init__(self, parts: Sequence[_Part], limit: int, filters: Sequence[Filter] = ()) -> None:
         self._parts = parts
-        self._limit = limit
         self._filters = tuple(filters)
         self._size: int | None = None
         self._total: int | None = None
-        self._loaded: MemoryTable | None = None
+        self.memory_limit = limit
         self.counts_documents = parts[0].facts.document_frequency
         if not filters:
             self._size = sum(part.facts.rows for part in parts)
@@ -214,7 +213,7 @@ class PartedTable:
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield the rows sorted by key, in blocks of about a size; sorts them on the disk."""
-        spill = Spill(self._limit)
+        spill = Spill(self.memory_limit)
         for part in self._parts:
             rows = [row for columns in part.columns() for row in self._kept(columns).rows()]
             spill.add_table(MemoryTable.of_rows(rows, document_frequency=self.counts_documents))
@@ -222,25 +221,4 @@ class PartedTable:
 
     def filtered(self, chosen: Filter) -> PartedTable:
         """Return the table without the rows that are not kept."""
-        return PartedTable(self._parts, self._limit, (*self._filters, chosen))
-
-    def counts(self, *, ordered: bool = False) -> dict[Any, int]:
-        """Return key -> count, in the order of tables in any case.
-
-        Raises:
-            TableTooLargeError: If the memory limit does not allow that.
-        """
-        return self._load().counts(ordered=ordered)
-
-    def frequency(self) -> dict[Any, int]:
-        """Return key -> documents; empty if they were not counted.
-
-        Raises:
-            TableTooLargeError: If the memory limit does not allow that.
-        """
-        return self._load().frequency()
-
-    def _load(self) -> MemoryTable:
-        if self._loaded is None:
-            self._loaded = loaded(self, self._limit)
-        return self._loaded
+        return PartedTable(self._parts, self.memory_limit, (*self._filters, chosen))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from perftricks.wordcount.table.in_memory import MemoryTable, loaded
+from perftricks.wordcount.table.in_memory import OnDisk
 from perftricks.wordcount.table.rows import Block, Filter, Row
 from perftricks.wordcount.table.runs import Run, merged, read_run
 from perftricks.wordcount.table.spill import Spill, flattened
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from perftricks.wordcount.table.columns import Columns
 
 
-class SpilledTable:
+class SpilledTable(OnDisk):
     """A :class:`~perftricks.wordcount.table.table.Table` whose parts are on the disk.
 
     Its rows can be read in order, again and again, within the memory limit. To look up a key
@@ -36,7 +36,7 @@ class SpilledTable:
         self._ordered: list[Run] | None = None
         self._size = 0
         self._total = 0
-        self._loaded: MemoryTable | None = None
+        self.memory_limit = spill.limit
 
     @property
     def total(self) -> int:
@@ -118,27 +118,6 @@ class SpilledTable:
 
         rows = self.rows() if ordered else flattened(self.blocks(self._spill.block_rows))
         return columns_of(rows, document_frequency=self.counts_documents)
-
-    def counts(self, *, ordered: bool = False) -> dict[Any, int]:
-        """Return key -> count, in the order of tables in any case.
-
-        Raises:
-            TableTooLargeError: If the memory limit does not allow that.
-        """
-        return self._load().counts(ordered=ordered)
-
-    def frequency(self) -> dict[Any, int]:
-        """Return key -> documents; empty if they were not counted.
-
-        Raises:
-            TableTooLargeError: If the memory limit does not allow that.
-        """
-        return self._load().frequency()
-
-    def _load(self) -> MemoryTable:
-        if self._loaded is None:
-            self._loaded = loaded(self, self._spill.limit)
-        return self._loaded
 
     def __len__(self) -> int:
         self._order()
