@@ -13,6 +13,7 @@ from perftricks import recompute
 from perftricks.recompute import recompute_grad
 from perftricks.recompute.tensorflow_graphs import private as graphs
 from tests.recompute.keras2.binding import GRAPH, TF, keras, layers, tf
+from tests.recompute.keras2.programs import WIDTH, WithDense, around, data
 from tests.recompute.keras2.training import (
     OFF,
     ON,
@@ -23,39 +24,8 @@ from tests.recompute.keras2.training import (
     way,
 )
 
-WIDTH = 6
 
-
-def around(layer):
-    """Return a builder of a model that calls a layer on something that needs a gradient."""
-
-    def build():
-        inputs = layers.Input((WIDTH,))
-        x = layers.Dense(WIDTH, activation="tanh")(inputs)
-        return keras.models.Model(inputs, layers.Dense(WIDTH)(layer()(x)))
-
-    return build
-
-
-def data():
-    """Return inputs and targets."""
-    x = np.random.RandomState(0).normal(size=(8, WIDTH)).astype("float32")
-    return x, np.tanh(x[..., ::-1]).astype("float32")
-
-
-class Inside(layers.Layer):
-    """A layer with a Dense inside, to derive from."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.dense = layers.Dense(WIDTH, activation="tanh")
-
-    def build(self, shape):
-        self.dense.build(shape)
-        super().build(shape)
-
-
-class Quantized(Inside):
+class Quantized(WithDense):
     """Rounds its kernel, and lets the gradient through as if it did not."""
 
     @recompute_grad
@@ -68,7 +38,7 @@ class Quantized(Inside):
         return tf.tanh(tf.matmul(x, rounded(kernel)) + self.dense.bias)
 
 
-class OwnGradient(Inside):
+class OwnGradient(WithDense):
     """Uses weights within a function that says what their gradients are."""
 
     @recompute_grad
@@ -86,7 +56,7 @@ class OwnGradient(Inside):
         return tf.tanh(product(tf.sin(x)) + self.dense.bias)
 
 
-class OwnRecompute(Inside):
+class OwnRecompute(WithDense):
     """Recomputes a part of itself with TensorFlow's own tool."""
 
     def build(self, shape):
@@ -98,7 +68,7 @@ class OwnRecompute(Inside):
         return tf.exp(self.inner(tf.tanh(x)))
 
 
-class Traced(Inside):
+class Traced(WithDense):
     """Runs a part of itself in a tf.function, which may have been traced before."""
 
     def build(self, shape):
@@ -138,7 +108,7 @@ def test_weights_within_gradients_of_others(layer):
     assert sum(name.startswith("gradient of") for name in names) >= 6
 
 
-class Ragged(Inside):
+class Ragged(WithDense):
     """A layer whose decorated part returns a ragged tensor."""
 
     @recompute_grad

@@ -9,6 +9,7 @@ from perftricks import recompute
 from perftricks.recompute import recompute_grad
 from tests.recompute.comparison import recomputed
 from tests.recompute.keras2.binding import GRAPH, TF, keras, layers, sgd, tf
+from tests.recompute.keras2.programs import WIDTH, around, data
 from tests.recompute.keras2.training import (
     OFF,
     ON,
@@ -20,7 +21,7 @@ from tests.recompute.keras2.training import (
     way,
 )
 
-WIDTH, CLASSES = 6, 5
+CLASSES = 5
 EAGERLY = [False] if GRAPH else [False, True]
 
 
@@ -203,23 +204,6 @@ class Hanging(layers.Layer):
         assert y._of_mine == "a word"
         first, second = y.scores["all"]
         return y + first * second + x.seen_as
-
-
-def around(layer):
-    """Return a builder of a model that calls a layer on something that needs a gradient."""
-
-    def build():
-        inputs = layers.Input((WIDTH,))
-        x = layers.Dense(WIDTH, activation="tanh")(inputs)
-        return keras.models.Model(inputs, layers.Dense(WIDTH)(layer()(x)))
-
-    return build
-
-
-def data():
-    """Return inputs and targets."""
-    x = np.random.RandomState(0).normal(size=(8, WIDTH)).astype("float32")
-    return x, np.tanh(x[..., ::-1]).astype("float32")
 
 
 def test_what_a_program_hangs_on_tensors():

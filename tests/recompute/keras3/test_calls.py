@@ -64,6 +64,19 @@ class WithDense(layers.Layer):
         self.dense.build(shape)
 
 
+class Noisy(WithDense):
+    """A layer with a Dense, a Dropout and a BatchNormalization inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = layers.Dropout(0.4)
+        self.norm = layers.BatchNormalization()
+
+    def build(self, shape):
+        super().build(shape)
+        self.norm.build(shape)
+
+
 def test_structures_in_and_out():
     """Nested inputs and outputs, None, numbers, strings, booleans and integer tensors."""
 
@@ -254,16 +267,6 @@ def test_tensor_keyword_arguments():
 def test_training(how):
     """``training`` reaches the layers inside whichever way it is passed."""
 
-    class Noisy(WithDense):
-        def __init__(self):
-            super().__init__()
-            self.dropout = layers.Dropout(0.4)
-            self.norm = layers.BatchNormalization()
-
-        def build(self, shape):
-            super().build(shape)
-            self.norm.build(shape)
-
     class ByContext(Noisy):
         @recompute_grad
         def call(self, x):
@@ -369,16 +372,7 @@ def test_plain_functions_that_run_layers():
 def test_layers_that_are_used_twice():
     """A shared decorated layer with dropout and moving averages is updated by each call, once."""
 
-    class Shared(WithDense):
-        def __init__(self):
-            super().__init__()
-            self.dropout = layers.Dropout(0.4)
-            self.norm = layers.BatchNormalization()
-
-        def build(self, shape):
-            super().build(shape)
-            self.norm.build(shape)
-
+    class Shared(Noisy):
         @recompute_grad
         def call(self, x):
             x = self.norm(self.dropout(self.dense(x)))
