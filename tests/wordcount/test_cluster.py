@@ -144,6 +144,14 @@ def test_the_first_error_is_raised(client, tmp_path):
         count_files(tmp_path / "a.txt", engine=client)
 
 
+@pytest.mark.parametrize("good", [0, 100, 5000])
+def test_the_error_of_the_last_partition_is_raised(client, tmp_path, good):
+    """What is wrong is said also of what is counted last, or alone."""
+    (tmp_path / "a.txt").write_bytes(b"good\n" * good + b"bad \xff\n")
+    with pytest.raises(CorpusError, match=f"byte {5 * good + 4:d}: 0xff is not utf-8"):
+        count_files(tmp_path / "a.txt", engine=client)
+
+
 def test_another_dictionary_is_noticed(client, monkeypatch):
     """A client whose jieba knows other words than the workers' is told before counting."""
     import perftricks.wordcount.cluster.engine as engine

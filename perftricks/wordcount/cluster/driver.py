@@ -149,6 +149,8 @@ class Driver:
                     raise self._failures[first]
             if self._under_way:
                 self._await_one()
+        if self._failures:  # of what was under way last
+            raise self._failures[min(self._failures)]
         tables = [*self._full, *(table for level in self._levels for table in level)]
         self._full, self._levels = [], []
         return tables
