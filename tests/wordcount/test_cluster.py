@@ -21,7 +21,8 @@ from perftricks.wordcount import (
 from perftricks.wordcount.cluster import engine as cluster_engine
 
 pytest.importorskip("distributed", reason="distributed is not installed")
-pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +41,7 @@ def client(cluster):
 
 @pytest.fixture
 def many(tmp_path):
-    """A folder of text, JSON lines and compressed text: some forty partitions."""
+    """A folder of text, JSON lines, compressed text and columns: some sixty partitions."""
     generator = random.Random(3)
     words = ["喝茶", "水火", "北京大学", "的", "我们", "tea", "3.14", "研究生命", "\t", "𠮷野家"]
     folder = tmp_path / "many"
@@ -51,7 +52,21 @@ def many(tmp_path):
             lines = [json.dumps({"t": line}) for line in lines]
         data = ("\n".join(lines) + "\n").encode()
         (folder / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    texts = ["".join(generator.choices(words, k=generator.randrange(30))) for _ in range(1600)]
+    write_columns(folder / "e.parquet", texts[:800])
+    write_columns(folder / "f.arrow", texts[800:])
     return folder
+
+
+def write_columns(path, texts, rows=70, **more):
+    """Write texts in row groups, or record batches, of so many rows; one in their midst is empty."""
+    table = pa.table({"t": pa.array(texts, pa.string()), "o": [{"t": text} for text in texts]})
+    make = pq.ParquetWriter if path.suffix == ".parquet" else pa.ipc.new_file
+    with make(path, table.schema, **more) as writer:
+        for batch in table.to_batches(max_chunksize=rows):
+            writer.write(batch)
+            if batch.column(0)[0].as_py() == texts[rows]:
+                writer.write(batch.slice(0, 0))
 
 
 def same(one, other):
@@ -107,6 +122,83 @@ def test_progress_and_address(client, many):
     assert seen == sorted(seen)
     assert found.run.method == "dask"
     assert client.status == "running"
+
+
+@pytest.mark.parametrize("name", ["e.parquet", "f.arrow"])
+@pytest.mark.parametrize("field", ["t", "o.t", "1"])
+def test_row_groups(client, many, monkeypatch, name, field):
+    """One file is counted by many tasks, whatever its field; progress goes up to all its bytes."""
+    from perftricks.wordcount.cluster.driver import Driver
+
+    begun, seen = [], []
+    begin = Driver._begin_partition
+
+    def watched(self, source):
+        begun.append(source)
+        begin(self, source)
+
+    monkeypatch.setattr(Driver, "_begin_partition", watched)
+    found = count_files(
+        f"file://{many / name}",
+        engine=client,
+        field=field,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    local = count_files(many / name, field=field)
+    assert same(found, local)
+    assert found.documents == 800
+    assert found.run.text_bytes == local.run.text_bytes
+    size = (many / name).stat().st_size
+    assert found.run.stored_bytes == size
+    assert len(begun) > 5
+    assert seen[0] == (0, size)
+    assert seen[-1] == (size, size)
+    assert seen == sorted(seen)
+
+
+def test_columns_without_rows(client, tmp_path):
+    """Files of columns without any row are counted, and so are columns of one row."""
+    pq.write_table(pa.table({"t": pa.array([], pa.string())}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"t": ["喝茶"]}), tmp_path / "b.parquet")
+    found = count_files(tmp_path, engine=client, field="t")
+    assert same(found, count_files(tmp_path, field="t"))
+    assert found.documents == 1
+
+
+@pytest.mark.parametrize("name", ["e.parquet", "f.arrow"])
+def test_rows_are_named_by_their_number_in_the_file(client, tmp_path, name):
+    """What is wrong with a row group is said as by one process, the row by its number."""
+    texts = ["喝茶水火" * 9] * 2000
+    texts[1234] = texts[1900] = None
+    write_columns(tmp_path / name, texts)
+    for field, problem in (
+        ("t", r"row 1,235: column 't' is null; expected a string"),
+        ("x", r"no column 'x'; the columns are: 't', 'o'"),
+    ):
+        with pytest.raises(CorpusError, match=problem) as expected:
+            count_files(tmp_path / name, field=field)
+        with pytest.raises(CorpusError) as found:
+            count_files(tmp_path / name, field=field, engine=client)
+        assert str(found.value) == str(expected.value)
+
+
+def test_a_damaged_row_group(client, many):
+    """A damaged file is named as by one process, or left out with all that is in it."""
+    path = many / "e.parquet"
+    data = bytearray(path.read_bytes())
+    place = pq.ParquetFile(path).metadata.row_group(5).column(0).data_page_offset
+    data[place : place + 30] = b"\xff" * 30
+    for broken in (data, data[:-9]):
+        path.write_bytes(broken)
+        with pytest.raises(CorpusError, match=r"e\.parquet.*: not parquet: ") as expected:
+            count_files(path, field="t")
+        with pytest.raises(CorpusError) as found:
+            count_files(path, field="t", engine=client)
+        assert str(found.value) == str(expected.value)
+        local = count_files(many, field="t", skip_bad=True)
+        found = count_files(many, field="t", skip_bad=True, engine=client)
+        assert same(found, local)
+        assert [bad.path for bad in found.run.bad] == [str(path)]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import uuid
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,7 @@ from perftricks.wordcount import CorpusError, OptionError, count_files
 from perftricks.wordcount.job import FileJob
 from perftricks.wordcount.reading.documents import read_documents
 from perftricks.wordcount.reading.options import ReadOptions
-from perftricks.wordcount.reading.partitions import divided
+from perftricks.wordcount.reading.partitions import divided, in_words
 from perftricks.wordcount.reading.sources import find_sources
 from perftricks.wordcount.reading.streams import Meter, with_whole_lines
 from perftricks.wordcount.settings import Settings, TableFilter
@@ -142,3 +143,233 @@ def test_what_cannot_be_divided():
         list(job("-").divided())
     with pytest.raises(OptionError, match="at least a byte"):
         list(job("docs/samples").divided(0))
+
+
+# --------------------------------------------------------------------- row groups, record batches
+
+ARROW = ["a.parquet", "a.arrow"]
+
+
+@pytest.fixture
+def pq():
+    """The module of pyarrow for .parquet."""
+    return pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+
+
+def write_groups(path, groups, *, wrap=None):
+    """Write texts, each list of them as a row group, or a record batch; return the path."""
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    wrap = wrap or (lambda column: {"n": pa.array(range(len(column)), pa.int64()), "text": column})
+    make = pq.ParquetWriter if path.suffix == ".parquet" else pa.ipc.new_file
+    with make(path, pa.record_batch(wrap(pa.array([], pa.string()))).schema) as writer:
+        for texts in groups:
+            writer.write(pa.record_batch(wrap(pa.array(texts, pa.string()))))
+    return path
+
+
+def texts_in(generator, rows):
+    """Draw texts."""
+    return ["".join(generator.choices("茶水火木金é a\n", k=9)) for _ in range(rows)]
+
+
+def groups_of(rows, number):
+    """Draw texts in groups of a number of rows each."""
+    generator = random.Random(3)
+    return [texts_in(generator, rows) for _ in range(number)]
+
+
+TEXT = ReadOptions(field="text")
+SOME_ROWS = st.lists(st.sampled_from([0, 1, 2, 70, 300]), max_size=9)
+
+
+@pytest.mark.parametrize("name", ARROW)
+@given(rows=SOME_ROWS, size=st.integers(1, 9000))
+def test_each_row_once(tmp_path_factory, name, rows, size):
+    """Partitions of any size hold the rows of the file, empty groups or none, and its bytes."""
+    groups = [texts_in(random.Random(number), n) for number, n in enumerate(rows)]
+    path = write_groups(tmp_path_factory.mktemp("rows") / name, groups)
+    corpus = find_sources(path)
+    whole, divided_meter = Meter(), Meter()
+    expected = documents(corpus.sources[0], TEXT, whole)
+    parts = list(divided(corpus, TEXT, size))
+    assert expected == [text for group in groups for text in group]
+    assert [text for part in parts for text in documents(part, TEXT, divided_meter)] == expected
+    assert divided_meter.text == whole.text == sum(len(text.encode()) for text in expected)
+    assert divided_meter.stored == whole.stored == path.stat().st_size
+    assert sum(part.size for part in parts) == path.stat().st_size
+    if name == "a.parquet":
+        assert len(parts) <= max(1, sum(map(bool, rows)))
+
+
+@pytest.mark.parametrize("name", ARROW)
+def test_row_groups_are_grouped(tmp_path, name):
+    """Groups are partitions of their own where they are large, and share one where they are not."""
+    corpus = find_sources(write_groups(tmp_path / name, groups_of(300, 12)))
+    assert len(list(divided(corpus, TEXT, 1))) == 12
+    parts = list(divided(corpus, TEXT, corpus.size // 4 + 1))
+    assert [len(documents(part, TEXT)) for part in parts] == [900] * 4
+    assert len({part.size // 100 for part in parts}) <= 2
+    assert list(divided(corpus, TEXT, corpus.size)) == list(corpus.sources)
+
+
+@pytest.mark.parametrize("name", ARROW)
+@pytest.mark.parametrize("more", [{}, {"document_frequency": True}, {"ngrams": 2}], ids=str)
+@pytest.mark.parametrize("method", ["naive", "compiled"])
+def test_tables_of_row_groups_add_up(tmp_path, name, method, more):
+    """Jobs of row groups that were pickled add up to the whole job, in any order."""
+    path = write_groups(tmp_path / name, groups_of(50, 7))
+    whole = job(path, options=TEXT, method=method, **more)
+    parts = [pickle.loads(pickle.dumps(part)).run() for part in whole.divided(1)]
+    assert len(parts) == 7
+    random.Random(1).shuffle(parts)
+    total, expected = sum(parts), whole.run()
+    assert list(total.rows()) == list(expected.rows())
+    assert (total.documents, total.tokens) == (expected.documents, expected.tokens)
+    assert sum(part.run.text_bytes for part in parts) == expected.run.text_bytes
+    assert sum(part.run.stored_bytes for part in parts) == expected.run.stored_bytes
+
+
+@pytest.mark.parametrize("name", ARROW)
+def test_fields_of_row_groups(tmp_path, name):
+    """A field inside another, one with a dot in its name, and one by its number are found."""
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+
+    def wrap(column):
+        inner = pa.StructArray.from_arrays([column, column], ["b", "c"])
+        return {"a": inner, "x.y": column, "n": pa.array(range(len(column)), pa.int64())}
+
+    groups = groups_of(40, 6)
+    corpus = find_sources(write_groups(tmp_path / name, groups, wrap=wrap))
+    expected = [text for group in groups for text in group]
+    for field in ("a.b", "x.y", "2"):
+        options = ReadOptions(field=field)
+        parts = list(divided(corpus, options, 1))
+        assert len(parts) == 6
+        assert [text for part in parts for text in documents(part, options)] == expected
+
+
+@pytest.mark.parametrize("name", ARROW)
+def test_row_groups_at_a_url(tmp_path, name, monkeypatch):
+    """Row groups are found in a few bytes of a URL's file, and read from there by themselves."""
+    fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
+    from perftricks.wordcount.reading.urls import FileSystem
+
+    groups = groups_of(3000, 8)
+    path = write_groups(tmp_path / name, groups)
+    url = f"memory://{uuid.uuid4().hex}/{name}"
+    fsspec.filesystem("memory").pipe({url: path.read_bytes()})
+    read = []
+
+    def counted(self, real=FileSystem.open):
+        file = real(self)
+        take = file.read
+
+        def look(size=-1):
+            data = take(size)
+            read.append(len(data))
+            return data
+
+        file.read = look
+        return file
+
+    corpus = find_sources(url)
+    with monkeypatch.context() as patch:
+        patch.setattr(FileSystem, "open", counted)
+        assert list(divided(corpus, TEXT, corpus.size)) == list(corpus.sources)
+        assert not read
+        parts = list(divided(corpus, TEXT, 1))
+        assert 0 < sum(read) < min(corpus.size / 5, 70_000)
+        read.clear()
+        assert documents(parts[3], TEXT) == groups[3]
+        assert sum(read) < corpus.size / 2
+    assert len(parts) == 8
+    assert [text for part in parts for text in documents(part, TEXT)] == sum(groups, [])
+    assert sum(part.run() for part in job(url, options=TEXT).divided(1)) == count_files(
+        path, field="text"
+    )
+
+
+@pytest.mark.parametrize("name", ARROW)
+@pytest.mark.parametrize("method", ["naive", "compiled"])
+def test_rows_are_numbered_from_the_beginning_of_the_file(tmp_path, name, method):
+    """Errors are those of one run over the file, with the number of the row in the file."""
+    groups = groups_of(100, 6)
+    groups[4][23] = None
+    path = write_groups(tmp_path / name, groups)
+    for field, problem in {
+        "text": r"row 424: column 'text' is null; expected a string",
+        "n": "column 'n' is int64; expected strings",
+        "x": "no column 'x'; the columns are: 'n', 'text'",
+    }.items():
+        whole = job(path, options=ReadOptions(field=field), method=method)
+        with pytest.raises(CorpusError, match=problem) as expected:
+            whole.run()
+        with pytest.raises(CorpusError) as found:
+            sum(part.run() for part in whole.divided(1))
+        assert str(found.value) == str(expected.value)
+
+
+def test_damaged_row_groups(tmp_path, pq):
+    """A damaged row group is an error of its own partition; of a damaged file there is but one."""
+    path = write_groups(tmp_path / "a.parquet", groups_of(200, 6))
+    data = bytearray(path.read_bytes())
+    place = pq.ParquetFile(path).metadata.row_group(3).column(1).data_page_offset
+    data[place : place + 30] = b"\xff" * 30
+    path.write_bytes(data)
+    whole = job(path, options=TEXT)
+    with pytest.raises(CorpusError, match=r"a\.parquet.*: not parquet: ") as expected:
+        whole.run()
+    parts = list(whole.divided(1))
+    assert [part.run().documents for part in parts[:3]] == [200] * 3
+    with pytest.raises(CorpusError) as found:
+        parts[3].run()
+    assert str(found.value) == str(expected.value)
+    for broken in (data[:-9], data[: len(data) // 2], b"PAR1" + bytes(99) + b"PAR1"):
+        path.write_bytes(broken)
+        (part,) = divided(find_sources(path), TEXT, 1)
+        with pytest.raises(CorpusError, match=r"a\.parquet.*: not parquet: "):
+            documents(part, TEXT)
+
+
+def test_what_has_no_row_groups(tmp_path):
+    """A stream of Arrow, a file without rows, and files that may be bad are one partition each."""
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    table = pa.table({"text": ["茶", "水"] * 99})
+    with pa.ipc.new_stream(tmp_path / "stream.arrow", table.schema) as writer:
+        writer.write_table(table, max_chunksize=9)
+    write_groups(tmp_path / "none.parquet", [])
+    write_groups(tmp_path / "empty.parquet", [[], []])
+    write_groups(tmp_path / "none.arrow", [])
+    for name, rows in (
+        ("stream.arrow", 198),
+        ("none.parquet", 0),
+        ("empty.parquet", 0),
+        ("none.arrow", 0),
+    ):
+        corpus = find_sources(tmp_path / name)
+        assert list(divided(corpus, TEXT, 1)) == list(corpus.sources)
+        assert len(documents(corpus.sources[0], TEXT)) == rows
+        assert job(tmp_path / name, options=TEXT).run().documents == rows
+    write_groups(tmp_path / "many.parquet", groups_of(9, 9))
+    corpus = find_sources(tmp_path / "many.parquet", skip_bad=True)
+    assert list(divided(corpus, TEXT, 1)) == list(corpus.sources)
+
+
+BATCHES = ["record batches 1 to 1", "record batches 2 to 2"]
+
+
+def test_partitions_in_words(tmp_path):
+    """What a partition is of a file is said in its own unit."""
+    lines = tmp_path / "a.txt"
+    lines.write_text("茶\n" * 999)
+    for path, size, first, last in (
+        (lines, 2000, "bytes 0 to 2,000", "bytes 2,000 to 3,996"),
+        (write_groups(tmp_path / "a.parquet", groups_of(600, 2)), 1, "rows 1 to 600", "rows 601 to"),
+        (write_groups(tmp_path / "a.arrow", groups_of(9, 2)), 1, *BATCHES),
+    ):
+        options = ReadOptions(field="text")
+        parts = list(divided(find_sources(path), options, size))
+        assert in_words(parts[0]) == f"{first} of {path}"
+        assert in_words(parts[-1]).startswith(last)
+        assert in_words(find_sources(path).sources[0]) == str(path)

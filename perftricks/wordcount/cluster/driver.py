@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from perftricks.parallel.errors import ClusterError, Failure
 from perftricks.wordcount.cluster import tasks
 from perftricks.wordcount.cluster.tasks import Common, Tally, TaskFailed
+from perftricks.wordcount.reading.partitions import in_words
 from perftricks.wordcount.reading.sources import Source
 
 _FAN_IN = 16
@@ -217,12 +218,11 @@ class Driver:
 
     def _begin_partition(self, source: Source) -> None:
         number, self._begun = self._begun, self._begun + 1
-        stop = "the end" if source.stop is None else f"{source.stop:,}"
         self._partitions += 1
         self._begin(
             _Task(
                 self._client.submit(tasks.count, self._common, source, pure=False),
-                f"bytes {source.start:,} to {stop} of {source.name}",
+                in_words(source),
                 0,
                 number,
             )

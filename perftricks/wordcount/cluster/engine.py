@@ -24,7 +24,7 @@ from perftricks.wordcount.methods.compiled import as_key
 from perftricks.wordcount.methods.kernel_tables import ngram_table, token_table
 from perftricks.wordcount.methods.method import Progress
 from perftricks.wordcount.reading.partitions import divided
-from perftricks.wordcount.reading.sources import Source
+from perftricks.wordcount.reading.sources import Range, Source
 from perftricks.wordcount.reading.streams import with_whole_lines
 from perftricks.wordcount.table.columnar import ColumnTable
 from perftricks.wordcount.table.columns import Columns, columns_of
@@ -239,7 +239,7 @@ class _Run:
         for index, source in enumerate(job.corpus.sources[number:], number):
             begin = offset if index == number else 0
             whole = replace(source, path=_absolute(source.path))
-            if begin and not _is_text(job, source):
+            if begin and not _has_places(job, source):
                 raise OptionError(
                     f"the checkpoint is in the midst of {source.name!r}, at a document that only "
                     "the engine of one machine finds again; let that go on with it"
@@ -248,16 +248,16 @@ class _Run:
             # Pieces of the same size, and no small one at the end.
             pieces = max(1, round((source.size or 0) / size))
             for part in divided(corpus, job.options, math.ceil((source.size or 1) / pieces)):
-                if part.stop is not None and part.stop <= begin:
-                    continue
-                if part.start < begin:
-                    part = replace(part, start=begin, size=(part.size or 0) - begin + part.start)
-                    if with_whole_lines(part).start != begin:
-                        raise OptionError(
-                            f"the checkpoint is in the midst of a line of {source.name!r}, as long "
-                            "ones are; let the engine of one machine go on with it"
-                        )
-                yield _Place(index, part)
+                rest = _behind(part, begin) if begin else part
+                self._pass_over((part.size or 0) - (0 if rest is None else rest.size or 0))
+                if rest is not None:
+                    yield _Place(index, rest)
+
+    def _pass_over(self, stored: int) -> None:
+        """Note bytes that a run before had counted."""
+        if stored:
+            self.before = (self.before[0] + stored, self.before[1] + stored)
+            self._counted(stored)
 
     # ------------------------------------------------------------------------- checkpoint
 
@@ -328,14 +328,16 @@ class _Run:
             checkpoint.save(_with_runs(state, spill), {})
 
     def _may_stop(self, place: _Place) -> bool:
-        return not place.source.start or _is_text(self._job, place.source)
+        return place.source.begins_file or _has_places(self._job, place.source)
 
     def _move(self, state: State, place: _Place | None) -> None:
         """Note in the state that all before a place is done."""
         sources = self._job.corpus.sources
         state.source = len(sources) if place is None else place.number
         state.offset = 0
-        if place is not None and place.source.start:
+        if place is not None and place.source.rows is not None:
+            state.offset = place.source.rows.start
+        elif place is not None and place.source.start:
             state.offset = with_whole_lines(place.source).start
         state.stored = sum(source.size or 0 for source in sources[: state.source])
         state.text = state.stored  # as far as that is known without reading
@@ -348,10 +350,13 @@ def _with_runs(state: State, spill: Spill) -> State:
     return state
 
 
-def _is_text(job: FileJob, source: Source) -> bool:
-    """Whether a place in a source is a number of bytes, also to the engine of one machine."""
+def _has_places(job: FileJob, source: Source) -> bool:
+    """Whether a place in a source is the same number to the engine of one machine.
+
+    It is one of documents there, but of bytes in text that is counted as it is stored.
+    """
     options = job.options
-    return (
+    return source.format == "parquet" or (
         source.format == "text"
         and not source.compression
         and options.errors == "strict"
@@ -359,6 +364,29 @@ def _is_text(job: FileJob, source: Source) -> bool:
         and options.encoding != "auto"
         and codecs.lookup(options.encoding).name == "utf-8"
     )
+
+
+def _behind(part: Source, place: int) -> Source | None:
+    """Return what of a partition is behind a place in its file; None if nothing is.
+
+    Raises:
+        OptionError: If the place is in the midst of a line.
+    """
+    if part.format == "parquet":
+        start, stop = part.rows or Range(0)
+        if stop is not None and stop <= place:
+            return None
+        return replace(part, rows=Range(max(start, place), stop))
+    if part.stop is not None and part.stop <= place:
+        return None
+    if part.start < place:
+        part = replace(part, start=place, size=(part.size or 0) - place + part.start)
+        if with_whole_lines(part).start != place:
+            raise OptionError(
+                f"the checkpoint is in the midst of a line of {part.name!r}, as long ones are; let "
+                "the engine of one machine go on with it"
+            )
+    return part
 
 
 def _partition_size(job: FileJob, workers: int) -> int:

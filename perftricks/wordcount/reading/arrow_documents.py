@@ -6,8 +6,10 @@ A column goes to the kernel as it is in memory, without a Python object for a do
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perftricks.wordcount.errors import CorpusError, too_long
 from perftricks.wordcount.reading.urls import FileSystem, is_url
@@ -58,21 +60,22 @@ class ArrowDocuments:
             CorpusError: If the file is damaged, has no such column, or a value is missing or
                 longer than memory allows.
         """
-        from perftricks.wordcount.table.arrow import is_damage
+        from perftricks.wordcount.table.arrow import is_damage, strings_in
 
         name, field = self._source.name, self._options.field
         assert field is not None
         stored = self._meter.stored
         size = self._source.size or 0
-        row = 0
+        rows = 0
         try:
             read = _read_parquet if self._source.format == "parquet" else _read_arrow
             with _opened(self._source) as file:
-                for column, done in read(file, field):
-                    for part in checked_parts(column, field, name, row, self._options.limit):
-                        row += len(part)
-                        self._meter.text += part.nbytes
+                for column, done in read(file, field, self._source):
+                    first = functools.partial(self._number, rows)
+                    for part in checked_parts(column, field, name, first, self._options.limit):
+                        self._meter.text += len(strings_in(part).text)
                         yield part
+                    rows += len(column)
                     self._meter.stored = stored + int(size * done)
         except _NoColumnError as error:
             raise CorpusError(name, str(error)) from None
@@ -84,6 +87,18 @@ class ArrowDocuments:
             what = str(error).partition("\n")[0]
             raise CorpusError(name, f"not {self._source.format}: {what}") from None
         self._meter.stored = stored + size
+
+    def _number(self, row: int) -> int:
+        """Return the number in the file of a row of the partition, both from 0."""
+        source = self._source
+        if source.batches is None or not source.batches.start:
+            return row if source.rows is None else source.rows.start + row
+        from perftricks.wordcount.table.arrow import opened_arrow
+
+        # No more than a list of them says how long record batches are.
+        with _opened(source) as file:
+            before = opened_arrow(file, 0, source.batches.start)[1]
+            return row + sum(batch.num_rows for batch in before)
 
 
 def ended(part: Any) -> np.ndarray:
@@ -104,7 +119,7 @@ def holds_strings(kind: Any) -> bool:
 
 
 def checked_parts(
-    column: Any, field: str, name: str, first: int, limit: int | None
+    column: Any, field: str, name: str, first: Callable[[], int], limit: int | None
 ) -> Iterator[Any]:
     """Yield a column in parts of a size, as arrays of strings.
 
@@ -112,7 +127,7 @@ def checked_parts(
         column: An array of Arrow.
         field: What to call it.
         name: Where it comes from.
-        first: The number of the row in front of it.
+        first: Gives the number of the row in front of it, for an error.
         limit: Bytes of memory that a document may need; None for any number.
 
     Raises:
@@ -131,7 +146,7 @@ def checked_parts(
     for start in range(0, len(column), rows):
         part = column.slice(start, rows)
         if part.null_count:
-            missing = first + start + part.is_null().index(True).as_py() + 1
+            missing = first() + start + part.is_null().index(True).as_py() + 1
             raise CorpusError(name, f"row {missing:,}: column {field!r} is null; expected a string")
         longest = compute.max(compute.utf8_length(part)).as_py() if limit is not None else 0
         if limit is not None and longest > most_characters(limit):
@@ -154,27 +169,79 @@ def _opened(source: Source) -> Iterator[Any]:
         yield file
 
 
-def _read_parquet(path: Any, field: str) -> Iterator[tuple[Any, float]]:
+class Group(NamedTuple):
+    """A row group of a .parquet, or a record batch of an .arrow.
+
+    Attributes:
+        length: How much it is of what a partition is a range of: its rows, or 1 record batch.
+        stored: Its bytes as stored, or a number in proportion to them.
+    """
+
+    length: int
+    stored: int
+
+
+def find_groups(source: Source) -> list[Group]:
+    """Return what a file may be divided into; nothing where that cannot be found out.
+
+    Row groups without rows are left out. No more than the end of the file is read. Of record
+    batches, it does not say how long they are: they are taken for equal.
+    """
+    try:
+        with _opened(source) as file:
+            if source.format == "parquet":
+                return list(_row_groups(file))
+            from perftricks.wordcount.table.arrow import opened_arrow
+
+            return [Group(1, 1)] * opened_arrow(file)[2]
+    except Exception:  # the file is looked at when it is read
+        return []
+
+
+def _row_groups(path: Any) -> Iterator[Group]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for number in range(file.metadata.num_row_groups):
+            group = file.metadata.row_group(number)
+            columns = map(group.column, range(group.num_columns))
+            if group.num_rows > 0:
+                stored = sum(column.total_compressed_size for column in columns)
+                yield Group(group.num_rows, max(stored, 1))
+
+
+def _read_parquet(path: Any, field: str, source: Source) -> Iterator[tuple[Any, float]]:
     """Yield the column in parts, each with the share of the rows that have been read."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
         number, take = _find_column(file.schema_arrow, field)
         metadata = file.metadata
-        size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        size = sum(group.total_byte_size for group in groups)
         rows = max(1, min(_PART_ROWS, _PART_BYTES * metadata.num_rows // max(size, 1)))
-        done = 0
+        ends = list(itertools.accumulate((group.num_rows for group in groups), initial=0))
+        start, stop = source.rows or (0, None)
+        stop = ends[-1] if stop is None else min(stop, ends[-1])
+        wanted = [i for i in range(len(groups)) if max(ends[i], start) < min(ends[i + 1], stop)]
+        if not wanted:
+            return
+        row = ends[wanted[0]]
         # By name, of which a file may have two; a column inside another has its path for a name.
-        for batch in file.iter_batches(rows, columns=[file.schema_arrow.names[number]]):
-            done += batch.num_rows
-            yield take(batch.column(0)), done / metadata.num_rows
+        names = [file.schema_arrow.names[number]]
+        for batch in file.iter_batches(rows, row_groups=wanted, columns=names):
+            first = min(max(start - row, 0), batch.num_rows)
+            kept = batch.slice(first, max(stop - row - first, 0))
+            row += batch.num_rows
+            if kept.num_rows:
+                yield take(kept.column(0)), (min(row, stop) - start) / (stop - start)
 
 
-def _read_arrow(path: Any, field: str) -> Iterator[tuple[Any, float]]:
+def _read_arrow(path: Any, field: str, source: Source) -> Iterator[tuple[Any, float]]:
     """Yield the column in parts, each with the share of the file that has been read, about."""
     from perftricks.wordcount.table.arrow import opened_arrow
 
-    schema, batches, number_of_batches = opened_arrow(path)
+    schema, batches, number_of_batches = opened_arrow(path, *(source.batches or ()))
     number, take = _find_column(schema, field)
     for done, batch in enumerate(batches, 1):
         yield take(batch.column(number)), done / max(number_of_batches, done)

@@ -165,11 +165,11 @@ class ColumnFeed:
     def _parts(self) -> Iterator[Any]:
         row = 0
         for chunk in self._column.chunks:
-            for part in checked_parts(chunk, "texts", "texts", row, None):
-                row += len(part)
+            for part in checked_parts(chunk, "texts", "texts", lambda row=row: row, None):
                 self.meter.text += part.nbytes
                 self.meter.stored = self.meter.text
                 yield part
+            row += len(chunk)
 
     def estimate(self) -> float:
         """Return how many bytes the column has."""

@@ -42,6 +42,18 @@ _PATTERN = re.compile(r"[*?]|\[.+\]")
 _NOT_DATA = "not one of the dataset's files (state.json)"
 
 
+class Range(NamedTuple):
+    """Some of what is numbered from 0.
+
+    Attributes:
+        start: The first one.
+        stop: The one behind the last; None for the end of the file.
+    """
+
+    start: int
+    stop: int | None = None
+
+
 @dataclass(frozen=True)
 class Source:
     """One stream of bytes to read.
@@ -55,6 +67,9 @@ class Source:
         start: Where reading starts, in bytes.
         stop: Where it stops; None for the end of the file.
         storage: Options of the file system of a URL.
+        rows: Which rows of a .parquet are read; None for all. They are whole row groups, but where
+            a run goes on in the midst of one.
+        batches: Which record batches of an .arrow are read; None for all.
     """
 
     path: str
@@ -65,6 +80,13 @@ class Source:
     start: int = 0
     stop: int | None = None
     storage: Storage = field(default=(), repr=False)  # there may be keys in it
+    rows: Range | None = None
+    batches: Range | None = None
+
+    @property
+    def begins_file(self) -> bool:
+        """Whether it begins where its file does."""
+        return not (self.start or (self.rows or self.batches or (0,))[0])
 
     @property
     def name(self) -> str:

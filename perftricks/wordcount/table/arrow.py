@@ -237,11 +237,15 @@ def parquet_writer(where: Any, schema: Any) -> Any:
     return pq.ParquetWriter(where, schema, compression="zstd", use_dictionary=False)
 
 
-def opened_arrow(source: Any) -> tuple[Any, Iterator[Any], int]:
+def opened_arrow(
+    source: Any, start: int = 0, stop: int | None = None
+) -> tuple[Any, Iterator[Any], int]:
     """Open a file of Arrow, in its file format or its stream format.
 
     Args:
         source: Its path, or an open file that can be positioned.
+        start: The number of the first record batch to read, in the file format.
+        stop: That of the one behind the last; None for the end of the file.
 
     Returns:
         The schema; the record batches, which are read when they are asked for; how many there
@@ -255,5 +259,5 @@ def opened_arrow(source: Any) -> tuple[Any, Iterator[Any], int]:
         file.seek(0)
         stream = pa.ipc.open_stream(file)
         return stream.schema, iter(stream), 0
-    size = reader.num_record_batches
-    return reader.schema, map(reader.get_batch, range(size)), size
+    numbers = range(reader.num_record_batches)[start:stop]
+    return reader.schema, map(reader.get_batch, numbers), len(numbers)
