@@ -117,6 +117,25 @@ def test_null(tmp_path, parts, name, method):
 
 
 @pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("method", METHODS)
+def test_not_utf8(tmp_path, parts, name, method):
+    """A string that is not UTF-8 is named: its bytes must not divide a document."""
+    values = [text.encode() for text in TEXTS]
+    values[170] = b"bad \xff\xed\xa0\x80"
+    column = pa.Array.from_buffers(pa.string(), 300, pa.array(values, pa.binary()).buffers())
+    WRITERS[name](pa.table({"text": column}), tmp_path / name)
+    for call in (
+        lambda: count_files(tmp_path / name, field="text", method=method),
+        lambda: count_words(column, method=method),
+    ):
+        with pytest.raises(CorpusError, match=r"row 171: column 'texts?' is not UTF-8"):
+            call()
+    (tmp_path / "good.txt").write_text("茶\n")
+    counts = count_files(tmp_path, field="text", method=method, skip_bad=True)
+    assert counts == {"茶": 1}
+
+
+@pytest.mark.parametrize("name", WRITERS)
 def test_damaged(tmp_path, name):
     """A damaged file is named, or left out if that is asked for, with all that is in it."""
     path = tmp_path / name

@@ -59,7 +59,7 @@ def many(tmp_path):
 
 
 def write_columns(path, texts, rows=70, **more):
-    """Write texts in row groups, or record batches, of so many rows; one in their midst is empty."""
+    """Write texts in row groups, or record batches, of so many rows, and an empty one."""
     table = pa.table({"t": pa.array(texts, pa.string()), "o": [{"t": text} for text in texts]})
     make = pq.ParquetWriter if path.suffix == ".parquet" else pa.ipc.new_file
     with make(path, table.schema, **more) as writer:

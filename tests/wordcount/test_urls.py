@@ -144,7 +144,7 @@ def s3():
 
 
 @pytest.mark.filterwarnings("ignore")  # botocore's, of its own time
-def test_s3(cluster, s3, texts, monkeypatch):
+def test_s3(cluster, s3, texts, tmp_path, monkeypatch):
     """Workers read ranges of objects in S3, and write the table there."""
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     monkeypatch.setattr(cluster_engine, "_LEAST", 3000)
@@ -160,6 +160,13 @@ def test_s3(cluster, s3, texts, monkeypatch):
     )
     assert same(found, expected)
     assert same(read_table(f"{bucket}/out", storage_options=s3), expected)
+    columns = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"t": TEXT.split("\n")}), columns, row_group_size=70)
+    system.pipe_file(f"{bucket}/a.parquet", columns.read_bytes())
+    monkeypatch.setattr(cluster_engine, "_LEAST", 500)
+    options = {"field": "t", "storage_options": s3, "engine": cluster.client()}
+    assert columns.stat().st_size > 2000
+    assert same(count_files(f"{bucket}/a.parquet", **options), count_files(columns, field="t"))
     wrong = {**s3, "client_kwargs": {"endpoint_url": "http://127.0.0.1:1"}}
     with pytest.raises(OSError, match=r"s3://"):
         count_files(f"{bucket}/in", storage_options=wrong)

@@ -2,7 +2,7 @@
 
 ::
 
-    client     partitions (URL, byte range), a bounded number under way
+    client     partitions (URL, range), a bounded number under way
     workers    count ─▶ table of Arrow, by hash ─┐
                count ─▶ table of Arrow, by hash ─┼─ merge ─▶ ... ─▶ tables ─┐ ranges of hashes
                count ─▶ table of Arrow, by hash ─┘                          ├─ finish ─▶ part

@@ -57,8 +57,8 @@ class ArrowDocuments:
         """Yield arrays of strings, none of which is missing.
 
         Raises:
-            CorpusError: If the file is damaged, has no such column, or a value is missing or
-                longer than memory allows.
+            CorpusError: If the file is damaged, has no such column, or a value is missing, not
+                UTF-8, or longer than memory allows.
         """
         from perftricks.wordcount.table.arrow import is_damage, strings_in
 
@@ -95,10 +95,10 @@ class ArrowDocuments:
             return row if source.rows is None else source.rows.start + row
         from perftricks.wordcount.table.arrow import opened_arrow
 
-        # No more than a list of them says how long record batches are.
+        # The end of the file says where record batches are, and not how many rows they have.
         with _opened(source) as file:
             before = opened_arrow(file, 0, source.batches.start)[1]
-            return row + sum(batch.num_rows for batch in before)
+            return row + sum(int(batch.num_rows) for batch in before)
 
 
 def ended(part: Any) -> np.ndarray:
@@ -131,7 +131,7 @@ def checked_parts(
         limit: Bytes of memory that a document may need; None for any number.
 
     Raises:
-        CorpusError: If it holds no strings, or a value is missing or too long.
+        CorpusError: If it holds no strings, or a value is missing, too long or not UTF-8.
     """
     import pyarrow as pa
     from pyarrow import compute
@@ -152,7 +152,29 @@ def checked_parts(
         if limit is not None and longest > most_characters(limit):
             what = f"a document of {longest:,} characters"
             raise CorpusError(name, too_long(what, needed_bytes(longest), limit))
-        yield part.cast(pa.large_string())
+        part = part.cast(pa.large_string())
+        try:
+            part.validate(full=True)  # nothing else looks whether it is UTF-8
+        except pa.ArrowInvalid:
+            bad = _first_that_is_not_utf8(part)
+            if bad is None:
+                raise
+            row = first() + start + bad + 1
+            what = f"row {row:,}: column {field!r} is not UTF-8, which strings of Arrow are"
+            raise CorpusError(name, what) from None
+        yield part
+
+
+def _first_that_is_not_utf8(part: Any) -> int | None:
+    """Return the number of a string in an array; None if all are UTF-8."""
+    import pyarrow as pa
+
+    for number, value in enumerate(part.cast(pa.large_binary())):
+        try:
+            value.as_py().decode()
+        except UnicodeDecodeError:
+            return number
+    return None
 
 
 class _NoColumnError(Exception):
@@ -184,8 +206,8 @@ class Group(NamedTuple):
 def find_groups(source: Source) -> list[Group]:
     """Return what a file may be divided into; nothing where that cannot be found out.
 
-    Row groups without rows are left out. No more than the end of the file is read. Of record
-    batches, it does not say how long they are: they are taken for equal.
+    Row groups without rows are left out. No more than the end of the file is read, which does not
+    say how long record batches are: they are taken for equal.
     """
     try:
         with _opened(source) as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import functools
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -165,7 +166,8 @@ class ColumnFeed:
     def _parts(self) -> Iterator[Any]:
         row = 0
         for chunk in self._column.chunks:
-            for part in checked_parts(chunk, "texts", "texts", lambda row=row: row, None):
+            first = functools.partial(int, row)
+            for part in checked_parts(chunk, "texts", "texts", first, None):
                 self.meter.text += part.nbytes
                 self.meter.stored = self.meter.text
                 yield part
