@@ -162,9 +162,9 @@ def write_groups(path, groups, *, wrap=None):
     pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     wrap = wrap or (lambda column: {"n": pa.array(range(len(column)), pa.int64()), "text": column})
     make = pq.ParquetWriter if path.suffix == ".parquet" else pa.ipc.new_file
-    with make(path, pa.record_batch(wrap(pa.array([], pa.string()))).schema) as writer:
+    with make(path, pa.RecordBatch.from_pydict(wrap(pa.array([], pa.string()))).schema) as writer:
         for texts in groups:
-            writer.write(pa.record_batch(wrap(pa.array(texts, pa.string()))))
+            writer.write(pa.RecordBatch.from_pydict(wrap(pa.array(texts, pa.string()))))
     return path
 
 

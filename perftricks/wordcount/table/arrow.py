@@ -163,9 +163,8 @@ def check_schema(schema: Any) -> tuple[bool, bool]:
 def is_of_strings(kind: Any) -> bool:
     """Whether a type of Arrow is one of strings, in any form but a dictionary."""
     types = pyarrow("a table of Arrow").types
-    return any(
-        is_one(kind) for is_one in (types.is_string, types.is_large_string, types.is_string_view)
-    )
+    is_view = getattr(types, "is_string_view", None)  # from pyarrow 16 on
+    return bool(types.is_string(kind) or types.is_large_string(kind) or (is_view and is_view(kind)))
 
 
 def columns_in(batch: Any) -> Iterator[Columns]:
