@@ -112,16 +112,23 @@ class PureCall:
             self.generators.forget_unused()
             self.left_outside = self.referents.left_by_call()
             return self._effects.released()
-        return self.replay(tensors, [value for _, value in self.reads.values()])
+        return self.replay(tensors, self.values())
+
+    def values(self) -> List[Any]:
+        """Return the values of the variables that were read so far, as the first run saw them."""
+        return [value for _, value in self.reads.values()]
 
     def replay(self, tensors: Sequence[Any], values: Sequence[Any]) -> List[Any]:
-        """Run the call again, on these tensors and these values of the variables in ``reads``."""
+        """Run the call again, on these tensors and these values of the variables in ``reads``.
+
+        The first run may be under way: a call that asks for gradients itself needs what it has
+        computed so far.
+        """
         known = self.referents.replayed()
         with self._attributes.replayed(), self.generators.replayed(), known:
             effects = self._thread_state.run(self._run, tensors, self._scope(values))
-        assert self._effects is not None
         found = effects.released()
-        if len(found) != self._effects.count:
+        if self._effects is not None and len(found) != self._effects.count:
             raise RuntimeError(
                 "%s gave %d tensors at first and %d when it is recomputed; a call that is "
                 "recomputed must do the same each time"

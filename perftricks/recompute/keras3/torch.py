@@ -27,7 +27,7 @@ from perftricks.recompute.keras3.dense import prepare as prepare
 from perftricks.recompute.keras3.dense import read as read
 from perftricks.recompute.keras3.dense import whole as whole
 from perftricks.recompute.keras3.pure import NotBuilt, PureCall
-from perftricks.recompute.keras3.torch_kept import Kept
+from perftricks.recompute.keras3.torch_kept import Kept, suspended
 from perftricks.recompute.keras3.torch_kept import mark as mark
 
 CHANGEABLE: Tuple[type, ...] = (torch.Tensor,)
@@ -169,6 +169,13 @@ def _is_small(x: Any) -> bool:
     return is_plain and x.numel() * x.element_size() <= _MOST_BYTES
 
 
+def _copy_of_small(x: Any) -> Any:
+    """Return a copy of the value of a variable, in case that it changes; None if it is large."""
+    is_plain = type(x) in (torch.Tensor, torch.nn.Parameter)
+    is_small = is_plain and x.numel() * x.element_size() <= _MOST_BYTES
+    return x.detach().clone() if is_small else None
+
+
 _MOST_BYTES = 2**16
 
 
@@ -242,14 +249,28 @@ def _check(tensors: Sequence[Any]) -> None:
 
 
 class _Used:
-    """A weight that a call uses, as it is at one moment."""
+    """A weight that a call uses, as it is at one moment.
 
-    def __init__(self, kind: str, name: str, value: Any) -> None:
+    Args:
+        kind: What kind of weight it is.
+        name: Its name.
+        value: Its tensor.
+        is_copied: Whether to keep a copy where it is small and not trained: a moving average, which
+            another call may update before the backward pass.
+    """
+
+    def __init__(self, kind: str, name: str, value: Any, is_copied: bool = False) -> None:
         self.value = value
         self.is_trained = value.requires_grad
         self._name = kind, name
         self._version = value._version
         self._place = _place(value)
+        self._copy = _copy_of_small(value) if is_copied and not self.is_trained else None
+
+    @property
+    def as_it_was(self) -> Any:
+        """Its tensor, or a copy if that has changed since."""
+        return self.value if self.value._version == self._version else self._copy
 
     def check_unchanged_by_call(self) -> None:
         """Refuse a call that has just changed it: it would be changed twice."""
@@ -261,8 +282,8 @@ class _Used:
             )
 
     def check(self) -> None:
-        """Refuse to go on if it has changed since."""
-        if self.value._version != self._version:
+        """Refuse to go on if it has changed since, and there is no copy."""
+        if self.as_it_was is None:
             raise RuntimeError(
                 "the %s %s was updated between the forward and the backward pass of a call "
                 "that is to be recomputed; run backward before the update" % self._name
@@ -308,11 +329,14 @@ def checkpoint(pure: PureCall) -> List[Any]:
     kept = None if pure.policy.is_full else Kept(pure.policy)
     failures: List[BaseException] = []
     filled_late: List[bool] = []
+    variables: List[_Used] = []
+    has_begun: List[bool] = []
 
     def run(*tensors: Any) -> List[Any]:
         cycles = _Cycles()
         begin = private.torch_operations_recorded()
-        if not pure.has_run:
+        if not has_begun:
+            has_begun.append(True)
             try:
                 with contextlib.nullcontext() if kept is None else kept.first():
                     outputs = pure.run(*tensors)
@@ -324,7 +348,11 @@ def checkpoint(pure: PureCall) -> List[Any]:
                 # that in force for as long as the error lives.
                 failures.append(failure)
                 return []
-            used.extend(_Used("variable", v.path, x) for v, x in pure.reads.values())
+            variables.extend(
+                _Used("variable", v.path, x, is_copied=x is private.own_value(v))
+                for v, x in pure.reads.values()
+            )
+            used.extend(variables)
             buffers.forget_unchanged()
             filled_late.append(private.torch_fills_what_it_saved(outputs, begin))
             if filled_late[0]:
@@ -339,10 +367,13 @@ def checkpoint(pure: PureCall) -> List[Any]:
         )
         try:
             keeping = contextlib.nullcontext() if kept is None else kept.again()
+            if not pure.has_run:  # it asks for gradients itself, before it is over
+                keeping = suspended()
             held = _trained(used), buffers.replayed(), referred.replayed()
             with held[0], held[1], held[2], surroundings.in_force(), keeping:
-                again = pure.run(*tensors)
-                if filled_late[0]:
+                values = [x.as_it_was for x in variables]
+                again = pure.replay(tensors, values if pure.has_run else pure.values())
+                if filled_late and filled_late[0]:
                     _Last.apply(torch.zeros(1, requires_grad=True))
                 return again
         except private.torch_end_of_recomputation() as end:

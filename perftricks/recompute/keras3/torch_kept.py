@@ -19,8 +19,9 @@ where dropout without a seed is one operation and drawing costs next to nothing,
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -157,6 +158,20 @@ def mark(x: Any, name: str) -> Any:
     if run is not None and isinstance(x, torch.Tensor):
         run.mark(x)
     return x
+
+
+@contextlib.contextmanager
+def suspended() -> Iterator[None]:
+    """Neither keep nor take anything for a while, in whatever calls run in this thread."""
+    runs, run = _runs(), getattr(_local, "run", None)
+    waiting = runs[:]
+    runs.clear()
+    _local.run = None
+    try:
+        yield
+    finally:
+        runs[:] = waiting
+        _local.run = run
 
 
 class _Mode(TorchDispatchMode):  # type: ignore[misc]

@@ -614,3 +614,84 @@ def test_attention_without_memory_is_a_fused_kernel(monkeypatch, kernel, masked)
     scores = 2 * 4 * 256 * 256 * 4
     assert kept("math") >= scores
     assert kept(kernel) < scores
+
+
+@pytest.mark.parametrize("create", [True, False], ids=["differentiable", "constant"])
+@pytest.mark.parametrize("policy", ["full", "save_masks", "save_matmuls", ["inner"]])
+def test_gradients_that_a_call_asks_for_itself(policy, create):
+    """A call that takes derivatives of what it computes, as physics in a network does, is exact."""
+
+    class Physics(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(WIDTH, "softplus")
+            self.norm = keras.layers.BatchNormalization()
+            self.dropout = keras.layers.Dropout(0.4)
+            self.count = 0
+
+        def build(self, shape):
+            self.dense.build(shape)
+            self.norm.build(shape)
+
+        @recompute_grad(policy=policy)
+        def call(self, x):
+            self.count += 1
+            y = recompute.keep(self.dropout(self.dense(x), training=True), "inner")
+            y = self.norm(y, training=True)
+            (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+            (second,) = torch.autograd.grad(
+                first[0].sum(), x, create_graph=create, retain_graph=True
+            )
+            return torch.tanh(self.dense(x)) * (first + second) + y
+
+    class Outer(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inner = Physics()
+
+        def build(self, shape):
+            self.inner.build(shape)
+
+        @recompute_grad
+        def call(self, x):
+            return self.inner(torch.sin(x))
+
+    def run():
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(0)
+        layers, x = (Physics(), Outer(), Physics()), inputs()
+        for _ in range(2):
+            y = x
+            for layer in layers:
+                y = layer(y)
+            y.square().sum().backward()
+        assert [layers[0].count, layers[1].inner.count, layers[2].count] == [2, 2, 2]
+        trained = [v.value.grad for layer in layers for v in layer.trainable_variables]
+        state = [v.value for layer in layers for v in layer.non_trainable_variables]
+        return (x.grad, *trained, *state)
+
+    assert_same(run)
+
+
+@pytest.mark.parametrize("how", ["another call", "a call without gradients", "by hand"])
+def test_averages_that_change_before_the_backward_pass(how):
+    """Moving averages that a call has used may be updated before the gradients are taken."""
+
+    def run():
+        keras.utils.clear_session()
+        norm, x = keras.layers.BatchNormalization(), inputs()
+        norm.build(x.shape)
+        call = recompute_grad(lambda x: torch.tanh(norm(torch.sin(x), training=False)))
+        for _ in range(2):
+            loss = call(x).square().sum()
+            if how == "another call":
+                loss = loss + norm(x, training=True).pow(4).sum()
+            elif how == "by hand":
+                norm.moving_mean.assign(norm.moving_mean + 1)
+            else:
+                with torch.no_grad():
+                    norm(x, training=True)
+            loss.backward()
+        return (x.grad, *(v.value.grad for v in norm.trainable_variables), norm.moving_mean.value)
+
+    assert_same(run)
