@@ -178,7 +178,13 @@ class Budgeting:
             number += 1
         found = self._peak(curve[number])
         if found > budget:
-            raise BudgetError(self._too_little(budget, found), found)
+            # Where the sums are far out, the choices that come next need less.
+            while number + 1 < len(curve) and self._peak(curve[number + 1]) < found:
+                number += 1
+                found = self._peak(curve[number])
+        if found > budget:
+            least = min(self._peaks.values())
+            raise BudgetError(self._too_little(budget, least), least)
         points = [
             Point(self._peaks.get(choice.pieces, peak), self._plain_seconds + choice.time)
             for choice, peak in zip(curve, peaks)

@@ -15,7 +15,7 @@ from perftricks.recompute.budgeting import Setting, plan_for
 from perftricks.recompute.measure.counters import xla_buffers
 from perftricks.recompute.measure.work import ceilings
 from perftricks.recompute.outlining import Outlined
-from tests.recompute.keras3.training import BACKEND, array, fresh_model
+from tests.recompute.keras3.training import BACKEND, array, fresh_model, only_torch
 
 WIDTH, BATCH, LENGTH = 32, 16, 24
 
@@ -303,3 +303,26 @@ def test_what_cannot_be_planned():
     with pytest.raises(ValueError, match="has a call of its own, so what it takes is not known"):
         recompute.plan(own, budget="1GiB", batch_size=2)
     assert plan_for(model, Outlined(model), 2**40, Setting(2, LENGTH, None, None)).step_peak > 0
+
+
+@only_torch
+@pytest.mark.parametrize("batch", [8, 256])
+def test_the_least_is_what_can_be_had(batch):
+    """The least that a refusal names fits, and nothing below it does."""
+    keras.config.set_dtype_policy("mixed_bfloat16")  # the sums are far out for these casts
+    block = [
+        layers.Conv2D(4, 3, padding="same", use_bias=False),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.Conv2DTranspose(4, 2, 2),
+        layers.GroupNormalization(2),
+    ]
+    inputs = keras.Input((8, 8, 3))
+    x = layers.SeparableConv2D(4, 3)(keras.Sequential(block)(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalMaxPooling2D()(x)))
+    with pytest.raises(recompute.BudgetError) as error:
+        recompute.plan(model, batch_size=batch, budget=1)
+    least = error.value.least
+    assert recompute.plan(model, batch_size=batch, budget=least).step_peak == least
+    with pytest.raises(recompute.BudgetError):
+        recompute.plan(model, batch_size=batch, budget=least - 1)
