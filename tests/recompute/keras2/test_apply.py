@@ -275,17 +275,17 @@ def test_the_plan():
 @pytest.mark.parametrize("options", [{}, {"every": 2}, {"layers": layers.Dense}])
 def test_a_plan_of_another_copy(options, tmp_path):
     """It is made without touching the model, saved, and applied to one of the same structure."""
-    loaded = saved_plan(fresh_model(lambda: residual(9)), tmp_path / "plan.json", options)
+    loaded = saved_plan(fresh_model(lambda: residual(4)), tmp_path / "plan.json", options)
 
     def planned():
         residual(1)  # so that the layers have other names
-        copy = residual(9)
+        copy = residual(4)
         recompute.apply(copy, plan=loaded)
         assert is_applied(copy)
         return copy
 
     assert_exact(planned, *data())
-    fits, other = fresh_model(lambda: residual(9)), fresh_model(lambda: residual(8))
+    fits, other = fresh_model(lambda: residual(4)), fresh_model(lambda: residual(3))
     assert_refused_where_it_does_not_fit(loaded, fits, other)
 
 
