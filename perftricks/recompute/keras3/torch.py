@@ -7,7 +7,7 @@ import gc
 import sys
 import traceback
 from types import FrameType
-from typing import Any, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Set, Tuple
 
 import keras
 import torch
@@ -27,6 +27,7 @@ from perftricks.recompute.keras3.dense import prepare as prepare
 from perftricks.recompute.keras3.dense import read as read
 from perftricks.recompute.keras3.dense import whole as whole
 from perftricks.recompute.keras3.pure import NotBuilt, PureCall
+from perftricks.recompute.keras3.torch_backward import watched
 from perftricks.recompute.keras3.torch_kept import Kept, suspended
 from perftricks.recompute.keras3.torch_kept import mark as mark
 
@@ -332,13 +333,17 @@ def checkpoint(pure: PureCall) -> List[Any]:
     variables: List[_Used] = []
     has_begun: List[bool] = []
 
+    def reached(tensors: Sequence[Any]) -> Callable[[], Tuple[Sequence[Any], Sequence[Any]]]:
+        return lambda: ([x for x in pure.values() if x.requires_grad], tensors)
+
     def run(*tensors: Any) -> List[Any]:
         cycles = _Cycles()
         begin = private.torch_operations_recorded()
         if not has_begun:
             has_begun.append(True)
             try:
-                with contextlib.nullcontext() if kept is None else kept.first():
+                keeping = contextlib.nullcontext() if kept is None else kept.first()
+                with keeping, watched(reached(tensors)):
                     outputs = pure.run(*tensors)
                 for x in used:
                     x.check_unchanged_by_call()

@@ -695,3 +695,36 @@ def test_averages_that_change_before_the_backward_pass(how):
         return (x.grad, *(v.value.grad for v in norm.trainable_variables), norm.moving_mean.value)
 
     assert_same(run)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_backward_pass_of_a_call(inside):
+    """One that stays within the call is exact; one that adds to gradients of others is refused."""
+
+    class Descent(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(WIDTH, "softplus")
+
+        def build(self, shape):
+            self.dense.build(shape)
+
+        @recompute_grad
+        def call(self, x):
+            z = x.detach().requires_grad_() if inside else x * 1
+            energy = (z**2).sum() if inside else self.dense(z).sum()
+            energy.backward(retain_graph=True)
+            return self.dense(x) * (z.grad if inside else 1)
+
+    def run():
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(0)
+        layer, x = Descent(), inputs()
+        layer(layer(x)).square().sum().backward()
+        return (x.grad, *(v.value.grad for v in layer.trainable_variables))
+
+    if inside:
+        assert_same(run)
+        return
+    with pytest.raises(RuntimeError, match=r"runs backward\(\) itself"), recompute_scope(True):
+        run()
