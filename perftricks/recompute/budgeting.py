@@ -61,7 +61,8 @@ def plan_for(model: Any, outlined: Outlined, budget: int, setting: Setting) -> P
     Raises:
         ValueError: If none fits, or what the step does is not known.
     """
-    with applied(model, None):  # a plan that is in force is none of what there is to choose from
+    # A plan that is in force is none of what there is to choose from.
+    with applied(model, outlined, None):
         return Budgeting(model, outlined, setting).plan(budget)
 
 
@@ -211,7 +212,8 @@ class Budgeting:
 
         if choice.pieces not in self._peaks:
             plan = self._plan_of(choice)
-            with applied(self._model, plan if any(s.recomputed for s in plan.segments) else None):
+            wanted = plan if any(s.recomputed for s in plan.segments) else None
+            with applied(self._model, self._outlined, wanted):
                 self._peaks[choice.pieces] = peak_bytes(self._step)
         return self._peaks[choice.pieces]
 

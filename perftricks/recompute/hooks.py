@@ -57,11 +57,12 @@ def take_out(model: Any) -> None:
 
 
 @contextlib.contextmanager
-def applied(model: Any, plan: Optional[Plan]) -> Iterator[None]:
+def applied(model: Any, outlined: Outlined, plan: Optional[Plan]) -> Iterator[None]:
     """Have a plan in force for a while, and then again what was before.
 
     Args:
         model: A model of Keras 3.
+        outlined: What planning sees of it.
         plan: The plan; None for a while without any.
     """
     family = family_of(model)
@@ -76,7 +77,7 @@ def applied(model: Any, plan: Optional[Plan]) -> Iterator[None]:
         if plan is None:
             take_out(model)
         else:
-            put_in(model, Outlined(model), plan)
+            put_in(model, outlined, plan)
         yield
     finally:
         take_out(model)

@@ -72,7 +72,7 @@ def profile(
     samples = Samples(model, outlined, batch_size, length, x)
     if optimizer is None:
         optimizer = getattr(model, "optimizer", None)
-    with applied(model, None):
+    with applied(model, outlined, None):
         return _Profiler(model, outlined, samples, batch_size).profile(plan, optimizer)
 
 

@@ -167,17 +167,20 @@ class Referred:
 def _is_small(x: Any) -> bool:
     """Tell whether to keep a copy of a tensor that a call refers to, in case that it changes."""
     is_plain = type(x) is torch.Tensor and not x.requires_grad and not x._is_view()
-    return is_plain and x.numel() * x.element_size() <= _MOST_BYTES
+    return is_plain and _has_few_bytes(x)
 
 
 def _copy_of_small(x: Any) -> Any:
     """Return a copy of the value of a variable, in case that it changes; None if it is large."""
-    is_plain = type(x) in (torch.Tensor, torch.nn.Parameter)
-    is_small = is_plain and x.numel() * x.element_size() <= _MOST_BYTES
+    is_small = type(x) in (torch.Tensor, torch.nn.Parameter) and _has_few_bytes(x)
     return x.detach().clone() if is_small else None
 
 
 _MOST_BYTES = 2**16
+
+
+def _has_few_bytes(x: Any) -> bool:
+    return bool(x.numel() * x.element_size() <= _MOST_BYTES)
 
 
 class Surroundings:

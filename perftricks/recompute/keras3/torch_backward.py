@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 
@@ -33,7 +33,7 @@ def _backward(*args: Any, **kwargs: Any) -> None:
         return
     weights, inputs = _running.reached()
     before = [(w, w.grad, -1 if w.grad is None else w.grad._version) for w in weights]
-    found: "list[Any]" = []
+    found: List[Any] = []
     hooks = [x.register_hook(found.append) for x in inputs if x.requires_grad]
     try:
         _plain(*args, **kwargs)
