@@ -13,20 +13,19 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from perftricks.parallel.cores import available_cores
-from perftricks.parallel.errors import (
-    ClusterError,
-    ItemTimeoutError,
-    ParallelError,
-    RemoteError,
-    UnpicklableError,
-    WorkerCrashedError,
-)
-from perftricks.parallel.seeds import item_seed
-from perftricks.parallel.state import worker_state
-
 if TYPE_CHECKING:
     from perftricks.parallel.apply import parallel_apply, parallel_apply_generator, parallel_count
+    from perftricks.parallel.cores import available_cores
+    from perftricks.parallel.errors import (
+        ClusterError,
+        ItemTimeoutError,
+        ParallelError,
+        RemoteError,
+        UnpicklableError,
+        WorkerCrashedError,
+    )
+    from perftricks.parallel.seeds import item_seed
+    from perftricks.parallel.state import worker_state
 
 __all__ = [
     "ClusterError",
@@ -43,12 +42,15 @@ __all__ = [
     "worker_state",
 ]
 
+_ELSEWHERE = {"available_cores": "cores", "item_seed": "seeds", "worker_state": "state"}
+
 
 def __getattr__(name: str) -> Any:
-    """Import what starts workers when it is first used: it imports all of multiprocessing."""
-    if name in __all__:
-        return getattr(importlib.import_module("perftricks.parallel.apply"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a part when it is first used: what starts workers imports all of multiprocessing."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "apply" if name.startswith("parallel_") else _ELSEWHERE.get(name, "errors")
+    return getattr(importlib.import_module(f"perftricks.parallel.{module}"), name)
 
 
 def __dir__() -> list[str]:

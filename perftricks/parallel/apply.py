@@ -347,7 +347,7 @@ def parallel_apply_generator(
     check_choice("on_error", on_error, ("raise", "skip", "return"))
     check_choice("read_in", read_in, ("auto", "thread", "caller"))
     backend = open_backend(
-        Work(func, ListCollector, initializer, finalizer=finalizer),
+        Work(func, ListCollector, initializer, finalizer),
         executor,
         workers,
         random_seeds,
@@ -464,7 +464,7 @@ def parallel_count(
     limit = queue_size(max_queue_size, workers, _BATCHES * (size or 1000))
     check_choice("on_error", on_error, ("raise", "skip"))
     backend = open_backend(
-        Work(func, CountCollector, initializer, finalizer=finalizer),
+        Work(func, CountCollector, initializer, finalizer),
         executor,
         workers,
         random_seeds,
@@ -560,7 +560,7 @@ def _total(
     try:
         with report:
             for piece in window.pieces():
-                if isinstance(piece.values, Counter):
+                if isinstance(piece.values, dict):
                     total.update(piece.values)
                 window.deliver(piece.items)
                 report.done(piece.items)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import signal
-import traceback
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from perftricks.parallel import pickling
 
@@ -60,8 +58,7 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.args[0]}"""'
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """A task's exception on its way from a worker process to the caller."""
 
     pickled: bytes | None
@@ -190,6 +187,8 @@ def _summary(error: BaseException) -> str:
 
 
 def _format(error: BaseException) -> str:
+    import traceback  # a worker that nothing fails in has no need of it
+
     try:
         return "".join(traceback.format_exception(type(error), error, error.__traceback__))
     except Exception:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import pickle
 import sys
-import types
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-import cloudpickle
-
-from perftricks.parallel import byvalue
 from perftricks.parallel.aside import Aside, Collector
 
 _shares_main = False
@@ -36,11 +31,32 @@ def dumps(thing: object, *, shares_main: bool | None = None) -> bytes:
     Raises:
         Exception: Whatever pickling raises.
     """
+    return _dumps(thing, _shares_main if shares_main is None else shares_main, None)
+
+
+def _dumps(thing: object, shares_main: bool, collector: Collector | None) -> bytes:
     with io.BytesIO() as buffer:
-        shares_main = _shares_main if shares_main is None else shares_main
-        pickler = _ForkPickler if shares_main else _Pickler
-        pickler(buffer).dump(thing)
+        try:
+            _PlainPickler(buffer, pickle.HIGHEST_PROTOCOL).dump(thing)
+        except Exception:
+            buffer.seek(0)
+            buffer.truncate()
+            _pickler_of(shares_main)(buffer, buffer_callback=collector).dump(thing)
         return buffer.getvalue()
+
+
+class _PlainPickler(pickle.Pickler):
+    """Pickles numbers, text, bytes and the containers of them; anything else is an error."""
+
+    def reducer_override(self, obj: Any) -> NoReturn:
+        raise pickle.PicklingError
+
+
+def _pickler_of(shares_main: bool) -> Callable[..., Any]:
+    """Return the pickler of all the rest."""
+    from perftricks.parallel import picklers
+
+    return picklers.ForkPickler if shares_main else picklers.Pickler
 
 
 class Packed(NamedTuple):
@@ -67,10 +83,7 @@ def pack(thing: object, *, large: bool) -> Packed:
     """
     if large:
         collector = Collector()
-        with io.BytesIO() as buffer:
-            kind = _ForkPickler if _shares_main else _Pickler
-            kind(buffer, buffer_callback=collector).dump(thing)
-            pickled = buffer.getvalue()
+        pickled = _dumps(thing, _shares_main, collector)
         return _packed(pickled, collector.buffers, lambda: dumps(thing))
     return Packed(dumps(thing))
 
@@ -134,7 +147,7 @@ class Keeper:
 
     def _dump(self, item: Any, collector: Collector | None) -> bytes:
         if self._pickler is None:  # it is used again, for it takes long to make one
-            kind = _ForkPickler if self._shares_main() else _Pickler
+            kind = _pickler_of(self._shares_main())
             self._pickler = kind(self._buffer, buffer_callback=collector)
         self._buffer.seek(0)
         self._buffer.truncate()
@@ -165,40 +178,3 @@ def _is_small_array(item: Any) -> bool:
         and item.nbytes <= _SMALL_ARRAY
         and not item.dtype.hasobject
     )
-
-
-class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles what has no name on the other side, as :mod:`.byvalue` says."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        return byvalue.reduced(obj, super().reducer_override(obj))
-
-
-class _Pickler(_ByValue):
-    """Pickles cached functions of the main module too, for a reader that has another one."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, functools._lru_cache_wrapper) and obj.__module__ == "__main__":
-            return _cached, (obj.__wrapped__, obj.cache_parameters())
-        return super().reducer_override(obj)
-
-
-class _ForkPickler(_ByValue):
-    """Pickles by name whatever can be found by its name, in the main module too."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, (type, types.FunctionType)) and _can_be_found(obj):
-            return NotImplemented
-        return super().reducer_override(obj)
-
-
-def _can_be_found(thing: Any) -> bool:
-    found: Any = sys.modules.get(thing.__module__)
-    for name in thing.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is thing
-
-
-def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Callable[..., Any]:
-    cached: Callable[..., Any] = functools.lru_cache(**parameters)(function)
-    return cached

@@ -6,15 +6,16 @@ import contextlib
 import contextvars
 import functools
 import importlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
+import os
 import random
-import secrets
 import struct
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
 
 _MASK = 2**64 - 1
 _KEY_WORDS = 624  # of 32 bits: the state of a Mersenne Twister, beside its position
@@ -25,7 +26,7 @@ _current_seed: contextvars.ContextVar[int | None] = contextvars.ContextVar(
 
 def new_root_seed() -> int:
     """Draw a root seed from the operating system: 64 bits."""
-    return secrets.randbits(64)
+    return int.from_bytes(os.urandom(8), "little")
 
 
 def seed_of(root_seed: int, index: int) -> int:
@@ -92,39 +93,39 @@ def expect_numpy(*, may_wait: bool) -> None:
             spares workers which never need numpy the time to import it. If False, it is imported
             now, where it is installed.
     """
-    if "numpy.random" in sys.modules or importlib.util.find_spec("numpy") is None:
+    if "numpy.random" in sys.modules:
         return
     if may_wait:
         sys.meta_path.insert(0, _SeedingFinder())
     else:
-        with contextlib.suppress(ImportError):  # as in an interpreter beside the main one
+        with contextlib.suppress(ImportError):  # also in an interpreter beside the main one
             importlib.import_module("numpy.random")
 
 
-class _SeedingFinder(importlib.abc.MetaPathFinder):
+class _SeedingFinder:
     """Finds numpy's generator as all other finders do, and has it seeded once it is loaded."""
 
     _NAME = "numpy.random.mtrand"
 
-    def find_spec(
-        self, name: str, path: object = None, target: object = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name != self._NAME:
             return None
+        import importlib.util
+
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
-            spec.loader = _SeedingLoader(spec.loader)
+            spec.loader = cast("Loader", _SeedingLoader(spec.loader))
         return spec
 
 
-class _SeedingLoader(importlib.abc.Loader):
+class _SeedingLoader:
     """Loads a module as its own loader does, then seeds its generator for the current item."""
 
-    def __init__(self, loader: importlib.abc.Loader) -> None:
+    def __init__(self, loader: Loader) -> None:
         self._loader = loader
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
+    def create_module(self, spec: ModuleSpec) -> Any:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: Any) -> None:

@@ -25,7 +25,6 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, NoReturn
 
@@ -90,8 +89,7 @@ def above_standard(descriptor: int) -> int:
         os.close(descriptor)
 
 
-@dataclass
-class Entry:
+class Entry(NamedTuple):
     """What a fresh interpreter is to become: a server.
 
     It is called as ``multiprocessing`` calls the process that a new interpreter has to run.

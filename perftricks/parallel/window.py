@@ -62,7 +62,7 @@ class Piece:
 
     Attributes:
         start: Index of the first item of the batch they come from.
-        values: One value an item (anything, where ``missing`` says so), or a Counter.
+        values: One value an item (anything, where ``missing`` says so), or counts, a dict.
         errors: Index -> why there is no result for that item.
         missing: Indices that are not in this piece because they are being tried again.
         items: How many items are settled by this piece, those in ``errors`` included.

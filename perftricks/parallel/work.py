@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from perftricks.parallel import pickling, seeds
@@ -19,7 +18,6 @@ from perftricks.parallel.pickling import Packed
 from perftricks.parallel.state import state_set
 
 
-@dataclass
 class Batch:
     """Neighbouring items of the iterable, handed to a worker together.
 
@@ -32,12 +30,21 @@ class Batch:
         suspect: Whether a worker died with it, so that it must be alone in one.
     """
 
-    start: int
-    items: Sequence[Any]
-    failures: int = 0
-    crashes: int = 0
-    broken: Mapping[int, Exception] = field(default_factory=dict)
-    suspect: bool = False
+    def __init__(
+        self,
+        start: int,
+        items: Sequence[Any],
+        failures: int = 0,
+        crashes: int = 0,
+        broken: Mapping[int, Exception] | None = None,
+        suspect: bool = False,
+    ) -> None:
+        self.start = start
+        self.items = items
+        self.failures = failures
+        self.crashes = crashes
+        self.broken = broken or {}
+        self.suspect = suspect
 
     def __len__(self) -> int:
         return len(self.items)
@@ -49,12 +56,11 @@ class Batch:
         return Batch(start, items, self.failures, self.crashes, suspect=self.suspect)
 
 
-@dataclass
-class BatchResult:
+class BatchResult(NamedTuple):
     """What came of the first ``done`` items of a batch.
 
     Attributes:
-        values: One value an item (None at a failure), or one Counter for all of them.
+        values: One value an item (None at a failure), or the counts of all of them, a dict.
         failures: Offset in the batch -> what the task raised.
         seconds: Time the worker spent.
     """
@@ -65,8 +71,7 @@ class BatchResult:
     seconds: float
 
 
-@dataclass(frozen=True)
-class BatchLost:
+class BatchLost(NamedTuple):
     """A batch that gave no result at all.
 
     Attributes:
@@ -149,12 +154,11 @@ class CountCollector:
     def skip(self) -> None:
         """Count nothing."""
 
-    def values(self) -> Counter[Any]:
+    def values(self) -> dict[Any, int]:
         """Return the counts of the batch."""
-        return self._counter
+        return dict(self._counter)
 
 
-@dataclass
 class Work:
     """The job of a run, sent to each worker once.
 
@@ -171,14 +175,22 @@ class Work:
             put back after each item, and Ctrl-C is the caller's.
     """
 
-    func: Callable[[Any], Any]
-    collector: Callable[[], Collector] = ListCollector
-    initializer: Callable[[], object] | None = None
     root_seed: int | None = None
-    worker_seeds: Sequence[Any] = field(default_factory=tuple)
-    seed_globals: bool = True
-    in_caller: bool = False
-    finalizer: Callable[[], object] | None = None
+    worker_seeds: Sequence[Any] = ()
+    seed_globals = True
+    in_caller = False
+
+    def __init__(
+        self,
+        func: Callable[[Any], Any],
+        collector: Callable[[], Collector] = ListCollector,
+        initializer: Callable[[], object] | None = None,
+        finalizer: Callable[[], object] | None = None,
+    ) -> None:
+        self.func = func
+        self.collector = collector
+        self.initializer = initializer
+        self.finalizer = finalizer
 
     def set_up(self, slot: int) -> object:
         """Prepare worker number ``slot``; return its state."""
@@ -277,12 +289,13 @@ def encode_result(result: BatchResult | BatchLost, *, large: bool = False) -> Pa
     """
     if isinstance(result, BatchLost):
         return pickling.pack(result, large=False)
-    result.failures = {
+    failures: dict[int, Exception | Failure] = {
         offset: error if isinstance(error, Failure) else Failure.of(error)
         for offset, error in result.failures.items()
     }
+    result = result._replace(failures=failures)
     try:
-        return pickling.pack(result, large=large)
+        return pickling.pack(tuple(result), large=large)
     except Exception as error:
         if not isinstance(result.values, list):
             lost = BatchLost("unpicklable", _unsendable("its keys", error))
@@ -292,10 +305,10 @@ def encode_result(result: BatchResult | BatchLost, *, large: bool = False) -> Pa
             pickling.dumps(value)
         except Exception as error:
             result.values[offset] = None
-            result.failures[offset] = Failure.of(
+            failures[offset] = Failure.of(
                 _unsendable(f"its result, of type {type(value).__name__!r},", error)
             )
-    return pickling.pack(result, large=large)
+    return pickling.pack(tuple(result), large=large)
 
 
 def decode_result(packed: Packed) -> BatchResult | BatchLost:
@@ -304,8 +317,7 @@ def decode_result(packed: Packed) -> BatchResult | BatchLost:
         result = packed.load()
     except Exception as error:
         return BatchLost("unpicklable", _unsendable("its result", error))
-    assert isinstance(result, (BatchResult, BatchLost))
-    return result
+    return result if isinstance(result, BatchLost) else BatchResult(*result)
 
 
 class Order(NamedTuple):

@@ -28,7 +28,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
 
@@ -90,8 +89,7 @@ class Greeting(NamedTuple):
     terms: Terms
 
 
-@dataclass
-class Entry:
+class Entry(NamedTuple):
     """What a fresh interpreter is to become: a worker.
 
     It is called as ``multiprocessing`` calls the process that a new interpreter has to run.
@@ -379,7 +377,9 @@ def _run_exit_handlers() -> None:
 def _open_files() -> list[io.IOBase]:
     """List the files that were opened in this process, not those that it was forked with."""
     # What was there when the server forked is frozen, and not in the list.
-    return [thing for thing in gc.get_objects() if issubclass(type(thing), io.IOBase)]
+    things = gc.get_objects()
+    kinds = {kind for kind in set(map(type, things)) if issubclass(kind, io.IOBase)}
+    return [thing for thing in things if type(thing) in kinds]
 
 
 def _write_out(files: list[io.IOBase]) -> None:

@@ -159,13 +159,17 @@ def _leftovers() -> list[str]:
 def workers_of(pid: int) -> list[psutil.Process]:
     """List the processes below ``pid`` that are workers."""
     workers = []
+    clusters = set(CLUSTERS)
+    # Parents come before their children.
     for child in psutil.Process(pid).children(recursive=True):
         try:
-            if CLUSTERS & {child.pid, *(parent.pid for parent in child.parents())}:
+            parent = child.ppid()
+            if child.pid in clusters or parent in clusters:
+                clusters.add(child.pid)
                 continue
             # A fork server's children have its command line; only the server is ours directly.
             line = " ".join(child.cmdline())
-            helper = child.ppid() == pid and any(name in line for name in HELPERS)
+            helper = parent == pid and any(name in line for name in HELPERS)
             helper = helper or child.name() == SERVER
             if child.status() != psutil.STATUS_ZOMBIE and not helper:
                 workers.append(child)
