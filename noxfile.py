@@ -63,7 +63,8 @@ def run_tests(session: nox.Session, python: str) -> None:
     install(session, "test")
     with rows.recorded(session, f"pythons-{python}") as counted:
         # Many tests wait, for a time-out or for another process.
-        pytest(session, counted, "-n", str(2 * (os.cpu_count() or 2)))
+        workers = str(2 * (os.cpu_count() or 2))
+        pytest(session, counted, "-n", workers, "--dist", "loadgroup")
 
 
 @nox.session(python=FREE_THREADED.python, default=False)

@@ -96,6 +96,10 @@ def _serve(workers: int, threads: int, tls: str) -> None:
             # After so long a LocalCluster gives up a worker that was lost once and is, at that
             # moment, lost again.
             "distributed.deploy.lost-worker-timeout": "1h",
+            # What a cluster watches in itself takes a tenth of a core all the time.
+            "distributed.worker.profile.enabled": False,
+            "distributed.admin.tick.interval": "1h",
+            "distributed.admin.system-monitor.interval": "1h",
         }
     )
     security = None

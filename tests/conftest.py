@@ -38,13 +38,22 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 def pytest_configure(config):
     """Register the marker of what kills parts of a cluster."""
+    config.addinivalue_line("markers", "xdist_group: what runs in the same worker of pytest-xdist")
     config.addinivalue_line(
         "markers", "cluster_faults: kills parts of a cluster; for `nox -s dask`, which takes longer"
     )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Leave out what kills parts of a cluster, unless it is asked for."""
+    """Leave out what kills parts of a cluster, unless it is asked for.
+
+    What needs the cluster runs in one worker of pytest-xdist, so that there is one.
+    """
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if "cluster" in item.fixturenames or (callspec and "dask" in callspec.params.values()):
+            item.add_marker(pytest.mark.xdist_group("cluster"))
     if os.environ.get("PERFTRICKS_DASK") == "all":
         return
     left_out = [item for item in items if item.get_closest_marker("cluster_faults")]

@@ -131,8 +131,12 @@ def connected(engine: Engine, workers: int | None) -> Iterator[Any]:
 
 
 # dask has workers give memory back as soon as it is free, and get it anew for each array: a quarter
-# more time for a table. This one ends with the count.
-_MEMORY = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 512 << 20}
+# more time for a table. And each process looks fifty times a second at how late it is. This cluster
+# ends with the count.
+_SETTINGS = {
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 512 << 20,
+    "distributed.admin.tick.interval": "1s",
+}
 
 
 def _local_cluster(threads: int) -> Any:
@@ -141,7 +145,7 @@ def _local_cluster(threads: int) -> Any:
 
     processes = math.ceil(threads / _THREADS)
     shows = importlib.util.find_spec("bokeh") is not None
-    with dask.config.set(_MEMORY):
+    with dask.config.set(_SETTINGS):
         return LocalCluster(
             n_workers=processes,
             threads_per_worker=math.ceil(threads / processes),
