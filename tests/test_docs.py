@@ -40,11 +40,17 @@ PAGES = [
 
 
 def run_console(example: Example) -> None:
-    """Run the lines of a ``console`` block that begin with ``$``; each must succeed."""
+    """Run the lines of a ``console`` block that begin with ``$``; each must succeed.
+
+    Those of a page in Chinese that are in the English one too are run with that.
+    """
+    page = Path(example.path)
+    english = page.parent.parent / page.name
+    elsewhere = english.read_text(encoding="utf-8") if page.parent.name == "zh" else ""
     scripts = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
     for line in example.parsed.splitlines():
-        if line.startswith("$ "):
+        if line.startswith("$ ") and f"\n{line}\n" not in elsewhere:
             done = subprocess.run(
                 ["bash", "-c", line[2:]],
                 capture_output=True,
