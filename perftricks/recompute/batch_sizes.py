@@ -138,12 +138,11 @@ def max_batch_size(
     unknown = [way for way in ways if way not in WAYS]
     if unknown or isinstance(ways, str) or not ways:
         raise ValueError("ways must be some of %s, got %r" % (", ".join(map(repr, WAYS)), ways))
-    for name, value in (("length", length), ("start", start), ("limit", limit), ("steps", steps)):
-        if value is not None or name != "length":
-            check_count(name, value)
+    length = None if length is None else check_count("length", length)
+    start, limit = check_count("start", start), check_count("limit", limit)
+    steps = check_count("steps", steps)
     size = parse_size(memory) if isinstance(memory, str) else memory
-    if size is not None:
-        check_count("memory", size)
+    size = None if size is None else check_count("memory", size)
     search = _Search(_pickled(build), size, length, progress or (lambda line: None))
     found = [search.largest(way, start, limit, steps) for way in ways]
     return MaxBatchSize(size, search.measured, search.device, tuple(found))

@@ -61,8 +61,10 @@ def plan_for(model: Any, outlined: Outlined, budget: int, setting: Setting) -> P
     Raises:
         ValueError: If none fits, or what the step does is not known.
     """
+    from perftricks.recompute.keras3.replicas import one_replica
+
     # A plan that is in force is none of what there is to choose from.
-    with applied(model, outlined, None):
+    with applied(model, outlined, None), one_replica():
         return Budgeting(model, outlined, setting).plan(budget)
 
 
@@ -372,7 +374,14 @@ def loss_of(
         if loss is None:
             loss = [None] * len(outputs)
     if isinstance(loss, dict):
-        loss = [loss.get(name) for name in _names_of(model, names)]
+        known = _names_of(model, names)
+        unknown = sorted(map(str, set(loss) - set(known)))
+        if unknown:
+            raise ValueError(
+                "there is a loss for %s, and %s returns %s"
+                % (", ".join(unknown), model.name, ", ".join(known) or "no tensors with names")
+            )
+        loss = [loss.get(name) for name in known]
     given = keras.tree.flatten(loss) if isinstance(loss, (list, tuple)) else [loss] * len(outputs)
     if len(given) != len(outputs):
         raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import numbers
 from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 from perftricks.recompute.models import check
@@ -122,12 +123,10 @@ def _plan_for_budget(
         )
     if batch_size is None:
         raise ValueError("with a budget, give batch_size: the samples in a batch")
-    for name, value in (("batch_size", batch_size), ("length", length)):
-        if value is not None:
-            check_count(name, value)
-    size = parse_size(budget) if isinstance(budget, str) else budget
-    check_count("budget", size)
-    if isinstance(optimizer, str):
+    batch_size = check_count("batch_size", batch_size)
+    length = None if length is None else check_count("length", length)
+    size = check_count("budget", parse_size(budget) if isinstance(budget, str) else budget)
+    if optimizer is not None:
         import keras
 
         optimizer = keras.optimizers.get(optimizer)
@@ -135,10 +134,11 @@ def _plan_for_budget(
     return plan_for(model, Outlined(model), size, setting)
 
 
-def check_count(name: str, value: Any) -> None:
-    """Refuse what is no whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+def check_count(name: str, value: Any) -> int:
+    """Return a whole number of at least 1, of Python or numpy, as Python's; refuse the rest."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError("%s must be a whole number of at least 1, got %r" % (name, value))
+    return int(value)
 
 
 def choose(
@@ -184,9 +184,7 @@ def _cutter(outlined: Outlined, model: Any, every: Optional[int], boundaries: An
         )
     if boundaries is not None:
         return _boundaries(outlined, model, _several(boundaries))
-    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-        raise ValueError("every must be a whole number of at least 1, got %r" % (every,))
-    return Every(every)
+    return Every(check_count("every", every))
 
 
 def _several(choice: Any) -> List[Any]:

@@ -61,9 +61,10 @@ def profile(
             "profile looks into models of Keras 3, and %s is of Keras 2; recompute.plan(model) "
             "estimates its segments from shapes, and recompute.verify measures" % model.name
         )
-    for name, value in (("batch_size", batch_size), ("length", length)):
-        if value is not None:
-            check_count(name, value)
+    batch_size = check_count("batch_size", batch_size)
+    length = None if length is None else check_count("length", length)
+    from perftricks.recompute.keras3.replicas import one_replica
+
     outlined = Outlined(model)
     if plan is None:
         plan = _default_plan(model, outlined)
@@ -72,7 +73,7 @@ def profile(
     samples = Samples(model, outlined, batch_size, length, x)
     if optimizer is None:
         optimizer = getattr(model, "optimizer", None)
-    with applied(model, outlined, None):
+    with applied(model, outlined, None), one_replica():
         return _Profiler(model, outlined, samples, batch_size).profile(plan, optimizer)
 
 

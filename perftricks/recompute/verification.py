@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
-from perftricks.recompute import applying, models, switch
+from perftricks.recompute import applying, choosing, models, switch
 from perftricks.recompute.comparing import Difference, compare, same_bits
 from perftricks.recompute.inspection import is_decorated
 from perftricks.recompute.keras3 import layers as keras3
@@ -141,14 +141,28 @@ def verify(
         >>> assert recompute.verify(model, x, y, loss="mse").ok  # doctest: +SKIP
     """
     models.check(model, "verify")
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ValueError("steps must be a whole number of at least 1, got %r" % (steps,))
+    steps = choosing.check_count("steps", steps)
     if loss is None and not _is_compiled(model):
         raise ValueError(
             "verify needs a loss: pass loss='mse' or the like, or compile %s with one" % model.name
         )
     if generation_of(model) == 2:
         return _verify_keras2(model, x, y, loss, sample_weight, steps, tolerance)
+    from perftricks.recompute.keras3.replicas import one_replica
+
+    with one_replica():
+        return _verify_keras3(model, x, y, loss, sample_weight, steps, tolerance)
+
+
+def _verify_keras3(
+    model: Any,
+    x: Any,
+    y: Any,
+    loss: Any,
+    sample_weight: Any,
+    steps: int,
+    tolerance: Optional[float],
+) -> Verification:
     from perftricks.recompute.keras3 import trial as trials
 
     x, y, sample_weight = _tensors(x), _tensors(y), _tensors(sample_weight)

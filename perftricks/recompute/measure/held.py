@@ -19,8 +19,7 @@ def optimizer_bytes(optimizer: Any, trained: List[Any]) -> int:
 
     if optimizer is None:
         return 0
-    if isinstance(optimizer, str):
-        optimizer = keras.optimizers.get(optimizer)
+    optimizer = keras.optimizers.get(optimizer)
     if not optimizer.built:
         sample: Tuple[Any, ...] = tuple(
             keras.Variable(keras.ops.zeros((1,) * len(v.shape)), dtype=v.dtype) for v in trained

@@ -44,6 +44,25 @@ def operations_reported(callback: Callable[..., Any]) -> Iterator[None]:
                 execute.execute = execute.quick_execute
 
 
+@contextlib.contextmanager
+def outside_of_strategies() -> Iterator[None]:
+    """Leave the scopes of ``tf.distribute.Strategy`` that this thread is in, for a while.
+
+    A scope is two things in a graph, or in what stands for one where operations run eagerly: which
+    strategy is in force, and functions that make variables. There is no way to leave a scope early
+    by itself.
+    """
+    import tensorflow as tf
+
+    graph = tf.compat.v1.get_default_graph()
+    before = graph._distribution_strategy_stack, graph._variable_creator_stack
+    graph._distribution_strategy_stack, graph._variable_creator_stack = [], []
+    try:
+        yield
+    finally:
+        graph._distribution_strategy_stack, graph._variable_creator_stack = before
+
+
 _unrecorded = threading.local()
 
 

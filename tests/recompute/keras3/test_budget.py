@@ -290,9 +290,14 @@ def test_what_cannot_be_planned():
             {"budget": "1GiB", "loss": ["mse"] * 2, **options},
             "returns 1 tensors, and there are 2",
         ),
+        ({"budget": "1GiB", "loss": {"score": "mse"}, **options}, "there is a loss for score, and"),
+        ({"budget": "1GiB", **options, "optimizer": keras.optimizers.Adam}, "optimizer identifier"),
     ):
         with pytest.raises(ValueError, match=message):
             recompute.plan(model, **wrong)
+
+    with pytest.raises(ValueError, match="optimizer identifier"):
+        recompute.profile(model, batch_size=2, length=LENGTH, optimizer=keras.optimizers.Adam)
 
     class Own(keras.Model):
         def call(self, x):
@@ -303,6 +308,17 @@ def test_what_cannot_be_planned():
     with pytest.raises(ValueError, match="has a call of its own, so what it takes is not known"):
         recompute.plan(own, budget="1GiB", batch_size=2)
     assert plan_for(model, Outlined(model), 2**40, Setting(2, LENGTH, None, None)).step_peak > 0
+
+
+def test_whole_numbers_of_numpy(tmp_path):
+    """A batch, a length or a budget that numpy has counted is the same as Python's."""
+    model, _ = compiled(tokens)
+    counts = {"batch_size": np.int64(2), "length": np.int32(LENGTH), "budget": np.int64(2**30)}
+    plan = recompute.plan(model, **counts)
+    assert plan == recompute.plan(model, **{name: int(n) for name, n in counts.items()})
+    plan.save(tmp_path / "plan.json")
+    assert recompute.Plan.load(tmp_path / "plan.json") == plan
+    assert recompute.plan(model, every=np.int64(2)) == recompute.plan(model, every=2)
 
 
 @only_torch

@@ -10,11 +10,13 @@ import contextlib
 import keras
 import pytest
 
+from perftricks import recompute
 from tests.recompute.comparison import Run
 from tests.recompute.keras3.programs import data, fitted, network, sgd
 from tests.recompute.keras3.test_ways_transforms import torch_data, torch_step
 from tests.recompute.keras3.training import (
     BACKEND,
+    PLAIN,
     assert_same_program,
     only_tensorflow,
     only_torch,
@@ -152,3 +154,18 @@ def test_wrappers_of_torch(wrap, way, process_group):
         return Run(losses, variables_of(model))
 
     assert_same_program(way, program)
+
+
+@only_tensorflow
+def test_planned_in_the_scope_of_a_strategy(strategy):
+    """Where a model is made, it is profiled, planned and verified as outside of the scope."""
+    x, y = data()
+    with strategy.scope():
+        model = network(PLAIN)
+        model.compile(sgd(), "mse")
+        inside = recompute.plan(model, batch_size=4, budget="1GiB")
+        profile = recompute.profile(model, batch_size=4)
+        recompute.apply(model, every=1)
+        assert recompute.verify(model, x, y).ok
+    assert inside == recompute.plan(model, batch_size=4, budget="1GiB")
+    assert profile == recompute.profile(model, batch_size=4)
