@@ -93,7 +93,7 @@ class Budgeting:
             outputs = call.specs(call.root.gives)
             names = call.outputs
         else:
-            self._parts = Units(outlined, setting.batch_size, setting.length)
+            self._parts = Units(outlined, setting.batch_size, samples.length)
             functional = outlined.root.functional
             outputs = [samples.spec(x) for x in functional.outputs]
             names = functional._outputs_struct

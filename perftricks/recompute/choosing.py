@@ -69,6 +69,7 @@ def plan(
         x: For a model with a ``call`` of its own, with a budget: samples of what it is called with,
             arrays or ``keras.Input`` nested as ``fit`` takes them. Only shapes and types are looked
             at, and ``batch_size`` says how many there are. A model that is not built is built.
+            A graph of layers needs none; dimensions that it does not know are taken from them.
         y: With a budget: samples of the targets; None for what goes with the outputs and the loss.
 
     Returns:

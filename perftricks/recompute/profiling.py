@@ -42,6 +42,7 @@ def profile(
         plan: The plan whose segments are shown; None for the one that ``apply`` would choose.
         x: For a model with a ``call`` of its own: samples of what it is called with, arrays or
             ``keras.Input`` nested as ``fit`` takes them. Only shapes and types are looked at.
+            A graph of layers needs none; dimensions that it does not know are taken from them.
 
     Returns:
         The profile; ``print`` it for a table.

@@ -6,7 +6,7 @@ some samples, arrays or symbols, nested as the model takes them, and any number 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, List, Optional
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence
 
 from perftricks.recompute.outlining import Outlined
 
@@ -55,6 +55,8 @@ class Samples:
         if root is not None:
             self.structure = root.functional._inputs_struct
             leaves = root.functional.inputs
+            self.length = _length_of(model, leaves, length, x)
+            _check_batch(model, leaves, batch_size)
         elif x is None:
             raise NoSamplesError(
                 "%s has a call of its own, so what it takes is not known: give x=, samples as fit "
@@ -82,6 +84,45 @@ class Samples:
 
         x = keras.tree.pack_sequence_as(self.structure, list(tensors))
         return private.in_training(self._model)(x)
+
+
+def _length_of(model: Any, inputs: Sequence[Any], length: Optional[int], x: Any) -> Optional[int]:
+    """Return what stands for dimensions that a graph does not know, by the samples if need be."""
+    import keras
+
+    if x is None or not any(None in symbol.shape[1:] for symbol in inputs):
+        return length
+    if isinstance(x, dict) and all(symbol.name in x for symbol in inputs):
+        x = [x[symbol.name] for symbol in inputs]
+    shown = keras.tree.flatten(x)
+    if len(shown) != len(inputs):
+        raise ValueError(
+            "%s takes %d tensors, and there are %d in x" % (model.name, len(inputs), len(shown))
+        )
+    found = {
+        size
+        for symbol, sample in zip(inputs, shown)
+        for unknown, size in zip(symbol.shape[1:], getattr(sample, "shape", ())[1:])
+        if unknown is None and size is not None
+    }
+    if length is None and len(found) == 1:
+        return int(found.pop())
+    if found - {length}:
+        raise ValueError(
+            "dimensions that %s does not know are %s in x, and one number stands for all: length "
+            "is %s" % (model.name, " and ".join(map(str, sorted(found))), length)
+        )
+    return length
+
+
+def _check_batch(model: Any, inputs: Sequence[Any], batch_size: int) -> None:
+    """Refuse a batch that is none of those that a graph takes."""
+    sizes = {symbol.shape[0] for symbol in inputs}
+    if None not in sizes and batch_size not in sizes:
+        raise ValueError(
+            "%s takes batches of %s samples (batch_shape), and batch_size is %d"
+            % (model.name, " or ".join(map(str, sorted(sizes))), batch_size)
+        )
 
 
 def symbols_of(samples: Any, name: str) -> List[Any]:

@@ -321,6 +321,34 @@ def test_whole_numbers_of_numpy(tmp_path):
     assert recompute.plan(model, every=np.int64(2)) == recompute.plan(model, every=2)
 
 
+def test_samples_show_what_a_graph_does_not_know():
+    """A length that samples have is taken from them; another one, or several, are refused."""
+    model, _ = compiled(tokens)
+    shown = np.zeros((3, LENGTH), "int32")
+    options = {"batch_size": 2, "budget": "1GiB"}
+    known = recompute.plan(model, length=LENGTH, **options)
+    for x in (shown, {model.inputs[0].name: shown}):
+        assert recompute.plan(model, x=x, **options) == known
+    at_length = recompute.profile(model, batch_size=2, length=LENGTH)
+    assert recompute.profile(model, batch_size=2, x=shown) == at_length
+    with pytest.raises(ValueError, match="are %d in x, and one number" % LENGTH):
+        recompute.plan(model, x=shown, length=LENGTH + 1, **options)
+    with pytest.raises(ValueError, match="takes 1 tensors, and there are 2 in x"):
+        recompute.plan(model, x=[shown, shown], **options)
+
+
+def test_a_batch_that_the_model_does_not_take():
+    """A graph that is made for batches of one size is planned for no other."""
+    inputs = keras.Input(batch_shape=(4, 3, 8))
+    x = layers.LSTM(8, stateful=True)(inputs)
+    model = keras.Model(inputs, layers.Dense(1)(layers.Dense(8, "tanh")(x)))
+    assert recompute.plan(model, batch_size=4, budget="1GiB").batch_size == 4
+    for ask in (recompute.plan, recompute.profile):
+        options = {"budget": "1GiB"} if ask is recompute.plan else {}
+        with pytest.raises(ValueError, match="takes batches of 4 samples"):
+            ask(model, batch_size=8, **options)
+
+
 @only_torch
 @pytest.mark.parametrize("batch", [8, 256])
 def test_the_least_is_what_can_be_had(batch):
