@@ -20,7 +20,7 @@ from perftricks.recompute.measure.held import optimizer_bytes, variable_bytes
 from perftricks.recompute.outlining import Outlined
 from perftricks.recompute.planning import solver
 from perftricks.recompute.planning.plans import BudgetError, Plan, Point, Segment, readable_size
-from perftricks.recompute.samples import Samples
+from perftricks.recompute.samples import Samples, check_batch
 from perftricks.recompute.units import CallUnits, Units
 
 # Seconds that the engine takes to begin and end a call, and its backward pass.
@@ -63,6 +63,7 @@ def plan_for(model: Any, outlined: Outlined, budget: int, setting: Setting) -> P
     """
     from perftricks.recompute.keras3.replicas import one_replica
 
+    check_batch(model, outlined, setting.batch_size)
     # A plan that is in force is none of what there is to choose from.
     with applied(model, outlined, None), one_replica():
         return Budgeting(model, outlined, setting).plan(budget)

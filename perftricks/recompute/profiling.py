@@ -14,7 +14,7 @@ from perftricks.recompute.planning.planner import NothingToSegmentError
 from perftricks.recompute.planning.plans import Plan, Segment
 from perftricks.recompute.planning.profiles import Profile, SegmentProfile
 from perftricks.recompute.policies import policy_of
-from perftricks.recompute.samples import Samples
+from perftricks.recompute.samples import Samples, check_batch
 from perftricks.recompute.stacks import generation_of
 
 
@@ -67,6 +67,7 @@ def profile(
     from perftricks.recompute.keras3.replicas import one_replica
 
     outlined = Outlined(model)
+    check_batch(model, outlined, batch_size)
     if plan is None:
         plan = _default_plan(model, outlined)
     elif not isinstance(plan, Plan):

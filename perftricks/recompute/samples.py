@@ -56,7 +56,6 @@ class Samples:
             self.structure = root.functional._inputs_struct
             leaves = root.functional.inputs
             self.length = _length_of(model, leaves, length, x)
-            _check_batch(model, leaves, batch_size)
         elif x is None:
             raise NoSamplesError(
                 "%s has a call of its own, so what it takes is not known: give x=, samples as fit "
@@ -115,9 +114,20 @@ def _length_of(model: Any, inputs: Sequence[Any], length: Optional[int], x: Any)
     return length
 
 
-def _check_batch(model: Any, inputs: Sequence[Any], batch_size: int) -> None:
-    """Refuse a batch that is none of those that a graph takes."""
-    sizes = {symbol.shape[0] for symbol in inputs}
+def check_batch(model: Any, outlined: Outlined, batch_size: int) -> None:
+    """Refuse a batch that is none of those that a graph takes.
+
+    Args:
+        model: A model of Keras 3.
+        outlined: What planning sees of it.
+        batch_size: Samples in a batch.
+
+    Raises:
+        ValueError: If the graph is made for batches of another size.
+    """
+    if outlined.root is None:
+        return
+    sizes = {symbol.shape[0] for symbol in outlined.root.functional.inputs}
     if None not in sizes and batch_size not in sizes:
         raise ValueError(
             "%s takes batches of %s samples (batch_shape), and batch_size is %d"
