@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import inspect
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
 
 from perftricks.recompute.tracers import keep_autograph_out
@@ -77,7 +78,7 @@ def policy_of(given: Given) -> Policy:
     """Return the policy that is asked for.
 
     Raises:
-        TypeError: If it is neither a name, nor names, nor a function.
+        TypeError: If it is neither a name, nor names, nor a function of two arguments.
         ValueError: If there is no policy of this name.
     """
     if isinstance(given, Policy):
@@ -90,6 +91,14 @@ def policy_of(given: Given) -> Policy:
             )
         return Policy(given)
     if callable(given):
+        with contextlib.suppress(ValueError):  # some builtins have no signature
+            try:
+                inspect.signature(given).bind(MATMUL, None)
+            except TypeError:
+                raise TypeError(
+                    "a policy that is a function takes the kind of an operation and a name (None "
+                    "unless keep gave one), and %r does not take two arguments" % (given,)
+                ) from None
         return Policy(given)
     names = tuple(given) if isinstance(given, (list, tuple, set, frozenset)) else ()
     if not names or not all(isinstance(name, str) for name in names):

@@ -106,3 +106,16 @@ def test_off_is_the_plain_call(monkeypatch):
     monkeypatch.setenv("RECOMPUTE", "1")
     with recompute_scope(False):
         assert recompute_grad(double)("ab") == "abab"
+
+
+@pytest.mark.parametrize("policy", [len, lambda kind: True, lambda: True, lambda a, b, c: True])
+def test_a_policy_that_does_not_take_what_it_is_called_with(policy):
+    """It is refused where it is given, not in the middle of the first step."""
+    with pytest.raises(TypeError, match="does not take two arguments"):
+        recompute_grad(policy=policy)
+
+
+@pytest.mark.parametrize("policy", [lambda kind, name: True, lambda *a: True, lambda k, n=1: True])
+def test_policies_of_two_arguments(policy):
+    """All of these can be called with two."""
+    assert callable(recompute_grad(policy=policy))
