@@ -9,6 +9,7 @@ the client and the workers.
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import os
 import random
@@ -42,12 +43,16 @@ BLOCK = 1 << 20
 
 def block(number: int) -> bytes:
     """Return a megabyte of text: whole lines, the same each time."""
-    generator = random.Random(number % 64)
+    return _lines(number % 64).replace(b"000", f"{number % 1000:03}".encode())
+
+
+@functools.cache
+def _lines(seed: int) -> bytes:
+    """Return a megabyte of lines; each ends with a number of which only zeros are there yet."""
+    generator = random.Random(seed)
     lines, size = [], 0
     while size < BLOCK:
-        words = generator.choices(_WORDS, k=12)
-        words.append(f"{number % 1000}号")
-        line = ("".join(words) + "\n").encode()
+        line = ("".join(generator.choices(_WORDS, k=12)) + "000号\n").encode()
         lines.append(line)
         size += len(line)
     data = b"".join(lines)[: BLOCK - 1]
