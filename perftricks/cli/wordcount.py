@@ -453,8 +453,10 @@ def wordcount(
             (other and pos is not None, "--pos is for jieba; the tokenizer is another"),
             (pos and mode not in (None, Mode.DEFAULT), "--pos: jieba.posseg has no modes"),
             (pos and ngrams > 1, "--ngrams counts tokens without tags; leave --pos or it out"),
-            (pos and checkpoint, "--checkpoint holds no tags; leave --pos or it out"),
-            (pos and engine is not None, "--engine counts tokens without tags; leave --pos out"),
+            (
+                pos and checkpoint and engine is not None,
+                "a checkpoint of --engine holds no tags; leave --pos, --engine or --checkpoint out",
+            ),
             (idf is not None and tfidf is None, "--idf is for --tfidf N"),
             (weighed and ngrams > 1, "--tfidf weighs words; leave --ngrams out"),
             (weighed and compare, "--compare compares counts; leave --tfidf out"),

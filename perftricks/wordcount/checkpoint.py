@@ -358,6 +358,6 @@ def _difference(name: str, found: Any, value: Any) -> str:
         changed = next(new for old, new in zip(found, value, strict=True) if old != new)
         return f"{changed[0]!r} has changed since"
     if name == "options" and isinstance(found, dict):
-        changed = [key for key in value if found.get(key) != value[key]]
+        changed = [key for key in {**value, **found} if found.get(key) != value.get(key)]
         return f"it has another {', '.join(changed)}"
     return "jieba's dictionary is another one"

@@ -22,6 +22,7 @@ from perftricks.wordcount.reading.sources import Corpus
 from perftricks.wordcount.settings import Settings, TableFilter
 from perftricks.wordcount.table.counts import RunInfo, WordCounts
 from perftricks.wordcount.table.spill import Spill
+from perftricks.wordcount.tagging import tags_digest
 
 if TYPE_CHECKING:
     from perftricks.wordcount.kernel import Engine
@@ -56,8 +57,6 @@ class FileJob:
         check_options(self.options, self.corpus.sources)
         if self.checkpoint is None:
             return
-        if self.settings.spec.pos:
-            raise OptionError("a checkpoint holds no tags; leave pos or checkpoint out")
         if self.settings.method not in ("compiled", None):
             raise OptionError(
                 f"a checkpoint is for method 'compiled'; method is {self.settings.method!r}"
@@ -125,17 +124,15 @@ class FileJob:
     def identity(self, engine: Engine) -> dict[str, Any]:
         """Return what must not change between the parts of a run with a checkpoint."""
         settings = self.settings
-        return identity_of(
-            self.corpus,
-            self.options,
-            {
-                "mode": settings.spec.mode,
-                "hmm": settings.spec.hmm,
-                "ngrams": settings.ngrams,
-                "document_frequency": settings.document_frequency,
-            },
-            engine,
-        )
+        chosen: dict[str, Any] = {
+            "mode": settings.spec.mode,
+            "hmm": settings.spec.hmm,
+            "ngrams": settings.ngrams,
+            "document_frequency": settings.document_frequency,
+        }
+        if settings.spec.pos:
+            chosen["pos"] = tags_digest(settings.spec.posseg_tokenizer())
+        return identity_of(self.corpus, self.options, chosen, engine)
 
 
 def run(

@@ -10,6 +10,7 @@ that can follow each other.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import io
 import math
@@ -214,6 +215,21 @@ def known_tags(tokenizer: Any) -> set[str] | None:
     tokenizer.makesure_userdict_loaded()
     model = {tag for _, tag in posseg.emit_P}
     return {*tokenizer.word_tag_tab.values(), *model, "x", "m", "eng"}
+
+
+def tags_digest(tokenizer: Any) -> str:
+    """Return a digest of all that decides which tag a token has: the words' tags, and the model.
+
+    Args:
+        tokenizer: As :func:`posseg_tokenizer` returns it.
+    """
+    posseg = import_posseg()
+    tokenizer.makesure_userdict_loaded()
+    digest = hashlib.sha256()
+    tables = (dict(vars(posseg)[name]) for name in _TABLES)
+    for table in (tokenizer.word_tag_tab, *tables):
+        digest.update(repr(sorted(table.items())).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]
 
 
 def tagger(tokenizer: Any, *, hmm: bool, plain: bool) -> Tagger:

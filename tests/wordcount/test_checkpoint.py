@@ -93,7 +93,7 @@ def interrupt(path, folder, at, **options):
 
 
 @pytest.mark.parametrize("kind", ["text", "file", "gz", "jsonl", "two"])
-@pytest.mark.parametrize("more", [{}, {"ngrams": 2, "document_frequency": True}])
+@pytest.mark.parametrize("more", [{}, {"ngrams": 2, "document_frequency": True}, {"pos": True}])
 def test_interrupted_run_goes_on(tmp_path, lines, often, monkeypatch, kind, more):
     """The table of a run in parts is that of a run in one part, for every kind of input."""
     corpus = tmp_path / "corpus"
@@ -121,6 +121,7 @@ def test_interrupted_run_goes_on(tmp_path, lines, often, monkeypatch, kind, more
     again = count_files(corpus, checkpoint=folder, **options)
     for table, how in ((counts, "resumed"), (again, "complete")):
         assert table == whole
+        assert table.are_tagged == whole.are_tagged
         assert table.documents == whole.documents
         assert table.document_frequency == whole.document_frequency
         assert table.run.text_bytes == whole.run.text_bytes

@@ -87,6 +87,9 @@ def same(one, other):
         {"user_dict": ["茶水 100", "喝茶水火 500"], "mode": "all"},
         {"skip_bad": True, "encoding": "auto"},
         {"document": "line", "errors": "replace"},
+        {"pos": True},
+        {"pos": "n,v*", "user_dict": ["茶水 100 n", "喝茶水火 500 mine"], "min_count": 2},
+        {"pos": "n", "document_frequency": True},
     ],
     ids=lambda options: "-".join(options) or "default",
 )
@@ -95,6 +98,7 @@ def test_equal_to_one_process(client, many, options):
     local = count_files(many, field="t", **options)
     found = count_files(many, field="t", engine=client, **options)
     assert same(found, local)
+    assert found.are_tagged == local.are_tagged == ("pos" in options)
     assert found.run.files == local.run.files
     assert found.run.text_bytes == local.run.text_bytes
     assert found.run.encodings == local.run.encodings
@@ -327,6 +331,17 @@ def test_a_folder_of_parts(client, many, tmp_path):
         found + found
     with pytest.raises(OptionError, match="not empty"):
         count_files(many, engine=client, folder=folder, **options)
+
+
+def test_tags_in_a_folder_of_parts(client, many, tmp_path):
+    """Workers write tokens with their tags."""
+    expected = count_files(many, field="t", pos=True)
+    found = count_files(many, engine=client, folder=tmp_path / "parts", field="t", pos=True)
+    assert same(found, expected)
+    read = read_table(tmp_path / "parts")
+    assert same(read, expected)
+    assert read.are_tagged
+    assert same(read.filtered(min_count=2), expected.filtered(min_count=2))
 
 
 def test_a_table_larger_than_memory(client, many, tmp_path, monkeypatch):

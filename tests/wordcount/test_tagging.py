@@ -399,12 +399,24 @@ def test_tags_that_cannot_be(pos):
         count_words(["茶"], pos=pos)
 
 
-def test_a_checkpoint_and_a_cluster_are_refused(corpus, tmp_path):
-    """Each by name."""
-    with pytest.raises(OptionError, match="checkpoint"):
-        count_files(corpus, pos=True, checkpoint=tmp_path / "state")
-    with pytest.raises(OptionError, match="part-of-speech"):
-        count_files(corpus, pos=True, engine="dask")
+def test_a_checkpoint_with_other_tags_is_refused(tmp_path, corpus):
+    """What the words' tags are belongs to a run; which of them are shown does not."""
+    folder = tmp_path / "state"
+    words = ["云计算 9 n"]
+    options = {"checkpoint": folder, "user_dict": words}
+    assert count_files(corpus, pos="n", **options) == count_files(corpus, pos="n", user_dict=words)
+    found = count_files(corpus, pos="v", **options)
+    assert found.run.resumed == "complete"
+    assert found == count_files(corpus, pos="v", user_dict=words)
+    for other in ({"user_dict": ["云计算 9 mine"]}, {"pos": False}):
+        with pytest.raises(OptionError, match="is of another run"):
+            count_files(corpus, **{"pos": True, **options, **other})
+
+
+def test_a_checkpoint_of_a_cluster_is_refused(corpus, tmp_path):
+    """It would hold tokens with tags, where that of one machine holds what is to be tagged."""
+    with pytest.raises(OptionError, match="holds no part-of-speech tags"):
+        count_files(corpus, pos=True, engine="dask", checkpoint=tmp_path / "state")
 
 
 def test_known_tags():

@@ -13,6 +13,7 @@ import perftricks
 from perftricks.parallel.errors import ClusterError
 from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.methods.compiled import load_engine, why_not
+from perftricks.wordcount.tagging import tags_digest
 from perftricks.wordcount.tokenizers import TokenizerSpec
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def tokenizing(spec: TokenizerSpec) -> Tokenizing:
     identity["jieba"] = metadata.version("jieba")
     # It holds the words, their frequencies, the HMM: all that decides where text is cut.
     identity["jieba's dictionary"] = words.hexdigest()[:16]
+    if spec.pos:
+        identity["jieba's tags"] = tags_digest(spec.posseg_tokenizer())
     return Tokenizing(engine, identity)
 
 

@@ -69,9 +69,10 @@ class ClusterJob:
                 f"a cluster counts with method 'compiled'; method {settings.method!r} is for one "
                 "machine"
             )
-        if settings.spec.pos:
+        if settings.spec.pos and self.job.checkpoint is not None:
             raise OptionError(
-                "a cluster counts tokens without part-of-speech tags: leave pos or engine out"
+                "a checkpoint of a cluster holds no part-of-speech tags: leave pos, engine or "
+                "checkpoint out"
             )
         if settings.start_method is not None:
             raise OptionError("start_method is for processes of this machine, not for a cluster")
@@ -131,6 +132,7 @@ class ClusterJob:
             stored_bytes=run.before[1] + tally.stored,
             seconds=time.perf_counter() - began,
             ngrams=job.settings.ngrams,
+            tagged=job.settings.spec.pos,
             resumed=run.resumed,
             spilled=run.spilled,
             not_read=job.corpus.not_read,
@@ -390,7 +392,7 @@ def _behind(part: Source, place: int) -> Source | None:
 
 
 def _partition_size(job: FileJob, workers: int) -> int:
-    most = _MOST_NGRAMS if job.settings.ngrams > 1 else _MOST
+    most = _MOST_NGRAMS if job.settings.strings > 1 else _MOST
     return max(min((job.corpus.size or 0) // (_SHARES * workers), most), _LEAST)
 
 

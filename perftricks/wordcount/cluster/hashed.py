@@ -86,7 +86,8 @@ def columns_to_arrow(columns: Columns, **more: Any) -> Any:
     keys = pa.Array.from_buffers(pa.large_binary(), len(text), buffers)
     if columns.ngram:
         keys = pa.FixedSizeListArray.from_arrays(keys, columns.ngram)
-    found = {"key": keys, **more, "count": array_of(pa.int64(), columns.count)}
+    key = "tagged" if columns.tagged else "key"
+    found = {key: keys, **more, "count": array_of(pa.int64(), columns.count)}
     if columns.documents is not None:
         found["documents"] = array_of(pa.int64(), columns.documents)
     return pa.table(found)
@@ -96,14 +97,15 @@ def columns_of_arrow(table: Any) -> Columns:
     """Return the rows of a table of Arrow that :func:`columns_to_arrow` has made."""
     import pyarrow as pa
 
-    key = table.column("key").type
-    ngram = key.list_size if pa.types.is_fixed_size_list(key) else 0
-    keys = table.column("key").combine_chunks()
+    tagged = "tagged" in table.column_names
+    keys = table.column("tagged" if tagged else "key")
+    ngram = keys.type.list_size if pa.types.is_fixed_size_list(keys.type) else 0
+    keys = keys.combine_chunks()
     keys = keys.chunk(0) if isinstance(keys, pa.ChunkedArray) else keys
     keys = keys.flatten() if ngram else keys
     has_documents = "documents" in table.column_names
     documents = _values(table, "documents", np.int64) if has_documents else None
-    return Columns(strings_of(keys), _values(table, "count", np.int64), documents, ngram)
+    return Columns(strings_of(keys), _values(table, "count", np.int64), documents, ngram, tagged)
 
 
 def _values(table: Any, name: str, kind: type) -> np.ndarray:

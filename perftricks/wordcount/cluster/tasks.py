@@ -133,7 +133,8 @@ def count(common: Common, source: Source) -> Counted:
     try:
         job = _job(common)
         found = agreed(job.settings.spec, common.identity, _where())
-        method: Method = Batched() if found.engine is None else Compiled(found.engine)
+        compiled = Compiled(found.engine)
+        method: Method = Batched() if compiled.why_not(job.settings) else compiled
         limit = common.memory_limit or _worker_memory()
         settings = replace(job.settings, workers=_threads(), memory_limit=limit)
         part = replace(job, corpus=replace(job.corpus, sources=(source,)), settings=settings)
@@ -227,8 +228,10 @@ def _job(common: Common) -> FileJob:
 
 
 def _no_rows(job: FileJob) -> Columns:
-    empty = Columns.of_rows([], document_frequency=job.settings.document_frequency)
-    return replace(empty, ngram=job.settings.ngrams if job.settings.ngrams > 1 else 0)
+    settings = job.settings
+    empty = Columns.of_rows([], document_frequency=settings.document_frequency)
+    ngram = settings.strings if settings.strings > 1 else 0
+    return replace(empty, ngram=ngram, tagged=settings.spec.pos)
 
 
 def _where() -> str:

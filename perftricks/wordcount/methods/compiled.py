@@ -267,7 +267,8 @@ class KernelRun:
         self._whole = settings.ngrams > 1 or settings.document_frequency or sampler is not None
         self._sampler = sampler
         self._tags = tags
-        # Documents that the kernel does not take are tagged at once, and so are not among runs.
+        # Documents that the kernel does not take are tagged at once, and so are not among runs. A
+        # snapshot holds them all.
         self._odd_spill = work.spill if tags is None else Spill(work.spill.limit)
         self._counters: dict[Newline, TextCounter] = {}
         # In it are counted the pieces that end inside a document, which counters take for its end.
@@ -364,7 +365,7 @@ class KernelRun:
                     counter.feed(buffer)
                 except StretchTooLongError as error:
                     raise self._too_long(error, name) from None
-                if table_bytes(len(self._odd)) > self._spill.share:
+                if table_bytes(len(self._odd)) > self._spill.share and self._may_spill_odd:
                     self._spill_odd()
                 self._save_if_due()
                 self._delivered()
@@ -423,6 +424,10 @@ class KernelRun:
                 **self._options,
             )
         return self._counters[newline]
+
+    @property
+    def _may_spill_odd(self) -> bool:
+        return self._tags is None or self._work.checkpoint is None
 
     def _spill_odd(self) -> None:
         self._odd_spill.add_counter(self._odd)

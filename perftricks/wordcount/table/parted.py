@@ -19,7 +19,7 @@ from perftricks.wordcount.errors import CorpusError, OptionError
 from perftricks.wordcount.reading.urls import FileSystem, Storage, is_url
 from perftricks.wordcount.table.columns import Columns, columns_of
 from perftricks.wordcount.table.in_memory import MemoryTable, OnDisk
-from perftricks.wordcount.table.rows import NGRAM, PART_NAME, TOKEN, Block, Filter, Row
+from perftricks.wordcount.table.rows import NGRAM, PART_NAME, TAG, TOKEN, Block, Filter, Row
 from perftricks.wordcount.table.saved import Facts
 from perftricks.wordcount.table.spill import Spill
 from perftricks.wordcount.table.spilled import SpilledTable
@@ -71,7 +71,8 @@ def write_part(
     """
     from perftricks.wordcount.table.arrow import batches_of, parquet_writer, schema_of
 
-    schema = schema_of(replace(facts, rows=len(rows)), [NGRAM if rows.ngram else TOKEN])
+    keys = [TOKEN, TAG] if rows.tagged else [NGRAM if rows.ngram else TOKEN]
+    schema = schema_of(replace(facts, rows=len(rows)), keys)
     total = json.dumps(int(rows.count.sum())).encode()
     schema = schema.with_metadata({**schema.metadata, _TOTAL: total})
     with io.BytesIO() as buffer:
