@@ -24,7 +24,7 @@ import weakref
 from collections.abc import Sequence
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 SIGN = b"aside"
 _LARGE = 1 << 20  # bytes of a buffer that is worth a file
@@ -54,9 +54,10 @@ class Aside:
 
     _open = 0
 
-    def __init__(self, descriptor: int, places: tuple[Place, ...]) -> None:
+    def __init__(self, descriptor: int, places: list[Place]) -> None:
         self.descriptor = descriptor
         self.places = places
+        self._whole: memoryview | None = None
         Aside._open += 1
 
     def close(self) -> None:
@@ -69,15 +70,16 @@ class Aside:
     def __del__(self) -> None:
         self.close()
 
-    def load(self, pickled: bytes) -> Any:
-        """Unpickle what refers to these buffers; the file is not needed afterwards."""
-        size = max(place.begin + place.size for place in self.places)
-        whole = memoryview(_mapping(self.descriptor, size))
-        buffers = []
-        for place in self.places:
-            buffer = whole[place.begin : place.begin + place.size]
-            buffers.append(buffer.toreadonly() if place.readonly else buffer)
-        return pickle.loads(pickled, buffers=buffers)
+    def buffers(self, begin: int, end: int) -> list[memoryview]:
+        """Return some of the buffers; the file is not needed afterwards."""
+        if self._whole is None:
+            last = self.places[-1]
+            self._whole = memoryview(_mapping(self.descriptor, last.begin + last.size))
+        found = []
+        for place in self.places[begin:end]:
+            buffer = self._whole[place.begin : place.begin + place.size]
+            found.append(buffer.toreadonly() if place.readonly else buffer)
+        return found
 
     def send(self, connection: Connection) -> None:
         """Send the file, and a message before it that begins with ``SIGN``."""
@@ -87,7 +89,7 @@ class Aside:
     @classmethod
     def receive(cls, connection: Connection, message: bytes) -> Aside:
         """Receive the file that follows a message which begins with ``SIGN``."""
-        places = tuple(Place(*place) for place in pickle.loads(message[len(SIGN) :]))
+        places = [Place(*place) for place in pickle.loads(message[len(SIGN) :])]
         try:
             descriptor = reduction.recv_handle(connection)
         except RuntimeError as error:  # the kernel has sent it, and there was no number for it
@@ -100,28 +102,35 @@ class Aside:
 
     @classmethod
     def put(cls, buffers: Sequence[memoryview]) -> Aside | None:
-        """Copy buffers into a file; None if there are none, or too many files, or no memory."""
-        if not buffers or cls._open >= _max_descriptors():
+        """Copy buffers into a new file; None if there are too many files, or no memory."""
+        if cls._open >= _max_descriptors():
             return None
+        try:
+            descriptor = os.memfd_create("perftricks", os.MFD_CLOEXEC)
+        except OSError:
+            return None
+        aside = cls(descriptor, [])
+        if aside.add(buffers):
+            return aside
+        aside.close()
+        return None
+
+    def add(self, buffers: Sequence[memoryview]) -> bool:
+        """Copy more buffers into the file; False if there is no memory."""
         places = []
-        end = 0
+        end = self.places[-1].begin + self.places[-1].size if self.places else 0
         for buffer in buffers:
             begin = -(-end // _ALIGNMENT) * _ALIGNMENT
             end = begin + buffer.nbytes
             places.append(Place(begin, buffer.nbytes, buffer.readonly))
         try:
-            descriptor = os.memfd_create("perftricks", os.MFD_CLOEXEC)
-        except OSError:
-            return None
-        aside = cls(descriptor, tuple(places))
-        try:
-            os.ftruncate(descriptor, end)
+            os.ftruncate(self.descriptor, end)
             for buffer, place in zip(buffers, places, strict=True):
-                _write(descriptor, buffer, place.begin)
+                _write(self.descriptor, buffer, place.begin)
         except OSError:
-            aside.close()
-            return None
-        return aside
+            return False
+        self.places += places
+        return True
 
 
 def _max_descriptors() -> int:

@@ -138,7 +138,7 @@ def _pickle_exception(error: BaseException) -> bytes | None:
         return None
     usable = []
     for way in (_InItsWay(error), error, _WithoutInit(error)):
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(BaseException):
             pickled = pickling.dumps(way)
             rebuilt = pickle.loads(pickled)
             if isinstance(rebuilt, type(error)):
@@ -181,7 +181,7 @@ def _summary(error: BaseException) -> str:
         name = f"{type(error).__module__}.{name}"
     try:
         text = str(error)
-    except Exception:
+    except BaseException:
         text = "<its str() raises>"
     return f"{name}: {text}" if text else name
 
@@ -191,5 +191,5 @@ def _format(error: BaseException) -> str:
 
     try:
         return "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    except Exception:
+    except BaseException:
         return _summary(error) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import sys
@@ -19,29 +20,24 @@ def share_main() -> None:
     _shares_main = True
 
 
-def dumps(thing: object, *, shares_main: bool | None = None) -> bytes:
-    """Pickle ``thing``, lambdas, closures and classes of the main module included.
+def shares_main() -> bool:
+    """Whether :func:`share_main` was called in this process."""
+    return _shares_main
 
-    Args:
-        thing: Anything.
-        shares_main: Whether the reader has the same main module, as forks have. Then its classes
-            travel by name, and an instance arrives as one of the very class. None goes by
-            :func:`share_main`.
+
+def dumps(thing: object) -> bytes:
+    """Pickle ``thing``, lambdas, closures and classes of the main module included.
 
     Raises:
         Exception: Whatever pickling raises.
     """
-    return _dumps(thing, _shares_main if shares_main is None else shares_main, None)
-
-
-def _dumps(thing: object, shares_main: bool, collector: Collector | None) -> bytes:
     with io.BytesIO() as buffer:
         try:
             _PlainPickler(buffer, pickle.HIGHEST_PROTOCOL).dump(thing)
         except Exception:
             buffer.seek(0)
             buffer.truncate()
-            _pickler_of(shares_main)(buffer, buffer_callback=collector).dump(thing)
+            _pickler_of(_shares_main)(buffer).dump(thing)
         return buffer.getvalue()
 
 
@@ -64,97 +60,137 @@ class Packed(NamedTuple):
 
     Attributes:
         pickled: The pickle.
-        aside: Its large buffers, if these are not in the pickle.
+        aside: Where its large buffers are, if these are not in the pickle.
+        begin: Which of the buffers there are its own: from this one
+        end: to the one before this.
     """
 
     pickled: bytes
     aside: Aside | None = None
+    begin: int = 0
+    end: int = 0
 
     def load(self) -> Any:
         """Unpickle it."""
-        return pickle.loads(self.pickled) if self.aside is None else self.aside.load(self.pickled)
+        if self.aside is None:
+            return pickle.loads(self.pickled)
+        return pickle.loads(self.pickled, buffers=self.aside.buffers(self.begin, self.end))
 
 
-def pack(thing: object, *, large: bool) -> Packed:
-    """Pickle ``thing``, with ``large`` its large buffers aside.
+class _WithBuffers:
+    """Stands for something whose buffers are not in its pickle; in that of this object they are."""
 
-    Raises:
-        Exception: Whatever pickling raises.
-    """
-    if large:
-        collector = Collector()
-        pickled = _dumps(thing, _shares_main, collector)
-        return _packed(pickled, collector.buffers, lambda: dumps(thing))
-    return Packed(dumps(thing))
+    def __init__(self, pickled: bytes, buffers: list[memoryview]) -> None:
+        self._pickled = pickled
+        self._buffers = [bytes(one) if one.readonly else bytearray(one) for one in buffers]
+
+    def __reduce__(self) -> Any:
+        return _load, (self._pickled, self._buffers)
 
 
-def _packed(pickled: bytes, buffers: list[memoryview], whole: Callable[[], bytes]) -> Packed:
-    """Put the buffers of a pickle aside; where that cannot be, take a pickle that has them."""
-    aside = Aside.put(buffers)
-    return Packed(pickled, aside) if aside is not None or not buffers else Packed(whole())
+def _load(pickled: bytes, buffers: list[Any]) -> Any:
+    return pickle.loads(pickled, buffers=buffers)
 
 
 class Unsendable(NamedTuple):
-    """Stands for an item that cannot be pickled."""
+    """Stands for something that cannot be pickled."""
 
     error: Exception
 
 
 class Keeper:
-    """Makes of an item what it is now, whatever becomes of it: itself, a copy, or pickled.
+    """Makes of a thing what it is now, whatever becomes of it: itself, a copy, or pickled.
 
-    Copies and constants are pickled later, many at once, which takes less time.
+    Copies and constants are pickled later, many at once, which takes less time. Nothing is pickled
+    twice: that may change it.
 
     Args:
-        shares_main: As for :func:`dumps`; a function, since it may only be known later.
+        shares_main: Whether the reader has the same main module, as forks have. Then its classes
+            travel by name, and an instance arrives as one of the very class. A function, since it
+            may only be known later.
         large: Whether large buffers can be put aside.
+        together: Whether the large buffers of all things are put aside in one file.
+
+    Attributes:
+        aside: That file.
     """
 
-    def __init__(self, shares_main: Callable[[], bool], *, large: bool) -> None:
+    def __init__(
+        self, shares_main: Callable[[], bool], *, large: bool, together: bool = False
+    ) -> None:
+        self.aside: Aside | None = None
         self._shares_main = shares_main
-        self._collector = Collector() if large else None
+        self._large = large
+        self._together = together
+        self._collector: Collector | None = None
         self._buffer = io.BytesIO()
         self._pickler: Any = None
-        self._constant = {*_CONSTANT_TYPES, *_numpy_scalars()}
+        self._constant = _constant_types(sys.modules.get("numpy"))
 
-    def __call__(self, item: Any) -> Any:
+    def __call__(self, thing: Any) -> Any:
         """Return a constant, a :class:`Packed` or an :class:`Unsendable`."""
-        kind = type(item)
+        kind = type(thing)
         constant = self._constant
         if kind in constant:
-            return item
-        if kind is tuple and constant.issuperset(map(type, item)):
-            return item
-        if kind is dict and constant.issuperset(map(type, item.values())):
-            if constant.issuperset(map(type, item)):
-                return item.copy()
-        elif kind in _COPIED_TYPES and constant.issuperset(map(type, item)):
-            return item.copy()
-        elif _is_small_array(item):
-            return item.copy("K")
-        return self._pack(item)
+            return thing
+        if kind is tuple and constant.issuperset(map(type, thing)):
+            return thing
+        if kind is dict and constant.issuperset(map(type, thing.values())):
+            if constant.issuperset(map(type, thing)):
+                return thing.copy()
+        elif kind in _COPIED_TYPES and constant.issuperset(map(type, thing)):
+            return thing.copy()
+        elif _is_small_array(thing):
+            return thing.copy("K")
+        return self._pack(thing)
 
-    def _pack(self, item: Any) -> Packed | Unsendable:
+    def _pack(self, thing: Any) -> Packed | Unsendable:
         try:
-            if self._collector is None:
-                return Packed(self._dump(item, None))
-            pickled = self._dump(item, self._collector)
-            buffers, self._collector.buffers = self._collector.buffers, []
-            return _packed(pickled, buffers, lambda: dumps(item, shares_main=self._shares_main()))
-        except Exception as error:
-            self._pickler = None
-            return Unsendable(error.with_traceback(None))  # its frames hold what is read
+            return self._put_aside(self._dump(thing))
+        except BaseException as error:
+            self._pickler = None  # what it has collected is of this thing
+            if isinstance(error, Exception):
+                return Unsendable(error.with_traceback(None))  # its frames hold what is read
+            raise
 
-    def _dump(self, item: Any, collector: Collector | None) -> bytes:
+    def _dump(self, thing: Any) -> bytes:
         if self._pickler is None:  # it is used again, for it takes long to make one
-            kind = _pickler_of(self._shares_main())
-            self._pickler = kind(self._buffer, buffer_callback=collector)
+            self._take_pickler(_PlainPickler)
+        elif not isinstance(self._pickler, _PlainPickler):
+            self._pickler.globals_ref.clear()
+        try:
+            return self._dumped(thing)
+        except Exception:
+            if not isinstance(self._pickler, _PlainPickler):
+                raise
+        self._take_pickler(_pickler_of(self._shares_main()))
+        return self._dumped(thing)
+
+    def _take_pickler(self, kind: Callable[..., Any]) -> None:
+        self._collector = Collector() if self._large else None
+        self._pickler = kind(self._buffer, pickle.HIGHEST_PROTOCOL, buffer_callback=self._collector)
+
+    def _dumped(self, thing: Any) -> bytes:
         self._buffer.seek(0)
         self._buffer.truncate()
         self._pickler.clear_memo()
-        self._pickler.globals_ref.clear()
-        self._pickler.dump(item)
+        self._pickler.dump(thing)
         return self._buffer.getvalue()
+
+    def _put_aside(self, pickled: bytes) -> Packed:
+        """Put the buffers of a pickle aside; where that cannot be, have them in a pickle."""
+        if self._collector is None or not self._collector.buffers:
+            return Packed(pickled)
+        buffers, self._collector.buffers = self._collector.buffers, []
+        aside = self.aside
+        if aside is None or not aside.add(buffers):
+            aside = Aside.put(buffers) if aside is None else None
+        if aside is None:
+            return Packed(pickle.dumps(_WithBuffers(pickled, buffers), pickle.HIGHEST_PROTOCOL))
+        if self._together:
+            self.aside = aside
+        end = len(aside.places)
+        return Packed(pickled, aside, end - len(buffers), end)
 
 
 _CONSTANT_TYPES = (int, float, complex, bool, str, bytes, type(None), type(...))
@@ -162,12 +198,14 @@ _COPIED_TYPES = (list, set, frozenset, bytearray)
 _SMALL_ARRAY = 1 << 16  # bytes; to copy a larger one costs more than pickling it by itself
 
 
-def _numpy_scalars() -> set[type]:
-    numpy = sys.modules.get("numpy")
+@functools.cache
+def _constant_types(numpy: Any) -> frozenset[type]:
+    """Return the types whose objects never change and refer to none that do."""
     if numpy is None or not hasattr(numpy, "generic"):
-        return set()
+        return frozenset(_CONSTANT_TYPES)
     found = {kind for kind in vars(numpy).values() if isinstance(kind, type)}
-    return {k for k in found if issubclass(k, numpy.generic) and not issubclass(k, numpy.void)}
+    scalars = {k for k in found if issubclass(k, numpy.generic) and not issubclass(k, numpy.void)}
+    return frozenset(scalars.union(_CONSTANT_TYPES))
 
 
 def _is_small_array(item: Any) -> bool:

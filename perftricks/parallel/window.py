@@ -16,6 +16,7 @@ from typing import Any
 from perftricks.parallel.backends import Backend, Broken, News, Report, WorkerLost
 from perftricks.parallel.errors import (
     Failure,
+    ParallelError,
     UnpicklableError,
     WorkerCrashedError,
     unpack_failure,
@@ -258,7 +259,8 @@ class Window:
                 again.failures += 1
                 self._submit(again)
             else:
-                errors[index] = failure.unpack(index) if isinstance(failure, Failure) else failure
+                error = failure.unpack(index) if isinstance(failure, Failure) else failure
+                errors[index] = _naming(index, error)
         settled = result.done - len(missing)
         return Piece(batch.start, result.values, errors, frozenset(missing), settled)
 
@@ -302,7 +304,13 @@ class Window:
         return self._give_up(batch, error)
 
     def _give_up(self, batch: Batch, error: Exception) -> Piece:
-        if getattr(error, "index", 0) is None:
-            error.index = batch.start  # type: ignore[attr-defined]
         lost = not isinstance(error, UnpicklableError)
-        return Piece(batch.start, [None], {batch.start: error}, frozenset(), 1, worker_lost=lost)
+        errors = {batch.start: _naming(batch.start, error)}
+        return Piece(batch.start, [None], errors, frozenset(), 1, worker_lost=lost)
+
+
+def _naming(index: int, error: Exception) -> Exception:
+    """Have an error of ours say which item it is about."""
+    if isinstance(error, ParallelError) and error.index is None:
+        error.index = index
+    return error

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from perftricks.parallel import pickling, seeds
 from perftricks.parallel.aside import Aside
 from perftricks.parallel.errors import Failure, UnpicklableError, raisable
-from perftricks.parallel.pickling import Packed
+from perftricks.parallel.pickling import Keeper, Packed, Unsendable
 from perftricks.parallel.state import state_set
 
 
@@ -67,7 +67,7 @@ class BatchResult(NamedTuple):
 
     done: int
     values: Any
-    failures: dict[int, Exception | Failure]
+    failures: Mapping[int, Exception | Failure]
     seconds: float
 
 
@@ -102,12 +102,24 @@ class Collector(Protocol):
         """Return what was gathered."""
 
 
-class ListCollector:
-    """Keeps every value, in the order of the items."""
+Keep = Callable[[Any], Any]
 
-    def __init__(self) -> None:
+
+class ListCollector:
+    """Keeps every value, in the order of the items.
+
+    Args:
+        keep: Makes of a value what it is now, whatever the task does to it afterwards; None to
+            leave it.
+    """
+
+    def __init__(self, keep: Keep | None = None) -> None:
         self._values: list[Any] = []
-        self.add = self._values.append
+        self._keep = keep
+
+    def add(self, value: Any) -> None:
+        """Take the value of the next item."""
+        self._values.append(value if self._keep is None else self._keep(value))
 
     def skip(self) -> None:
         """Keep the offsets aligned with the items."""
@@ -121,7 +133,7 @@ class ListCollector:
 class CountCollector:
     """Counts the keys of all items in one Counter, so that one table a batch travels."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: Keep | None = None) -> None:
         self._counter: Counter[Any] = Counter()
 
     def add(self, value: Any) -> None:
@@ -183,7 +195,7 @@ class Work:
     def __init__(
         self,
         func: Callable[[Any], Any],
-        collector: Callable[[], Collector] = ListCollector,
+        collector: Callable[[Keep | None], Collector] = ListCollector,
         initializer: Callable[[], object] | None = None,
         finalizer: Callable[[], object] | None = None,
     ) -> None:
@@ -234,6 +246,8 @@ def run_batch(
     budget: float | None = None,
     before_item: Callable[[], bool] | None = None,
     state: object = None,
+    keep: Keep | None = None,
+    before_packing: Callable[[], None] | None = None,
 ) -> BatchResult:
     """Run the items of a batch, all of them or as many as fit into ``budget`` seconds.
 
@@ -246,19 +260,26 @@ def run_batch(
         budget: Seconds after which no further item is started; None for no limit.
         before_item: Called before each item; what it returns says whether to go on.
         state: What the worker's initializer returned.
+        keep: What results are kept by, if they travel; then failures are packed.
+        before_packing: Called before a failure is packed.
 
     Returns:
         The values and failures of the items that were run.
     """
     with state_set(state):
-        return _run_batch(work, batch, budget, before_item)
+        return _run_batch(work, batch, budget, before_item, keep, before_packing)
 
 
 def _run_batch(
-    work: Work, batch: Batch, budget: float | None, before_item: Callable[[], bool] | None
+    work: Work,
+    batch: Batch,
+    budget: float | None,
+    before_item: Callable[[], bool] | None,
+    keep: Keep | None,
+    before_packing: Callable[[], None] | None,
 ) -> BatchResult:
     began = time.perf_counter()
-    collector = work.collector()
+    collector = work.collector(keep)
     broken = batch.broken
     failures: dict[int, Exception | Failure] = {}
     done = 0
@@ -272,7 +293,10 @@ def _run_batch(
         except BaseException as error:
             if work.in_caller and isinstance(error, KeyboardInterrupt):
                 raise
-            failures[done] = raisable(error, batch.start + done)
+            failure = raisable(error, batch.start + done)
+            if before_packing is not None:
+                before_packing()
+            failures[done] = failure if keep is None else Failure.of(failure)
             collector.skip()
         done += 1
         if budget is not None and time.perf_counter() - began > budget:
@@ -280,44 +304,87 @@ def _run_batch(
     return BatchResult(done, collector.values(), failures, time.perf_counter() - began)
 
 
-def encode_result(result: BatchResult | BatchLost, *, large: bool = False) -> Packed:
-    """Pickle what came of a batch; a value that cannot be pickled becomes a failure of its item.
+class _ResultKeeper:
+    """Keeps results for their way to another process.
 
     Args:
-        result: What came of it.
-        large: Whether large buffers can be put aside.
+        keeper: Makes of a result what it is now.
+        before_packing: Called before each.
     """
-    if isinstance(result, BatchLost):
-        return pickling.pack(result, large=False)
-    failures: dict[int, Exception | Failure] = {
-        offset: error if isinstance(error, Failure) else Failure.of(error)
-        for offset, error in result.failures.items()
-    }
-    result = result._replace(failures=failures)
-    try:
-        return pickling.pack(tuple(result), large=large)
-    except Exception as error:
-        if not isinstance(result.values, list):
-            lost = BatchLost("unpicklable", _unsendable("its keys", error))
-            return pickling.pack(lost, large=False)
-    for offset, value in enumerate(result.values):
+
+    def __init__(self, keeper: Keeper, before_packing: Callable[[], None] | None) -> None:
+        self._keeper = keeper
+        self._before_packing = before_packing
+
+    def __call__(self, result: Any) -> Any:
+        """Return what stands for the result.
+
+        Raises:
+            UnpicklableError: If it cannot be pickled, whatever that raises.
+        """
+        if self._before_packing is not None:
+            self._before_packing()
         try:
-            pickling.dumps(value)
-        except Exception as error:
-            result.values[offset] = None
-            failures[offset] = Failure.of(
-                _unsendable(f"its result, of type {type(value).__name__!r},", error)
-            )
-    return pickling.pack(tuple(result), large=large)
+            kept = self._keeper(result)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            kept = Unsendable(raisable(error, None))
+        if type(kept) is Unsendable:
+            what = f"its result, of type {type(result).__name__!r},"
+            raise _unsendable(what, kept.error) from None
+        return kept
 
 
-def decode_result(packed: Packed) -> BatchResult | BatchLost:
-    """Rebuild what :func:`encode_result` packed."""
+def encode_result(result: BatchResult, aside: Aside | None = None) -> Packed:
+    """Pickle what came of a batch.
+
+    Args:
+        result: What came of it: counts, or results that were kept.
+        aside: Where their large buffers are.
+    """
+    done, values, failures, seconds = result
+    packed: list[tuple[int, int, int]] = []  # offsets, and which of the buffers belong there
     try:
-        result = packed.load()
-    except Exception as error:
-        return BatchLost("unpicklable", _unsendable("its result", error))
-    return result if isinstance(result, BatchLost) else BatchResult(*result)
+        if not isinstance(values, list):
+            values = pickling.dumps(values)
+        for offset, value in enumerate(values if isinstance(values, list) else ()):
+            if type(value) is Packed:
+                packed.append((offset, value.begin, value.end))
+                values[offset] = value.pickled
+        content = done, values, packed, dict(failures), seconds
+        return Packed(pickle.dumps(content, pickle.HIGHEST_PROTOCOL), aside)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        what = "its result" if isinstance(values, list) else "its keys"
+        lost = BatchLost("unpicklable", _unsendable(what, raisable(error, None)))
+        return Packed(pickle.dumps(lost, pickle.HIGHEST_PROTOCOL))
+
+
+def decode_result(reply: Packed) -> BatchResult | BatchLost:
+    """Rebuild what :func:`encode_result` packed; a result that cannot be is a failure."""
+    try:
+        content = pickle.loads(reply.pickled)
+        if isinstance(content, BatchLost):
+            return content
+        done, values, packed, failures, seconds = content
+        if isinstance(values, bytes):
+            values = pickle.loads(values)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return BatchLost("unpicklable", _unsendable("its result", raisable(error, None)))
+    for offset, begin, end in packed:
+        aside = reply.aside if end else None
+        try:
+            values[offset] = Packed(values[offset], aside, begin, end).load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            values[offset] = None
+            failures[offset] = _unsendable("its result", raisable(error, None))
+    return BatchResult(done, values, failures, seconds)
 
 
 class Order(NamedTuple):
@@ -339,14 +406,14 @@ def encode_order(batch: Batch, budget: float | None) -> Order:
         UnpicklableError: If an item could not be pickled.
     """
     items: list[Any] = []
-    packed: list[tuple[int, int | None]] = []  # offsets, and which of the asides belongs there
+    packed: list[tuple[int, int, int]] = []  # offsets, which of the asides, how many buffers
     asides: list[Aside] = []
     for offset, item in enumerate(batch.items):
         kind = type(item)
         if kind is pickling.Unsendable:
             raise _unsendable("the item", item.error) from item.error
         if kind is pickling.Packed:
-            packed.append((offset, None if item.aside is None else len(asides)))
+            packed.append((offset, len(asides), item.end))
             items.append(item.pickled)
             if item.aside is not None:
                 asides.append(item.aside)
@@ -360,13 +427,15 @@ def decode_order(order: Order) -> tuple[Batch, float | None]:
     """Rebuild what :func:`encode_order` packed; an item that cannot be is noted in the batch."""
     start, items, packed, budget = pickle.loads(order.message)
     broken: dict[int, Exception] = {}
-    for offset, number in packed:
-        aside = None if number is None else order.asides[number]
+    for offset, number, end in packed:
+        aside = order.asides[number] if end else None
         try:
-            items[offset] = Packed(items[offset], aside).load()
-        except Exception as error:
+            items[offset] = Packed(items[offset], aside, 0, end).load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             items[offset] = None
-            broken[offset] = _unsendable("the item", error)
+            broken[offset] = _unsendable("the item", raisable(error, None))
     return Batch(start, items, broken=broken), budget
 
 
@@ -385,17 +454,19 @@ def run_order(
         work: The job.
         order: The pickled batch.
         before_item: As for :func:`run_batch`.
-        before_packing: Called when the items are done.
+        before_packing: Called when an item is done, before its result is packed.
         loading: Gives a context in which the batch is unpacked.
         state: What the worker's initializer returned.
         large: Whether large buffers can be put aside.
     """
     with loading():
         batch, budget = decode_order(order)
-    result = run_batch(work, batch, budget, before_item, state)
+    keeper = Keeper(pickling.shares_main, large=large, together=True)
+    keep = _ResultKeeper(keeper, before_packing)
+    result = run_batch(work, batch, budget, before_item, state, keep, before_packing)
     if before_packing is not None:
         before_packing()
-    return encode_result(result, large=large)
+    return encode_result(result, keeper.aside)
 
 
 def encode_work(work: Work, why: str = "") -> bytes:

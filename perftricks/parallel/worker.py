@@ -195,9 +195,10 @@ def main(
     Args:
         orders: Where batches come from; ``STOP`` ends the worker.
         results: Where results go. The first message is ``READY``, or a pickled ``Failure`` when the
-            set-up raised. If the terms say so, ``TICK`` precedes each item and ``PACKING`` a
-            result. ``RETIRING`` precedes the last result of a worker that ends by its terms. The
-            last message is ``ENDING``, with the pickled ``Failure`` of a finalizer that raised.
+            set-up raised. If the terms say so, ``TICK`` precedes each item, and ``PACKING`` what is
+            done with its result. ``RETIRING`` precedes the last result of a worker that ends by its
+            terms. The last message is ``ENDING``, with the pickled ``Failure`` of a finalizer that
+            raised.
         lifeline: Closes when the parent dies.
         parent: The process id of this process's parent.
         slot: The worker's number, from 0.
@@ -278,10 +279,13 @@ class _Share:
         return True
 
     def before_packing(self) -> None:
-        """Tell the parent that the items are done."""
-        self.retiring = self._has_done_it()
+        """Tell the parent that the item is done."""
         if self._terms.ticking:
             self._results.send_bytes(PACKING)
+
+    def after_batch(self) -> None:
+        """Find out whether to go on."""
+        self.retiring = self.retiring or self._has_done_it()
 
     def _has_done_it(self) -> bool:
         _, max_tasks, limit = self._terms
@@ -310,6 +314,7 @@ def _serve(
             return
         order = Order(message, asides)
         reply = run_order(work, order, before, after, _unpacking_noted, state, large)
+        share.after_batch()
         if share.retiring:
             results.send_bytes(RETIRING)
         if reply.aside is not None:
