@@ -57,7 +57,7 @@ class _Search:
         self._waiting: deque[tuple[Any, int]] = deque()
         self._seen: dict[int, Any] = {}  # kept, so that no other has the same id
         self._names = set(_ITERATING)
-        self._classes: dict[type, int] = {}  # of the program, with their depths
+        self._classes: dict[int, tuple[type, int]] = {}  # of the program, with their depths
         self._add(iterator, 0)
 
     def things(self) -> Iterator[Any]:
@@ -111,15 +111,15 @@ class _Search:
             found.extend(vars(module)[name] for name in names if name in vars(module))
         new = set(names) - self._names
         self._names |= new
-        for kind, depth in list(self._classes.items()):
+        for kind, depth in list(self._classes.values()):
             for value in _attributes(kind, new):
                 self._add(value, depth)
         return found
 
     def _attributes_of(self, kind: type, depth: int) -> list[Any]:
-        if kind in self._classes or not _is_written_in_python(kind):
+        if id(kind) in self._classes or not _is_written_in_python(kind):
             return []
-        self._classes[kind] = depth
+        self._classes[id(kind)] = kind, depth
         return _attributes(kind, self._names)
 
 
@@ -141,13 +141,13 @@ def _is_of_program(thing: Any) -> bool:
     return thing.__name__.partition(".")[0] not in sys.stdlib_module_names
 
 
-@functools.cache
 def _is_written_in_python(kind: type) -> bool:
     root = str(kind.__module__).partition(".")[0]
-    return bool(kind.__flags__ & _HEAP) and root not in sys.stdlib_module_names - {"__main__"}
+    return bool(kind.__flags__ & _HEAP) and root not in _STANDARD
 
 
 _HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE
+_STANDARD = sys.stdlib_module_names - {"__main__"}
 
 
 def _is_filled(cell: types.CellType) -> bool:
@@ -158,8 +158,15 @@ def _is_filled(cell: types.CellType) -> bool:
     return True
 
 
-@functools.cache
 def _is_bound_type(kind: type) -> bool:
+    try:
+        return _is_bound_class(kind)
+    except TypeError:  # a metaclass may make classes that have no hash
+        return _is_bound_class.__wrapped__(kind)
+
+
+@functools.cache
+def _is_bound_class(kind: type) -> bool:
     return any((base.__module__, base.__name__) in _BOUND for base in kind.__mro__)
 
 

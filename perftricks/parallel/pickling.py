@@ -129,6 +129,12 @@ class Keeper:
 
     def __call__(self, thing: Any) -> Any:
         """Return a constant, a :class:`Packed` or an :class:`Unsendable`."""
+        try:
+            return self._copied(thing)
+        except Exception:  # of its class, or a part's, which cannot even be hashed
+            return self._pack(thing)
+
+    def _copied(self, thing: Any) -> Any:
         kind = type(thing)
         constant = self._constant
         if kind in constant:
@@ -194,7 +200,7 @@ class Keeper:
 
 
 _CONSTANT_TYPES = (int, float, complex, bool, str, bytes, type(None), type(...))
-_COPIED_TYPES = (list, set, frozenset, bytearray)
+_COPIED_TYPES = frozenset((list, set, frozenset, bytearray))
 _SMALL_ARRAY = 1 << 16  # bytes; to copy a larger one costs more than pickling it by itself
 
 

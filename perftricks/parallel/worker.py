@@ -371,10 +371,10 @@ def _run_exit_handlers() -> None:
     files = _open_files()
     _write_out(files)
     # What a buffer writes to goes last: a compressed file may have a buffer of its own before it.
-    last = {id(getattr(file, "raw", None)) for file in files}
+    last = {id(raw) for raw in map(_raw_of, files) if raw is not None}
     for file in sorted(files, key=lambda file: id(file) in last):
-        if type(file).__module__ not in ("io", "_io"):  # a compressed file has something to add
-            with contextlib.suppress(Exception):
+        with contextlib.suppress(BaseException):
+            if type(file).__module__ not in ("io", "_io"):  # a compressed file has more to add
                 file.close()
     _write_out(files)
 
@@ -383,14 +383,32 @@ def _open_files() -> list[io.IOBase]:
     """List the files that were opened in this process, not those that it was forked with."""
     # What was there when the server forked is frozen, and not in the list.
     things = gc.get_objects()
-    kinds = {kind for kind in set(map(type, things)) if issubclass(kind, io.IOBase)}
-    return [thing for thing in things if type(thing) in kinds]
+    kinds = {id(type(thing)): type(thing) for thing in things}  # some have no hash of their own
+    of_files = {number for number, kind in kinds.items() if _is_kind_of(kind, io.IOBase)}
+    return [thing for thing in things if id(type(thing)) in of_files]
+
+
+def _is_kind_of(kind: type, base: type) -> bool:
+    """Whether a class derives from one of :mod:`io`, or is registered as if it did."""
+    if issubclass(kind, base.__bases__[0]):  # the one in C, which asks no metaclass
+        return True
+    try:
+        return issubclass(kind, base)
+    except BaseException:  # the class has a metaclass that does not work
+        return False
+
+
+def _raw_of(file: io.IOBase) -> object:
+    try:
+        return getattr(file, "raw", None)
+    except BaseException:  # it is of a class of the program's
+        return None
 
 
 def _write_out(files: list[io.IOBase]) -> None:
-    texts = [file for file in files if isinstance(file, io.TextIOBase)]
+    texts = [file for file in files if _is_kind_of(type(file), io.TextIOBase)]
     for file in (sys.stdout, sys.stderr, *texts, *files):
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(BaseException):
             file.flush()
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from perftricks.parallel.source import is_bound
 
+from . import odd
 from .functions import plus_one
 
 
@@ -386,6 +387,12 @@ def test_an_item_that_is_run_again_is_still_what_it_was(processes, executions):
 def test_counting_with_a_buffer_that_is_used_again(processes):
     """Counting sees the items as they were given, too."""
     assert len(processes.count(lambda row: [row["id"]], _dicts(500), batch_size=50)) == 500
+
+
+def test_an_iterable_that_refers_to_a_class_without_a_hash(runner):
+    """What an iterable refers to may be of any class."""
+    kept = odd.Unequal(5)
+    assert runner.apply(plus_one, (kept.number for _ in range(3))) == [6, 6, 6]
 
 
 def test_what_is_bound_to_a_thread_is_found():

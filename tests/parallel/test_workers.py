@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import gzip
 import os
 import signal
@@ -21,6 +22,8 @@ from perftricks.parallel import (
     parallel_apply,
     worker_state,
 )
+
+from . import odd
 
 
 def test_the_initializers_value_is_the_workers_state(runner):
@@ -133,6 +136,16 @@ def test_workers_end_as_processes_should(own_processes, tmp_path):
             assert packed.read() == plain
         written += plain.split()
     assert sorted(map(int, written)) == list(range(20))
+
+
+@pytest.mark.parametrize("kind", odd.KINDS)
+def test_files_beside_objects_of_odd_classes(own_processes, tmp_path, kind):
+    """Whatever a task leaves in memory, the files that it leaves open are written."""
+    path = str(tmp_path / "file")
+    task = functools.partial(odd.leave_open, path)
+    assert own_processes.apply(task, [kind], workers=1) == [kind]
+    with gzip.open(path, "rt") as file:
+        assert file.read() == "all of it"
 
 
 def test_exit_handlers_of_the_caller_are_not_run_in_workers(tmp_path):
