@@ -37,7 +37,7 @@ def reduced(thing: Any, found: Any) -> Any:
     if isinstance(thing, type):
         if thing not in _received:
             _own.add(thing)
-        if "__slots__" in vars(thing) and not issubclass(type(thing), enum.EnumMeta):
+        if "__slots__" in vars(thing) and not _makes_its_slots(thing):
             arguments, state = _with_slots(thing, arguments, state)
         return make, arguments, (fill, state), None, None, _fill_class
     module = sys.modules.get(thing.__module__)
@@ -58,6 +58,13 @@ def _name_of_process() -> str:
     global _process
     _process = _process or os.urandom(8).hex()
     return _process
+
+
+def _makes_its_slots(kind: type) -> bool:
+    """Whether a class has its slots from its metaclass, or from a base as ``NamedTuple``."""
+    bases = vars(kind).get("__orig_bases__", ())
+    made = any(isinstance(base, types.FunctionType) for base in bases)
+    return made or issubclass(type(kind), enum.EnumMeta)
 
 
 def _with_slots(kind: type, arguments: Reduced, state: Any) -> tuple[Reduced, Any]:

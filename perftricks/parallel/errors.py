@@ -143,9 +143,25 @@ def _pickle_exception(error: BaseException) -> bytes | None:
             rebuilt = pickle.loads(pickled)
             if isinstance(rebuilt, type(error)):
                 usable.append(pickled)
-                if _summary(rebuilt) == _summary(error) and len(rebuilt.args) == len(error.args):
+                if _alike(rebuilt, error, set()):
                     return pickled
     return usable[0] if usable else None
+
+
+def _alike(rebuilt: Any, thing: Any, seen: set[int]) -> bool:
+    """Whether an exception, and all that it has, was rebuilt with its text and its arguments."""
+    if type(thing) in (list, tuple):
+        pairs = zip(rebuilt, thing, strict=True)
+        return all(_alike(one, other, seen) for one, other in pairs)
+    if not isinstance(thing, BaseException) or id(thing) in seen:
+        return True
+    seen.add(id(thing))
+    if not isinstance(rebuilt, type(thing)) or _summary(rebuilt) != _summary(thing):
+        return False
+    there = vars(rebuilt)
+    return _alike(rebuilt.args, thing.args, seen) and all(
+        _alike(there[name], value, seen) for name, value in vars(thing).items() if name in there
+    )
 
 
 class _InItsWay:
@@ -159,20 +175,42 @@ class _InItsWay:
 
 
 class _WithoutInit:
-    """Stands for an exception that is rebuilt without a call of its ``__init__``."""
+    """Stands for an exception that is rebuilt without a call of its ``__init__``.
 
-    def __init__(self, error: BaseException) -> None:
+    So are those that it has: a group of exceptions is one.
+    """
+
+    def __init__(self, error: BaseException, known: dict[int, _WithoutInit] | None = None) -> None:
         self._error = error
+        self._known = {} if known is None else known
+        self._known[id(error)] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (type(self._error), self._error.args, vars(self._error))
+        args = self._standing_for(self._error.args)
+        state = {name: self._standing_for(value) for name, value in vars(self._error).items()}
+        return _rebuilt, (type(self._error), args), state, None, None, _restore
+
+    def _standing_for(self, thing: Any) -> Any:
+        if isinstance(thing, BaseException):
+            return self._known.get(id(thing)) or _WithoutInit(thing, self._known)
+        if type(thing) in (list, tuple):
+            stand_ins = [self._standing_for(each) for each in thing]
+            if any(one is not each for one, each in zip(stand_ins, thing, strict=True)):
+                return type(thing)(stand_ins)
+        return thing
 
 
-def _rebuilt(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> Any:
+def _rebuilt(kind: type[BaseException], args: tuple[Any, ...]) -> Any:
     error = kind.__new__(kind, *args)
+    known = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+    with contextlib.suppress(Exception):
+        known.__init__(error, *args)  # type: ignore[misc]  # what OSError has beside its arguments
     error.args = args
-    vars(error).update(state)
     return error
+
+
+def _restore(error: BaseException, state: dict[str, Any]) -> None:
+    vars(error).update(state)
 
 
 def _summary(error: BaseException) -> str:

@@ -21,6 +21,8 @@ class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles what has no name on the other side, as :mod:`.byvalue` says."""
 
     def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is functools.cached_property:  # before Python 3.12 it has a lock
+            return _cached_property, (obj.func, obj.attrname)
         return byvalue.reduced(obj, super().reducer_override(obj))
 
 
@@ -49,6 +51,14 @@ def _can_be_found(thing: Any) -> bool:
     for name in thing.__qualname__.split("."):
         found = getattr(found, name, None)
     return found is thing
+
+
+def _cached_property(
+    function: Callable[..., Any], name: str | None
+) -> functools.cached_property[Any]:
+    made: functools.cached_property[Any] = functools.cached_property(function)
+    made.attrname = name
+    return made
 
 
 def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Callable[..., Any]:

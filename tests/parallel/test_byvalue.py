@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import concurrent.futures
 import functools
 import importlib
@@ -21,7 +22,7 @@ from tests.conftest import PATIENCE
 from .conftest import START_METHODS
 
 PROGRAM = """
-import dataclasses, enum, sys
+import dataclasses, enum, functools, sys, typing
 from perftricks.parallel import parallel_apply
 
 METHOD = sys.argv[1]
@@ -66,6 +67,20 @@ class Slots:
 class Color(enum.Enum):
     RED = 1
 
+class Row(typing.NamedTuple):
+    x: int
+    y: str = "y"
+
+Kind = typing.TypeVar("Kind")
+
+class Pair(typing.Generic[Kind]):
+    __slots__ = ("both",)
+
+class Lazy:
+    @functools.cached_property
+    def value(self):
+        return RATE
+
 def apply(function, items, **options):
     return parallel_apply(
         function, items, 1, 9, unordered=False, batch_size=1, start_method=METHOD, **options
@@ -103,6 +118,14 @@ if __name__ == "__main__":
     assert apply(wrong, [Point(1), Slots(2)]) == ["AttributeError"] * 2
     assert [slots.a for slots in apply(lambda x: Slots(x), [3])] == [3]
     assert apply(lambda color: color, [Color.RED])[0] is Color.RED
+
+    assert apply(lambda x: Row(x), [1]) == [Row(1)]
+    assert [type(row) for row in apply(lambda row: row, [Row(1)])] == [Row]
+    assert apply(lambda row: row._replace(x=2).y, [Row(1)]) == ["y"]
+    assert [type(pair) for pair in apply(lambda x: Pair[int](), [1])] == [Pair]
+    assert apply(wrong, [Row(1), Pair()]) == ["AttributeError"] * 2
+    assert apply(lambda x: Lazy().value, [1]) == [RATE]
+    assert [lazy.value for lazy in apply(lambda x: Lazy(), [1])] == [RATE]
     print("done")
 """
 
@@ -243,6 +266,45 @@ ERRORS = {
     "FileNotFoundError": lambda: FileNotFoundError(2, "No such file", "a.txt"),
     "several arguments": lambda: KeyError("a", "b"),
 }
+
+
+Group = getattr(builtins, "ExceptionGroup", None)
+
+
+def _chained():
+    """Return an error that has others, which their own ``__init__`` cannot rebuild, and itself."""
+    error = NotFoundError("a")
+    error.others = [CodeError(5, [1]), (NotFoundError("b"),)]
+    error.itself = error
+    return error
+
+
+@pytest.mark.skipif(Group is None, reason="groups are new in Python 3.11")
+def test_groups_of_exceptions(processes):
+    """What is in a group arrives as it was raised."""
+
+    def fail(x):
+        raise Group("two", [ValueError(1), Group("in", [NotFoundError("b")])])
+
+    (error,) = processes.apply(fail, [1], on_error="return")
+    assert type(error) is Group
+    first, (second,) = error.exceptions[0], error.exceptions[1].exceptions
+    assert (type(first), first.args) == (ValueError, (1,))
+    assert (type(second), str(second), second.name) == (NotFoundError, "model b not found", "b")
+
+
+def test_exceptions_that_have_others(processes):
+    """What an exception refers to comes with it."""
+
+    def fail(x):
+        raise _chained()
+
+    (error,) = processes.apply(fail, [1], on_error="return")
+    code, (found,) = error.others
+    assert (str(error), error.name) == ("model a not found", "a")
+    assert (type(code), code.args, code.more) == (CodeError, (5, "code 5"), [1])
+    assert (type(found), found.name) == (NotFoundError, "b")
+    assert error.itself is error
 
 
 @pytest.mark.parametrize("kind", ERRORS)
