@@ -221,4 +221,5 @@ def _is_small_array(item: Any) -> bool:
         and type(item) is numpy.ndarray
         and item.nbytes <= _SMALL_ARRAY
         and not item.dtype.hasobject
+        and item.flags.writeable  # a copy would be
     )

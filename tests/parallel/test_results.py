@@ -192,6 +192,23 @@ def test_an_array_beside_what_cannot_be_pickled(processes):
     assert [int(array.min()) for array in got] == [0, 3]
 
 
+@pytest.mark.parametrize("length", [3, LARGE])
+def test_arrays_that_are_not_to_be_written(processes, length):
+    """They are such on the other side, large or small."""
+
+    def made(given):
+        array = numpy.zeros(length)
+        array.flags.writeable = False
+        return given.flags.writeable, array
+
+    array = numpy.ones(length)
+    array.flags.writeable = False
+    got = processes.apply(made, [array, numpy.ones(length)], unordered=False)
+    assert [(given, made.flags.writeable) for given, made in got] == [(False, False), (True, False)]
+    got = processes.apply(lambda given: given, [array, numpy.ones(length)], unordered=False)
+    assert [each.flags.writeable for each in got] == [False, True]
+
+
 def test_arrays_of_one_batch_hold_one_file(own_processes):
     """Large results of a batch arrive together, each with what is its own."""
     got = own_processes.apply(
