@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import warnings
 from typing import Any
+
+import psutil
 
 from tests.conftest import PATIENCE
 
@@ -77,8 +78,12 @@ class Cluster:
         self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(10)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                # The one that removes what others have left in shared memory ends by itself then.
+                tracks = any("resource_tracker" in part for part in process.cmdline())
+                if os.getpgid(process.pid) == self._process.pid and not tracks:
+                    process.kill()
         self._process.wait()
         self._process.stdout.close()
         CLUSTERS.discard(self._process.pid)
