@@ -1,7 +1,8 @@
 """Counting on a cluster, measured: ``python -m bench.wordcount.cluster speed|faults|stream ...``.
 
 ``speed PATH...``: CPU seconds and wall time of one process and of a cluster, in turn.
-``faults PATH...``: workers are killed, added and restarted; tokens that are lost or doubled.
+``faults PATH...``: workers are killed, added and restarted; tokens that are lost or doubled. A path
+may be ``generated://MEGABYTES``, so that the count lasts long enough to be hit.
 ``stream MEGABYTES``: text that workers generate, so that no disk holds it; memory of the scheduler,
 the client and the workers.
 """
@@ -141,6 +142,7 @@ def speed(paths: list[str], workers: int, threads: int, rounds: int = 3) -> None
 
 def faults(paths: list[str], tries: int) -> None:
     """Print a row for each fault: how often it was tried, tokens that are lost or doubled."""
+    register()
     expected = count_files(paths)
     for name, fault in FAULTS.items():
         wrong = done = 0
@@ -162,6 +164,7 @@ def _count_with(
     cluster: Cluster, paths: list[str], fault: Callable[..., None], generator: random.Random
 ) -> WordCounts:
     client, other, stop = cluster.client(), cluster.new_client(), threading.Event()
+    client.register_plugin(_plugin())
     thread = threading.Thread(target=fault, args=(cluster, other, generator, stop))
     thread.start()
     try:
