@@ -33,6 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "full: measured only with --full")
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Look into benchmarks only: what they stand on may import what is not installed here."""
+    is_other = collection_path.suffix == ".py" and not collection_path.name.startswith("bench_")
+    return True if is_other else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what takes long, unless it is asked for."""
     if not config.getoption("--full"):

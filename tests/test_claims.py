@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -303,3 +304,13 @@ def test_command(tmp_path, results):
     done = subprocess.run([*command, wrong], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "is not what --benchmark-json writes" in done.stderr
+
+
+def test_only_benchmarks_are_collected():
+    """What they stand on may import what is not installed where they are measured."""
+    options = ("--collect-only", "-q", "--continue-on-collection-errors", "-p", "no:cacheprovider")
+    command = [sys.executable, "-m", "pytest", str(ROOT / "bench"), *options]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout
+    files = set(re.findall(r"\bbench/(?:\w+/)*(\w+\.py)(?:::| |$)", shown, re.MULTILINE))
+    assert files
+    assert all(name.startswith("bench_") for name in files), files
