@@ -21,6 +21,7 @@ from perftricks.wordcount.reading.sources import find_sources
 GENERATED = "generated"
 SIZE = 3_000_000  # bytes; the naive loop takes about 5 s
 LARGE = 60_000_000
+_FEW = 2  # rounds, without --full
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,6 +46,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         long = [item for item in items if item.get_closest_marker("full")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
+
+
+@pytest.fixture
+def benchmark(benchmark: Any, pytestconfig: pytest.Config) -> Any:
+    """Pytest-benchmark's, with a few rounds unless all of it is asked for."""
+    if not pytestconfig.getoption("--full"):
+        pedantic = benchmark.pedantic
+
+        def few(*arguments: Any, rounds: int = 1, **options: Any) -> Any:
+            return pedantic(*arguments, rounds=min(rounds, _FEW), **options)
+
+        benchmark.pedantic = few
+    return benchmark
 
 
 def _corpora() -> list[str]:
