@@ -309,11 +309,22 @@ class Driver:
                         f"{what or _ADDING}: worker after worker died of it; their logs, or those "
                         f"of their nannies, may say why (memory?): {error.args[0]}"
                     ) from None
-                self._client.retry([future])
+                self._client.sync(self._run_again, future)
             except TaskFailed as error:
                 raise error.failure.unpack(None) from None
             except (concurrent.futures.CancelledError, OSError):
                 raise self._lost() from None
+
+    async def _run_again(self, future: Any) -> None:
+        """Have a task that failed run again, and what it needs that failed.
+
+        As ``Client.retry``, which ends at the first of these that is no future of the client's any
+        more: tables that were added up are not kept.
+        """
+        client = self._client
+        for key in await client.scheduler.retry(keys=[future.key], client=client.id):
+            if key in client.futures:
+                client.futures[key].retry()
 
     def _gathered(self, future: Any) -> Any:
         try:
