@@ -19,6 +19,8 @@ from perftricks.wordcount import (
     read_table,
 )
 from perftricks.wordcount.cluster import engine as cluster_engine
+from perftricks.wordcount.cluster.driver import Driver
+from tests.conftest import PATIENCE
 
 pytest.importorskip("distributed", reason="distributed is not installed")
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
@@ -311,6 +313,25 @@ def test_workers_are_killed(cluster, many):
 
     assert same(count_files(many, field="t", ngrams=2, engine=client, progress=kill), expected)
     assert len(killed) >= 3
+
+
+def _size_of(path):
+    """Fail until there is such a file."""
+    return os.path.getsize(path)
+
+
+def test_what_was_let_go_is_run_again(client, tmp_path):
+    """A task is tried again, though what failed is something that nobody holds any more."""
+    driver = Driver.__new__(Driver)
+    driver._client = client
+    path = tmp_path / "file"
+    needed = client.submit(_size_of, str(path), pure=False)
+    wanted = client.submit(abs, client.submit(int, needed, pure=False), pure=False)
+    del needed
+    assert isinstance(wanted.exception(timeout=PATIENCE), FileNotFoundError)
+    path.write_text("abc")
+    client.sync(driver._run_again, wanted)
+    assert wanted.result(timeout=PATIENCE) == 3
 
 
 def test_a_folder_of_parts(client, many, tmp_path):
