@@ -56,6 +56,18 @@ def test_the_check_can_fail():
     assert loaded_by("import numpy") == {"numpy"}
 
 
+def test_a_worker_loads_what_it_needs():
+    """What only some tasks need is not imported at the start of each worker."""
+    code = (
+        "import sys; before = {*sys.modules}; import perftricks.parallel.worker; "
+        "new = {*sys.modules} - before; "
+        "print(*{'cloudpickle', 'dataclasses', 'inspect', 'traceback'} & new)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_help_loads_neither_framework_nor_segmenter():
     """``perftricks --help`` needs the command line library and nothing else."""
     statement = """

@@ -1,4 +1,8 @@
-"""What a worker does with a batch: apply the function, collect the values, note the failures."""
+"""What a worker does with a batch: apply the function, collect the values, note the failures.
+
+Classes are written out here, without :mod:`dataclasses`: a fresh worker would spend a good part of
+its start on importing that.
+"""
 
 from __future__ import annotations
 
@@ -246,8 +250,7 @@ def run_batch(
     budget: float | None = None,
     before_item: Callable[[], bool] | None = None,
     state: object = None,
-    keep: Keep | None = None,
-    before_packing: Callable[[], None] | None = None,
+    keeper: ResultKeeper | None = None,
 ) -> BatchResult:
     """Run the items of a batch, all of them or as many as fit into ``budget`` seconds.
 
@@ -260,14 +263,13 @@ def run_batch(
         budget: Seconds after which no further item is started; None for no limit.
         before_item: Called before each item; what it returns says whether to go on.
         state: What the worker's initializer returned.
-        keep: What results are kept by, if they travel; then failures are packed.
-        before_packing: Called before a failure is packed.
+        keeper: What keeps values and failures, if they travel.
 
     Returns:
         The values and failures of the items that were run.
     """
     with state_set(state):
-        return _run_batch(work, batch, budget, before_item, keep, before_packing)
+        return _run_batch(work, batch, budget, before_item, keeper)
 
 
 def _run_batch(
@@ -275,11 +277,10 @@ def _run_batch(
     batch: Batch,
     budget: float | None,
     before_item: Callable[[], bool] | None,
-    keep: Keep | None,
-    before_packing: Callable[[], None] | None,
+    keeper: ResultKeeper | None,
 ) -> BatchResult:
     began = time.perf_counter()
-    collector = work.collector(keep)
+    collector = work.collector(None if keeper is None else keeper.value)
     broken = batch.broken
     failures: dict[int, Exception | Failure] = {}
     done = 0
@@ -294,9 +295,7 @@ def _run_batch(
             if work.in_caller and isinstance(error, KeyboardInterrupt):
                 raise
             failure = raisable(error, batch.start + done)
-            if before_packing is not None:
-                before_packing()
-            failures[done] = failure if keep is None else Failure.of(failure)
+            failures[done] = failure if keeper is None else keeper.failure(failure)
             collector.skip()
         done += 1
         if budget is not None and time.perf_counter() - began > budget:
@@ -304,11 +303,11 @@ def _run_batch(
     return BatchResult(done, collector.values(), failures, time.perf_counter() - began)
 
 
-class _ResultKeeper:
-    """Keeps results for their way to another process.
+class ResultKeeper:
+    """Keeps what came of items for its way to another process.
 
     Args:
-        keeper: Makes of a result what it is now.
+        keeper: Makes of a value what it is now.
         before_packing: Called before each.
     """
 
@@ -316,8 +315,14 @@ class _ResultKeeper:
         self._keeper = keeper
         self._before_packing = before_packing
 
-    def __call__(self, result: Any) -> Any:
-        """Return what stands for the result.
+    def failure(self, error: Exception) -> Failure:
+        """Return what stands for what an item has raised."""
+        if self._before_packing is not None:
+            self._before_packing()
+        return Failure.of(error)
+
+    def value(self, result: Any) -> Any:
+        """Return what stands for what an item has given.
 
         Raises:
             UnpicklableError: If it cannot be pickled, whatever that raises.
@@ -462,8 +467,8 @@ def run_order(
     with loading():
         batch, budget = decode_order(order)
     keeper = Keeper(pickling.shares_main, large=large, together=True)
-    keep = _ResultKeeper(keeper, before_packing)
-    result = run_batch(work, batch, budget, before_item, state, keep, before_packing)
+    kept = ResultKeeper(keeper, before_packing)
+    result = run_batch(work, batch, budget, before_item, state, kept)
     if before_packing is not None:
         before_packing()
     return encode_result(result, keeper.aside)
