@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 import psutil
 
 from bench.parallel import tasks
-from bench.parallel.supervision import signal_members
+from bench.parallel.supervision import sign_names, signal_members
 
 # What is done to an item -> whether it has a result all the same, in processes and in threads.
 FAULTS: dict[str, tuple[bool, bool]] = {
@@ -337,6 +337,7 @@ def _still_there(before: collections.Counter[str], patience: float = 10) -> list
 
 def main(plan: str, report: str) -> None:
     """Play a round, and write what went wrong into a file."""
+    sign_names()
     found = play(Plan.from_dict(json.loads(plan)), os.environ["STORM_FOLDER"])
     part = Path(report + ".part")  # the program may be killed while it writes
     part.write_text(json.dumps(found), encoding="utf-8")

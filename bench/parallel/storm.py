@@ -117,7 +117,7 @@ def run(seed: int, number: int) -> Record:
         ending = supervise(
             python("bench.parallel.round", json.dumps(plan.to_dict()), str(report)),
             QUIET,
-            env={"TMPDIR": str(temporary), "STORM_FOLDER": folder},
+            env={**traces.environment, "STORM_FOLDER": folder},
             meddle=plan.meddle(Path(folder)),
         )
         found = json.loads(report.read_text(encoding="utf-8")) if report.exists() else None

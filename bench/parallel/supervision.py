@@ -7,7 +7,9 @@ when the program is gone, and belongs to nobody else.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import shared_memory
 from pathlib import Path
 
 import psutil
@@ -22,7 +25,8 @@ import psutil
 _PATIENCE = 5.0  # seconds in which what a program has started may end after it
 _BUSY_PATIENCE = 60.0  # the same while it uses a processor
 _LOOK_SECONDS = 0.05
-_LOOKS = 5  # at shared memory that nobody seems to use
+_LOOKS = 5  # at shared memory that seems to be left
+_SIGN = "PERFTRICKS_BENCH_SIGN"  # the variable that holds what a program's shared memory is called
 _BUSY_SECONDS = 0.02  # of processor time: a program that uses more in a while does not hang
 
 
@@ -174,39 +178,43 @@ def python(module: str, *arguments: str) -> list[str]:
 class Traces:
     """What a program may leave outside of its processes: temporary files, shared memory.
 
+    Other programs' shared memory comes and goes beside it. The program is to call `sign_names`, so
+    that its own can be told from theirs.
+
     Args:
         temporary: The folder that it is given for temporary files, empty.
+
+    Attributes:
+        environment: Variables for the program.
     """
 
     _SHARED = Path("/dev/shm")  # semaphores with a name, too
-    # Those of Python, and ours; beside us other programs come and go.
-    _PREFIXES = ("psm_", "sem.mp-", "pym-", "perftricks")
 
     def __init__(self, temporary: Path) -> None:
         self._temporary = temporary
-        self._shared = self._names()
+        self._sign = f".{secrets.token_hex(2)}"  # short, as names must be
+        self.environment = {"TMPDIR": str(temporary), _SIGN: self._sign}
 
     def left(self) -> list[str]:
         """Name what is left now."""
         found = [f"temporary file {name}" for name in sorted(os.listdir(self._temporary))]
-        new = self._names() - self._shared
-        for _ in range(_LOOKS):  # other programs' are in use, or go in their own time
-            if not (new := (new & self._names()) - _mapped()):
+        for _ in range(_LOOKS):  # a tracker may remove them in its own time
+            if not (names := self._names()):
                 break
             time.sleep(1)
-        return found + [f"shared memory {name}" for name in sorted(new)]
+        return found + [f"shared memory {name}" for name in sorted(names)]
 
     def _names(self) -> set[str]:
         names = os.listdir(self._SHARED) if self._SHARED.is_dir() else []
-        return {name for name in names if name.startswith(self._PREFIXES)}
+        return {name for name in names if self._sign in name}
 
 
-def _mapped() -> set[str]:
-    """Return the names of shared memory that any process uses."""
-    used = set()
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with contextlib.suppress(OSError):
-            for line in maps.read_text().splitlines():
-                if "/dev/shm/" in line:
-                    used.add(line.rpartition("/")[2])
-    return used
+def sign_names() -> None:
+    """Sign what this process names in shared memory, and the semaphores of its children.
+
+    Python draws such names at random. Raises a KeyError where what it keeps for itself has changed.
+    """
+    sign = os.environ[_SIGN]
+    config = vars(multiprocessing.current_process())["_config"]  # children inherit it
+    config["semprefix"] = f"{config['semprefix']}-{sign}"
+    vars(shared_memory)["_SHM_NAME_PREFIX"] += sign
