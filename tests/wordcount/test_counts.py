@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import weakref
 from collections import Counter
 from pathlib import Path
 
@@ -124,3 +125,24 @@ def test_repr():
     )
     many = WordCounts({chr(97 + i): 1 for i in range(9)}, documents=1)
     assert repr(many).endswith("'f': 1, ...}, 9 distinct of 9 tokens in 1 document)")
+
+
+class Stressed(WordCounts):
+    """Looks words up in a way of its own."""
+
+    __slots__ = ()
+
+    def __getitem__(self, token):
+        return 10 * super().__getitem__(token)
+
+
+def test_lookups():
+    """A lookup is a dict's; a class of the caller's may look up otherwise; nothing is kept alive."""
+    counts = WordCounts({"茶": 2, "水": 1}, documents=1)
+    assert counts["茶"] == WordCounts({"茶": 2}, documents=1)["茶"] == 2
+    assert counts.__getitem__.__self__ == {"茶": 2, "水": 1}
+    assert dict(Stressed({"茶": 2}, documents=1)) == {"茶": 20}
+    with pytest.raises(KeyError, match="奶"):
+        counts["奶"]
+    unused = weakref.ref(WordCounts({"茶": 2}, documents=1))
+    assert unused() is None

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import weakref
 from collections import Counter
-from collections.abc import Collection, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import (
+    Callable,
+    Collection,
+    ItemsView,
+    Iterator,
+    KeysView,
+    Mapping,
+    Sequence,
+    ValuesView,
+)
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -115,9 +125,21 @@ class WordCounts(Mapping[Any, int]):
     True
     """
 
-    __slots__ = ("_documents", "_found", "_run", "_smallest", "_table", "_tokens")
+    # A slot and no method: a lookup is then the dict's own, without a frame of Python, and
+    # ``dict(counts)`` makes one for each token.
+    __slots__ = {
+        "__getitem__": "counts[token]: how often a token occurs; a KeyError if it does not.",
+        "__weakref__": "",
+        "_documents": "",
+        "_run": "",
+        "_smallest": "",
+        "_table": "",
+        "_tokens": "",
+    }
 
-    _found: dict[Any, int]  # key -> count, since a key was looked up
+    if TYPE_CHECKING:
+
+        def __getitem__(self, token: Any) -> int: ...
 
     def __init__(
         self,
@@ -162,6 +184,7 @@ class WordCounts(Mapping[Any, int]):
         smallest: int = 1,
     ) -> None:
         self._table = table
+        self._look_up_by(_FirstLookup(weakref.ref(self)))
         self._documents = documents
         self._tokens = table.total if tokens is None else tokens
         self._run = run
@@ -406,16 +429,14 @@ class WordCounts(Mapping[Any, int]):
             table, documents=facts.documents, tokens=facts.tokens, smallest=facts.smallest
         )
 
-    def _load(self) -> dict[Any, int]:
-        """Return key -> count; keep it for :meth:`__getitem__`, which is called often."""
-        self._found = self._table.counts()
-        return self._found
+    def _dict(self, *, ordered: bool = False) -> dict[Any, int]:
+        """Return key -> count, which lookups use from now on."""
+        found = self._table.counts(ordered=ordered)
+        self._look_up_by(found.__getitem__)
+        return found
 
-    def __getitem__(self, token: Any) -> int:
-        try:
-            return self._found[token]
-        except AttributeError:
-            return self._load()[token]
+    def _look_up_by(self, lookup: Callable[[Any], int]) -> None:
+        vars(WordCounts)["__getitem__"].__set__(self, lookup)  # also where a subclass has its own
 
     def __contains__(self, token: object) -> bool:
         return token in self._table.counts()
@@ -441,7 +462,7 @@ class WordCounts(Mapping[Any, int]):
     def _view(self) -> Mapping[Any, int] | None:
         """Return the table as a dict in its order; None if that is too large for the memory."""
         try:
-            return MappingProxyType(self._table.counts(ordered=True))
+            return MappingProxyType(self._dict(ordered=True))
         except TableTooLargeError:
             return None
 
@@ -545,6 +566,24 @@ class WordCounts(Mapping[Any, int]):
         return (
             f"WordCounts({{{shown}{more}}}, {len(self)} distinct of {self._tokens} tokens{where})"
         )
+
+
+class _FirstLookup:
+    """Looks up a token where none has been looked up yet: the table becomes a dict.
+
+    Args:
+        counts: What is asked; it holds this, which must not keep it.
+    """
+
+    __slots__ = ("_counts",)
+
+    def __init__(self, counts: weakref.ref[WordCounts]) -> None:
+        self._counts = counts
+
+    def __call__(self, token: Any) -> int:
+        counts = self._counts()
+        assert counts is not None, "it is asked through what it refers to"
+        return counts._dict()[token]
 
 
 class _StreamedKeys(KeysView[Any]):
