@@ -137,7 +137,7 @@ class Stressed(WordCounts):
 
 
 def test_lookups():
-    """A lookup is a dict's; a class of the caller's may look up otherwise; nothing is kept alive."""
+    """A lookup is a dict's; a subclass may look up otherwise; nothing is kept alive."""
     counts = WordCounts({"茶": 2, "水": 1}, documents=1)
     assert counts["茶"] == WordCounts({"茶": 2}, documents=1)["茶"] == 2
     assert counts.__getitem__.__self__ == {"茶": 2, "水": 1}
