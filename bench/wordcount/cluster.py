@@ -15,6 +15,8 @@ import io
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +25,8 @@ from typing import Any
 import psutil
 from fsspec import AbstractFileSystem, register_implementation
 
+from bench.markdown import table
+from perftricks.parallel import ClusterError
 from perftricks.wordcount import WordCounts, count_files
 from tests.clusters import Cluster
 
@@ -141,23 +145,27 @@ def speed(paths: list[str], workers: int, threads: int, rounds: int = 3) -> None
 
 
 def faults(paths: list[str], tries: int) -> None:
-    """Print a row for each fault: how often it was tried, tokens that are lost or doubled."""
+    """Print a row for each fault: how often it was tried, how the counts ended, what was wrong."""
     register()
     expected = count_files(paths)
+    print(table(["fault", "tried", "right", "ended in a ClusterError", "lost or doubled"], []))
     for name, fault in FAULTS.items():
-        wrong = done = 0
+        right = errors = wrong = 0
         for attempt in range(tries):
             cluster = Cluster(2)
             try:
                 found = _count_with(cluster, paths, fault, random.Random(attempt))
-                wrong += sum(
-                    abs(found.get(token, 0) - expected.get(token, 0))
-                    for token in {*found, *expected}
-                )
-                done += 1
+            except ClusterError as error:
+                print(f"{name}, try {attempt}: {error}", file=sys.stderr)
+                errors += 1
+            else:
+                both = {*found, *expected}
+                off = sum(abs(found.get(token, 0) - expected.get(token, 0)) for token in both)
+                right += not off
+                wrong += off
             finally:
                 cluster.close()
-        print(f"| {name} | {done} of {tries} | {wrong} |", flush=True)
+        print(f"| {name} | {tries} | {right} | {errors} | {wrong} |", flush=True)
 
 
 def _count_with(
@@ -175,8 +183,14 @@ def _count_with(
         other.close()
 
 
-def _kill(cluster: Cluster, client: Any, generator: random.Random, stop: threading.Event) -> None:
-    while not stop.wait(generator.uniform(2, 6)):
+def _kill(
+    seconds: tuple[float, float],
+    cluster: Cluster,
+    client: Any,
+    generator: random.Random,
+    stop: threading.Event,
+) -> None:
+    while not stop.wait(generator.uniform(*seconds)):
         pids = list(client.run(os.getpid, on_error="ignore").values())
         if pids:
             os.kill(generator.choice(pids), signal.SIGKILL)
@@ -194,10 +208,14 @@ def _restart(cluster: Cluster, client: Any, generator: random.Random, stop: Any)
         client.restart_workers([address], raise_for_error=False)
 
 
-def _add(cluster: Cluster, client: Any, generator: random.Random, stop: Any) -> None:
-    import subprocess
-    import sys
+def _kill_scheduler(
+    cluster: Cluster, client: Any, generator: random.Random, stop: threading.Event
+) -> None:
+    stop.wait(generator.uniform(1, 4))
+    os.kill(cluster.pid, signal.SIGKILL)
 
+
+def _add(cluster: Cluster, client: Any, generator: random.Random, stop: Any) -> None:
     stop.wait(generator.uniform(0, 2))
     command = [sys.executable, "-W", "ignore", "-m", "distributed.cli.dask_worker"]
     worker = subprocess.Popen(
@@ -211,10 +229,12 @@ def _add(cluster: Cluster, client: Any, generator: random.Random, stop: Any) -> 
 
 
 FAULTS = {
-    "a worker killed every 2 to 6 s": _kill,
+    "a worker killed every 2 to 6 s": functools.partial(_kill, (2, 6)),
+    "a worker killed every 8 to 12 s": functools.partial(_kill, (8, 12)),
     "all workers killed at once": _kill_all,
     "a worker restarted": _restart,
     "a worker added": _add,
+    "the scheduler killed": _kill_scheduler,
 }
 
 
