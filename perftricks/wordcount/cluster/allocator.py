@@ -9,13 +9,13 @@ tasks run; when none has for a second, what is free goes back.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
-import sys
 import threading
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
+
+from perftricks.wordcount.storage import allocator
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -57,7 +57,7 @@ def _enter() -> None:
             _giving_back.cancel()
             _giving_back = None
         for parameter, value in _ADAPTED.items():
-            _libc().mallopt(parameter, value)
+            allocator.glibc().mallopt(parameter, value)
 
 
 def _leave(trim: int) -> None:
@@ -73,9 +73,9 @@ def _leave(trim: int) -> None:
 def _give_back(trim: int) -> None:
     with _lock:
         if not _running:
-            _libc().mallopt(_TRIM_THRESHOLD, trim)
-            _libc().mallopt(_MMAP_THRESHOLD, _USUAL_MMAP_THRESHOLD)
-            _libc().malloc_trim(ctypes.c_size_t(0))
+            allocator.glibc().mallopt(_TRIM_THRESHOLD, trim)
+            allocator.glibc().mallopt(_MMAP_THRESHOLD, _USUAL_MMAP_THRESHOLD)
+            allocator.give_back()
 
 
 def _trim_threshold() -> int | None:
@@ -83,13 +83,4 @@ def _trim_threshold() -> int | None:
     trim, other = map(os.environ.get, _VARIABLES)
     if trim is None or other is not None or not (trim.isascii() and trim.isdigit()):
         return None
-    return int(trim) if _libc() is not None and int(trim) < 1 << 31 else None
-
-
-@functools.cache
-def _libc() -> Any:
-    """Return glibc; None where the C library is another one."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None)
-    return libc if hasattr(libc, "gnu_get_libc_version") else None
+    return int(trim) if allocator.glibc() is not None and int(trim) < 1 << 31 else None
