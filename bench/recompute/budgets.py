@@ -52,7 +52,85 @@ def resnet50() -> tuple[Any, Any, Any, dict[str, int]]:
     return model, x, y, {"batch_size": 16}
 
 
-MODELS: dict[str, Callable[[], Any]] = {"transformer": transformer, "resnet50": resnet50}
+def unet() -> tuple[Any, Any, Any, dict[str, int]]:
+    """Return a U-Net of four levels, 8 images of 96 x 96, a class for each pixel, its options."""
+
+    def twice(x: Any, width: int) -> Any:
+        for _ in range(2):
+            x = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
+            x = layers.ReLU()(layers.BatchNormalization()(x))
+        return x
+
+    x = inputs = keras.Input((96, 96, 3))
+    across = []
+    for width in (32, 64, 128):
+        x = twice(x, width)
+        across.append(x)
+        x = layers.MaxPooling2D()(x)
+    x = layers.Dropout(0.3)(twice(x, 256))
+    for beside in reversed(across):
+        width = beside.shape[-1]
+        x = layers.Conv2DTranspose(width, 2, strides=2)(x)
+        x = twice(layers.Concatenate()([beside, x]), width)
+    model = keras.Model(inputs, layers.Conv2D(4, 1)(x))
+    rng = np.random.default_rng(0)
+    x = rng.random((8, 96, 96, 3)).astype("float32")
+    return model, x, rng.integers(0, 4, (8, 96, 96)).astype("int32"), {"batch_size": 8}
+
+
+def bert() -> tuple[Any, Any, Any, dict[str, int]]:
+    """Return keras-hub's BERT with 12 blocks of width 256, 16 x 128 tokens, classes, options."""
+    from keras_hub.models import BertBackbone, BertTextClassifier
+
+    backbone = BertBackbone(
+        vocabulary_size=1000,
+        num_layers=12,
+        num_heads=4,
+        hidden_dim=256,
+        intermediate_dim=1024,
+        max_sequence_length=128,
+    )
+    task = BertTextClassifier(backbone, num_classes=10, preprocessor=None)
+    rng = np.random.default_rng(0)
+    x = _tokens(rng, segment_ids=np.zeros((16, 128), "int32"))
+    y = rng.integers(0, 10, 16).astype("int32")
+    return keras.Model(task.input, task.output), x, y, {"batch_size": 16, "length": 128}
+
+
+def gemma() -> tuple[Any, Any, Any, dict[str, int]]:
+    """Return keras-hub's Gemma with LoRA, 8 blocks of width 256, 16 x 128 tokens, the next ones."""
+    from keras_hub.models import GemmaBackbone, GemmaCausalLM
+
+    backbone = GemmaBackbone(
+        vocabulary_size=1000,
+        num_layers=8,
+        num_query_heads=4,
+        num_key_value_heads=1,
+        hidden_dim=256,
+        intermediate_dim=2048,
+        head_dim=64,
+        dropout=0.1,
+    )
+    backbone.enable_lora(4)
+    task = GemmaCausalLM(backbone, preprocessor=None)
+    rng = np.random.default_rng(0)
+    x = _tokens(rng)
+    y = np.roll(x["token_ids"], -1, 1)
+    return keras.Model(task.input, task.output), x, y, {"batch_size": 16, "length": 128}
+
+
+def _tokens(rng: np.random.Generator, **more: Any) -> dict[str, Any]:
+    ids = rng.integers(0, 1000, (16, 128)).astype("int32")
+    return {"token_ids": ids, "padding_mask": np.ones_like(ids), **more}
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "transformer": transformer,
+    "resnet50": resnet50,
+    "unet": unet,
+    "bert": bert,
+    "gemma": gemma,
+}
 
 
 def main() -> None:

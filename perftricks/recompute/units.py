@@ -20,6 +20,7 @@ from typing import (
     Any,
     Callable,
     Dict,
+    Iterable,
     List,
     NamedTuple,
     Optional,
@@ -132,6 +133,7 @@ class Units:
         self._length = length
         self._symbols = {id(x): x for x in outlined.symbols}
         self._same: Dict[int, int] = {}  # tensors of a nested graph -> those of what is around it
+        self._tensors: Set[int] = set()  # of the graphs that are looked into
         self._trained: Dict[int, bool] = {}
         self._costs: Dict[str, Cost] = {}
         self._cost_of_all: Optional[Cost] = None
@@ -141,6 +143,7 @@ class Units:
         graph = self._outlined.root
         assert graph is not None
         self.inputs = {id(x) for x in graph.functional.inputs}
+        self._tensors = _tensors(graph)
         found = self._of_graph(graph)
         self._trained = self._trained_tensors(found)
         self.units = [
@@ -153,7 +156,11 @@ class Units:
 
     def _of_graph(self, graph: Graph) -> List[Unit]:
         places = set(_places(graph.chain))
-        nested = _nested(self._outlined, graph)
+        nested = {
+            number: inner
+            for number, inner in _nested(self._outlined, graph).items()
+            if self._is_apart(inner, graph.nodes[number].input_tensors)
+        }
         for number in nested:
             places.update((number - 1, number))
         found: List[Unit] = []
@@ -164,10 +171,31 @@ class Units:
                 found.append(Unit(stage.takes, stage.gives, variables, graph, start, stop, stage))
                 continue
             node = graph.nodes[start]
-            self._same.update(zip(map(id, inner.functional.inputs), map(id, node.input_tensors)))
-            self._same.update(zip(map(id, node.outputs), map(id, inner.functional.outputs)))
+            self._equate(inner.functional.inputs, node.input_tensors)
+            self._equate(node.outputs, inner.functional.outputs)
             found.extend(self._of_graph(inner))
         return found
+
+    def _is_apart(self, graph: Graph, given: Sequence[Any] = ()) -> bool:
+        """Tell whether the tensors of a graph mean one thing each, and note that they do.
+
+        Models may be made of the same tensors, or of those around them, and called with others.
+
+        Args:
+            graph: The graph of a model that is called.
+            given: What it is called with, if that is a part of another graph.
+        """
+        own = {id(x) for x, value in zip(graph.functional.inputs, given) if x is value}
+        tensors = _tensors(graph)
+        if not self._tensors.isdisjoint(tensors - own):
+            return False
+        self._tensors |= tensors
+        return True
+
+    def _equate(self, tensors: Iterable[Any], origins: Iterable[Any]) -> None:
+        """Have tensors go by the keys of others; a model may be called with its own inputs."""
+        pairs = zip(map(id, tensors), map(id, origins))
+        self._same.update((key, origin) for key, origin in pairs if key != origin)
 
     def _trained_tensors(self, units: Sequence[Unit]) -> Dict[int, bool]:
         """Tell which tensors of graphs depend on weights that are trained."""
@@ -304,7 +332,8 @@ class CallUnits(Units):
     def _graph_of(self, call: Call) -> Optional[Graph]:
         """Return the graph that a call runs, if it may be cut."""
         graphs = self._outlined.graphs.values()
-        return next((g for g in graphs if g.functional is call.graph), None)
+        graph = next((g for g in graphs if g.functional is call.graph), None)
+        return graph if graph is not None and self._is_apart(graph) else None
 
     def _add_graph(self, call: Call, graph: Graph) -> None:
         for one in call.everything:
@@ -432,6 +461,12 @@ def _nested(outlined: Outlined, graph: Graph) -> Dict[int, Graph]:
         if inner is not None and is_much and numbers.count(call.number) == 1:
             found[number] = outlined.graphs[inner.number]
     return found
+
+
+def _tensors(graph: Graph) -> Set[int]:
+    """Return the keys of the tensors of a graph."""
+    made = (x for node in graph.nodes for x in node.outputs)
+    return {id(x) for x in itertools.chain(graph.functional.inputs, made)}
 
 
 def _places(chain: Any) -> List[int]:

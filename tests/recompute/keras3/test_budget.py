@@ -266,6 +266,46 @@ def test_inside_of_a_nested_model():
     assert recompute.verify(model, CASES[convolutions][0], np.ones((BATCH, 2)), loss="mse").ok
 
 
+def with_itself():
+    """Return a model with a backbone that is called with its own inputs, as keras-hub's tasks."""
+    backbone = convolutions()
+    return keras.Model(backbone.input, layers.Dense(2)(backbone(backbone.input)))
+
+
+def with_its_output():
+    """Return a model that runs the layers of another twice, once as that model."""
+    inputs = keras.Input((WIDTH,))
+    inner = keras.Model(inputs, gelus(inputs))
+    return keras.Model(inner.input, layers.Dense(2)(inner(inner.output)))
+
+
+def with_tensors_of_each_other():
+    """Return a model that calls two that were made of one input, one with what the other gives."""
+    inputs = keras.Input((WIDTH,))
+    one, other = (keras.Model(inputs, [gelus(inputs), inputs]) for _ in range(2))
+    a, through = one(inputs)
+    b, c = other(through)
+    return keras.Model(inputs, layers.Dense(2)(a + b + c))
+
+
+def gelus(x):
+    for _ in range(4):
+        x = x + layers.Dense(WIDTH)(layers.Dense(4 * WIDTH, activation="gelu")(x))
+    return x
+
+
+@pytest.mark.parametrize("build", [with_itself, with_its_output, with_tensors_of_each_other])
+def test_models_that_share_tensors(build):
+    """A tensor that means one thing here and another there is not taken for one."""
+    model = fresh_model(build)
+    options = {"batch_size": BATCH, "optimizer": "sgd"}
+    least, plain = ends(model, options)
+    assert least < 0.9 * plain
+    recompute.apply(model, budget=least, **options)
+    x = CASES[convolutions][0] if build is with_itself else np.ones((BATCH, WIDTH))
+    assert recompute.verify(model, x, np.ones((BATCH, 2)), loss="mse").ok
+
+
 def test_a_plan_in_force_stays():
     """Planning changes nothing about what was applied before."""
     model, options = compiled(tokens)
