@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from pyarrow import feather
 from pyarrow import parquet as pq
 
-from perftricks.wordcount import CorpusError, OptionError, WordCounts, read_table, write_table
+from perftricks.wordcount import (
+    CorpusError,
+    OptionError,
+    WordCounts,
+    count_words,
+    read_table,
+    write_table,
+)
 from perftricks.wordcount.reading.sources import find_sources
 from perftricks.wordcount.table import columns
 from perftricks.wordcount.writing import bulk, delimited
@@ -290,6 +297,33 @@ def test_data_frames():
     empty = WordCounts({}, documents=0)
     assert empty.to_arrow().to_pydict() == {"token": [], "count": []}
     assert len(empty.to_pandas()) == len(empty.to_polars()) == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"ngrams": 2}, {"pos": True}, {"document_frequency": True}]
+)
+def test_data_frames_of_nothing(options):
+    """The columns are of the types that they have otherwise: frames of many corpora are joined."""
+    pandas = pytest.importorskip("pandas")
+    polars = pytest.importorskip("polars")
+    empty, full = (count_words(texts, **options) for texts in ([], ["我们喝茶"]))
+    assert empty.to_pandas().dtypes.to_dict() == full.to_pandas().dtypes.to_dict()
+    keys = list(full.key_names)
+    joined = full.to_pandas().merge(empty.to_pandas(), on=keys, how="left")
+    assert joined[keys].equals(full.to_pandas()[keys])
+    assert len(pandas.concat([empty.to_pandas(), full.to_pandas()])) == len(full)
+    assert empty.to_polars().schema == full.to_polars().schema
+    assert polars.concat([empty.to_polars(), full.to_polars()]).equals(full.to_polars())
+
+
+def test_data_frames_of_lone_surrogates():
+    """Pandas can hold them; polars cannot, and that is said."""
+    pytest.importorskip("polars")
+    pytest.importorskip("pandas")
+    counts = WordCounts({"茶": 2, "\ud800": 1}, documents=1)
+    assert counts.to_pandas()["token"].tolist() == ["茶", "\ud800"]
+    with pytest.raises(ValueError, match="lone surrogate"):
+        counts.to_polars()
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS)

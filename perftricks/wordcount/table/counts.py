@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING, Any
 from perftricks.files import PathLike
 from perftricks.wordcount.errors import TableTooLargeError
 from perftricks.wordcount.reading.sources import NotRead
+from perftricks.wordcount.table.data_frames import pandas_frame, polars_frame
 from perftricks.wordcount.table.in_memory import MemoryTable
 from perftricks.wordcount.table.limits import default_limit
 from perftricks.wordcount.table.rows import (
-    COUNT,
-    DOCUMENT_FREQUENCY,
     NGRAM,
     TAG,
     TOKEN,
@@ -309,39 +308,18 @@ class WordCounts(Mapping[Any, int]):
         Raises:
             ImportError: If pandas is not installed.
         """
-        return _imported("pandas", "to_pandas").DataFrame(self._series())
+        documents = self.has_document_frequency
+        return pandas_frame(self.columns(), self.key_names, documents=documents)
 
     def to_polars(self) -> Any:
         """Return the table as a ``polars.DataFrame``, with the columns of :meth:`to_arrow`.
 
         Raises:
             ImportError: If polars is not installed.
+            ValueError: If a token holds a lone surrogate, which strings of polars cannot hold.
         """
-        polars = _imported("polars", "to_polars")
-        series = self._series()
-        if self.are_ngrams:
-            series[NGRAM] = list(map(list, series[NGRAM]))
-        return polars.DataFrame(series)
-
-    def _series(self) -> dict[str, Any]:
-        """Return the columns: lists of keys, arrays of numbers."""
-        import numpy as np
-
-        keys: list[Any] = []
-        numbers: list[list[Any]] = [[], []]
-        for part in self.columns():
-            keys += part.keys()
-            numbers[0].append(part.count)
-            if part.documents is not None:
-                numbers[1].append(part.documents)
-        none = np.zeros(0, np.int64)
-        series: dict[str, Any] = {NGRAM if self.are_ngrams else TOKEN: keys}
-        if self.are_tagged:
-            series = {TOKEN: [key.token for key in keys], TAG: [key.tag for key in keys]}
-        series[COUNT] = np.concatenate([none, *numbers[0]])
-        if self.has_document_frequency:
-            series[DOCUMENT_FREQUENCY] = np.concatenate([none, *numbers[1]])
-        return series
+        documents = self.has_document_frequency
+        return polars_frame(self.columns(), self.key_names, documents=documents)
 
     @property
     def are_ngrams(self) -> bool:
@@ -618,18 +596,6 @@ def _form(key: Any) -> int:
     if isinstance(key, Tagged):
         return -1
     return len(key) if isinstance(key, tuple) else 0
-
-
-def _imported(name: str, what: str) -> Any:
-    """Import a module.
-
-    Raises:
-        ImportError: If it is not installed; says what needs it.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ImportError(f"{what} needs {name}: pip install {name}") from None
 
 
 def _restored(
