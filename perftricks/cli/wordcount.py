@@ -421,7 +421,8 @@ def wordcount(
     from perftricks.wordcount.job import FileJob
     from perftricks.wordcount.reading.options import ReadOptions
     from perftricks.wordcount.reading.sources import find_sources
-    from perftricks.wordcount.settings import SHIPPED, Settings, TableFilter
+    from perftricks.wordcount.reading.stop_words import SHIPPED
+    from perftricks.wordcount.settings import Settings, TableFilter
     from perftricks.wordcount.tagging import parse_tags
     from perftricks.wordcount.tokenizers import make_spec
     from perftricks.wordcount.verify import VerificationError

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
-from importlib import resources
 from typing import TYPE_CHECKING, Literal, get_args
 
-from perftricks.files import PathLike
 from perftricks.wordcount.errors import OptionError
-from perftricks.wordcount.reading.sources import read_small_file
+from perftricks.wordcount.reading.stop_words import StopWords, read_stop_words
 from perftricks.wordcount.table.counts import WordCounts
 from perftricks.wordcount.table.limits import default_limit, parse_limit
 from perftricks.wordcount.table.rows import Filter
@@ -130,7 +126,7 @@ class TableFilter:
     @classmethod
     def make(
         cls,
-        stop_words: PathLike | Iterable[str] | None,
+        stop_words: StopWords | None,
         min_count: int,
         min_length: int,
         words_only: bool = False,
@@ -149,26 +145,7 @@ class TableFilter:
             OptionError: If the file of stop words is not UTF-8, or a number is negative.
             OSError: If the file cannot be read.
         """
-        for name, value in (("min_count", min_count), ("min_length", min_length)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise OptionError(f"{name} must be a whole number, not {value!r}")
-            if value < 0:
-                raise OptionError(f"{name} must not be negative, got {value}")
-        name = ""
-        if stop_words is None:
-            words: Iterable[str] = ()
-        elif isinstance(stop_words, str) and stop_words in SHIPPED:
-            name = stop_words
-            words = _shipped(name)
-        elif isinstance(stop_words, (str, os.PathLike)):
-            name = os.fspath(stop_words)
-            words = _read_stop_words(name)
-        else:
-            words = stop_words
-        found = frozenset(words)
-        other = next((word for word in found if not isinstance(word, str)), None)
-        if other is not None:
-            raise OptionError(f"stop words are strings; one is {other!r}")
+        found, name = read_stop_words(stop_words)
         return cls(Filter(min_count, min_length, found, words_only, tags or frozenset()), name)
 
     def check(self, spec: TokenizerSpec) -> None:
@@ -202,27 +179,3 @@ class TableFilter:
             f"what is shorter than {chosen.min_length} characters" if chosen.min_length > 1 else "",
         ]
         return ", ".join(filter(None, parts))
-
-
-# Lists of stop words that ship: name -> file.
-SHIPPED = {"zh": "zh.txt"}
-
-
-def _shipped(name: str) -> Iterator[str]:
-    """Yield the words of a list that ships; its lines hold several, and those with # none."""
-    file = resources.files(__package__).joinpath("stop_words").joinpath(SHIPPED[name])
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            yield from line.split()
-
-
-def _read_stop_words(path: str) -> Iterator[str]:
-    content = read_small_file(path, "stop words")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise OptionError(f"stop words {path!r}: not UTF-8 (byte {error.start})") from None
-    for line in text.split("\n"):
-        line = line.removesuffix("\r")
-        if line:
-            yield line.strip() or line

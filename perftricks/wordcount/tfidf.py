@@ -20,6 +20,7 @@ from typing import Any
 from perftricks.files import PathLike
 from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.reading.sources import read_small_file
+from perftricks.wordcount.reading.stop_words import StopWords, read_stop_words
 from perftricks.wordcount.table.counts import WordCounts
 from perftricks.wordcount.table.rows import Tagged
 
@@ -87,7 +88,7 @@ def keywords(
     n: int | None = 20,
     *,
     idf: Idf = JIEBA,
-    stop_words: Iterable[str] = (),
+    stop_words: StopWords | None = None,
     with_tags: bool = True,
 ) -> list[Keyword]:
     """Return the words of a table with the largest TF-IDF.
@@ -106,7 +107,8 @@ def keywords(
             "corpus" for that of the corpus itself, which needs document frequencies: ``ln((1 + N)
             / (1 + df)) + 1`` for N documents, df of which hold the word. That is the smooth idf of
             scikit-learn: https://scikit-learn.org/stable/modules/feature_extraction.html
-        stop_words: Words to leave out beside those of jieba, in lower case.
+        stop_words: Words to leave out beside those of jieba, in lower case: the path of a file with
+            a word on each line, the words, or "zh" for the list of Chinese words that ships.
         with_tags: Whether a word with two tags is two words, as with jieba's ``withFlag``. If not,
             their counts are added up.
 
@@ -116,8 +118,8 @@ def keywords(
 
     Raises:
         OptionError: If the table is one of n-grams, has no document frequencies that are asked for,
-            or the idf is none.
-        OSError: If the file of the idf cannot be read.
+            or the idf or the stop words are none.
+        OSError: If the file of the idf or of the stop words cannot be read.
 
     >>> from perftricks.wordcount import count_words
     >>> counts = count_words(["小明在中国科学院计算所", "计算所很大"], document_frequency=True)
@@ -127,7 +129,7 @@ def keywords(
     [Keyword(key='计算所', weight=0.4, count=2, document_frequency=2)]
     """
     check(counts, idf=idf, with_tags=with_tags)
-    stopped = {*_jieba_stop_words(), *stop_words}
+    stopped = {*_jieba_stop_words(), *read_stop_words(stop_words)[0]}
     of_corpus = idf == CORPUS
     weigh = _smooth_idf(counts) if of_corpus else _given_idf(load_idf(idf))
 
@@ -185,11 +187,13 @@ def load_idf(idf: Idf) -> tuple[Mapping[str, float], float]:
         idf: "jieba", a path, or a mapping.
 
     Raises:
-        OptionError: If a line of the file is not ``word idf``, or there is nothing in it.
+        OptionError: If a line of the file is not ``word idf``, a value of the mapping is no finite
+            number, or there is nothing in it.
         OSError: If it cannot be read.
     """
     if isinstance(idf, Mapping):
-        return idf, _median(idf.values(), "the mapping")
+        found = {word: _finite(word, value) for word, value in idf.items()}
+        return found, _median(found.values(), "the mapping")
     if idf == JIEBA:
         analyse = sys.modules.get("jieba.analyse")
         if analyse is not None:
@@ -201,7 +205,7 @@ def load_idf(idf: Idf) -> tuple[Mapping[str, float], float]:
         text = read_small_file(idf, "idf").decode("utf-8")
     except UnicodeDecodeError as error:
         raise OptionError(f"{name}: not UTF-8 (byte {error.start})") from None
-    found: dict[str, float] = {}
+    found = {}
     for number, line in enumerate(text.splitlines(), 1):
         try:
             word, value = line.strip().split(" ")
@@ -213,6 +217,16 @@ def load_idf(idf: Idf) -> tuple[Mapping[str, float], float]:
                 f"{name}, line {number}: {line[:50]!r}; expected 'word idf', with one space"
             ) from None
     return found, _median(found.values(), name)
+
+
+def _finite(word: str, value: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise OptionError(f"the mapping: the idf of {word!r} is {value!r}; expected a number")
+    return number
 
 
 def _jieba_file() -> str:

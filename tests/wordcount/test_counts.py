@@ -5,9 +5,10 @@ import weakref
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from perftricks.wordcount import WordCounts, count_words, settings
+from perftricks.wordcount import OptionError, WordCounts, count_words, settings
 from perftricks.wordcount.settings import TableFilter
 
 
@@ -108,6 +109,46 @@ def test_filtered(counts):
     assert (kept.documents, kept.tokens) == (3, 10)
     assert counts.filtered(min_length=2) == {}
     assert counts.filtered() is counts
+
+
+def test_filtered_takes_what_counting_takes(tmp_path):
+    """A str is the name of a list or a file, not its letters; what is none is refused."""
+    texts = ["我们在北京喝茶了，z h"]
+    whole = count_words(texts)
+    (tmp_path / "stop.txt").write_text("北京\n，\n", encoding="utf-8")
+    for words in ("zh", tmp_path / "stop.txt", str(tmp_path / "stop.txt"), ("喝茶", " "), None):
+        assert whole.filtered(stop_words=words) == count_words(texts, stop_words=words)
+    with pytest.raises(FileNotFoundError, match="stop words '北京'"):
+        whole.filtered(stop_words="北京")
+    for wrong in ({"stop_words": [1]}, {"min_count": "3"}, {"min_count": 2.5}, {"min_length": -1}):
+        with pytest.raises(OptionError):
+            whole.filtered(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"茶": 1.5}, "'茶' has 1.5; expected a whole number"),
+        ({"茶": "3"}, "'茶' has '3'"),
+        ({"茶": -1}, "'茶' has -1; expected 0"),
+        ({"茶": 2**63}, r"expected 0 to 2\*\*63 - 1"),
+        ({3: 1}, "3 is a key"),
+        ({None: 1}, "None is a key"),
+        (["茶"], "counts is a list"),
+    ],
+)
+def test_what_no_table_can_hold_is_refused(counts, message):
+    """It would be written as something else."""
+    with pytest.raises((TypeError, ValueError), match=message):
+        WordCounts(counts, documents=1)
+
+
+def test_numbers_of_numpy_are_counts():
+    """They are whole numbers too, and add up and are written like others."""
+    counts = WordCounts({"茶": np.int64(3)}, documents=1, document_frequency={"茶": np.int8(2)})
+    assert type(counts["茶"]) is int
+    assert counts == {"茶": 3}
+    assert counts.document_frequency == {"茶": 2}
 
 
 def test_pickle(counts):

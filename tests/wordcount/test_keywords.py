@@ -128,6 +128,22 @@ def test_stop_words(corpus_texts, extractor, tmp_path):
     found = pairs(keywords(count_words(corpus_texts), None, stop_words=words))
     same(found, expected)
     assert "TensorFlow" not in dict(found)
+    assert pairs(keywords(count_words(corpus_texts), None, stop_words=path)) == found
+
+
+def test_a_str_of_stop_words_names_a_list_or_a_file():
+    """It is not taken for its letters."""
+    counts = count_words(["我们在北京喝茶，我们喝茶"])
+    assert [word.key for word in keywords(counts, stop_words="zh")] == ["喝茶", "北京"]
+    with pytest.raises(FileNotFoundError, match="stop words '北京'"):
+        keywords(counts, stop_words="北京")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "x", None])
+def test_a_mapping_that_is_no_idf(value):
+    """What is no number is refused, as in a file."""
+    with pytest.raises(OptionError, match="the idf of '茶馆' is"):
+        keywords(count_words(["茶馆"]), idf={"喝茶": 2.0, "茶馆": value})
 
 
 def test_what_the_program_has_set_in_jieba_analyse_holds(corpus_texts, tmp_path):

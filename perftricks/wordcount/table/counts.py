@@ -15,6 +15,7 @@ from collections.abc import (
     Sequence,
     ValuesView,
 )
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 from perftricks.files import PathLike
 from perftricks.wordcount.errors import TableTooLargeError
 from perftricks.wordcount.reading.sources import NotRead
+from perftricks.wordcount.reading.stop_words import StopWords, read_stop_words
 from perftricks.wordcount.table.data_frames import pandas_frame, polars_frame
-from perftricks.wordcount.table.in_memory import MemoryTable
+from perftricks.wordcount.table.in_memory import MemoryTable, checked_counts
 from perftricks.wordcount.table.limits import default_limit
 from perftricks.wordcount.table.rows import (
     NGRAM,
@@ -115,6 +117,10 @@ class WordCounts(Mapping[Any, int]):
         document_frequency: Token -> the number of documents it occurs in, if that was asked for.
         run: How the table came about.
 
+    Raises:
+        TypeError: If a key is neither a str nor a tuple, or a count is no whole number.
+        ValueError: If a count is negative, or 2**63 or more.
+
     >>> counts = WordCounts({"茶": 2, "水": 1, "the": 2}, documents=1)
     >>> counts["茶"], len(counts), counts.tokens
     (2, 3, 5)
@@ -149,7 +155,11 @@ class WordCounts(Mapping[Any, int]):
         document_frequency: Mapping[Any, int] | None = None,
         run: RunInfo | None = None,
     ) -> None:
-        self._hold(MemoryTable(counts, document_frequency), documents, tokens, run)
+        frequency = document_frequency
+        if frequency is not None:
+            frequency = checked_counts(frequency, "document_frequency")
+        table = MemoryTable(checked_counts(counts, "counts"), frequency)
+        self._hold(table, documents, tokens, run)
 
     @classmethod
     def of(
@@ -347,7 +357,7 @@ class WordCounts(Mapping[Any, int]):
         *,
         min_count: int = 1,
         min_length: int = 0,
-        stop_words: Collection[str] = (),
+        stop_words: StopWords | None = None,
         words_only: bool = False,
     ) -> WordCounts:
         """Return the table without some of its tokens; ``documents`` and ``tokens`` stay.
@@ -355,14 +365,20 @@ class WordCounts(Mapping[Any, int]):
         Args:
             min_count: Keep tokens that occur at least as often.
             min_length: Keep tokens of at least as many characters.
-            stop_words: Tokens to leave out. An n-gram is left out if one of its tokens is.
+            stop_words: Tokens to leave out: the path of a file with a word on each line, the words,
+                or "zh" for the list that ships. An n-gram is left out if one of its tokens is.
             words_only: Leave out tokens without a letter, of which Chinese characters are some:
                 punctuation, blanks, numbers.
+
+        Raises:
+            OptionError: If an argument cannot be used.
+            OSError: If the file of stop words cannot be read.
 
         >>> WordCounts({"茶": 2, "水": 1}, documents=1).filtered(min_count=2)
         WordCounts({'茶': 2}, 1 distinct of 3 tokens in 1 document)
         """
-        return self.kept(Filter(min_count, min_length, frozenset(stop_words), words_only))
+        words, _ = read_stop_words(stop_words)
+        return self.kept(Filter(min_count, min_length, words, words_only))
 
     def kept(self, chosen: Filter) -> WordCounts:
         """Return the table with the rows that a filter keeps; see :meth:`filtered`."""

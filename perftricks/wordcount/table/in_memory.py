@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
@@ -15,6 +16,8 @@ from perftricks.wordcount.table.runs import blocks_of
 
 if TYPE_CHECKING:
     from perftricks.wordcount.table.columns import Columns
+
+_TOO_LARGE = 1 << 63  # for a column of numbers
 
 
 class MemoryTable:
@@ -190,6 +193,37 @@ class OnDisk(ABC):
         rows = self.rows()
         self._loaded = MemoryTable.of_rows(rows, document_frequency=documents, ordered=True)
         return self._loaded
+
+
+def checked_counts(counts: Mapping[Any, int], name: str) -> Mapping[Any, int]:
+    """Return counts that the columns of a table can hold; a mapping that has such is not copied.
+
+    Args:
+        counts: Key -> count.
+        name: What to call them.
+
+    Raises:
+        TypeError: If a key is neither a str nor a tuple, or a count is no whole number.
+        ValueError: If a count is negative, or too large.
+    """
+    if not isinstance(counts, Mapping):
+        raise TypeError(f"{name} is a {type(counts).__name__}; expected a mapping, token -> count")
+    for key in counts:
+        if not isinstance(key, (str, tuple)):
+            raise TypeError(f"{name}: {key!r} is a key; expected a str, or a tuple of them")
+    if not set(map(type, counts.values())) <= {int}:
+        counts = {key: _whole(count, key, name) for key, count in counts.items()}
+    for key, count in counts.items():
+        if not 0 <= count < _TOO_LARGE:
+            raise ValueError(f"{name}: {key!r} has {count}; expected 0 to 2**63 - 1")
+    return counts
+
+
+def _whole(count: Any, key: Any, name: str) -> int:
+    try:
+        return operator.index(count)
+    except TypeError:
+        raise TypeError(f"{name}: {key!r} has {count!r}; expected a whole number") from None
 
 
 def _as_dict(mapping: Mapping[Any, int]) -> dict[Any, int]:

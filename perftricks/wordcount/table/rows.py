@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from perftricks.wordcount.errors import OptionError
+
 # (key, count, documents that hold the key or 0), where runs are sorted by key, and
 # (-count, key, documents) where they are in the order of a table. All rows of a run have keys of
 # one form: a str, a tuple of so many, or a token with its tag.
@@ -43,6 +45,9 @@ class Filter:
             which Chinese characters are some. Punctuation, blanks and numbers are no words.
         tags: Those with one of these part-of-speech tags, or of the families ``n*``; empty for
             all. In a table of tokens with tags the others look at the token alone.
+
+    Raises:
+        OptionError: If a number is none, or negative.
     """
 
     min_count: int = 1
@@ -50,6 +55,13 @@ class Filter:
     stop_words: frozenset[str] = frozenset()
     words_only: bool = False
     tags: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name, value in (("min_count", self.min_count), ("min_length", self.min_length)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise OptionError(f"{name} must be a whole number, not {value!r}")
+            if value < 0:
+                raise OptionError(f"{name} must not be negative, got {value}")
 
     @property
     def keeps_all(self) -> bool:
