@@ -67,6 +67,19 @@ def test_named_file_is_read_whatever_its_extension(tmp_path, name, format, compr
     assert (source.format, source.compression, source.size) == (format, compression, 4)
 
 
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.TGZ", "a.tar", "a.zip", "a.pdf", "a.docx", "a.7z"])
+def test_archives_and_documents(tmp_path, name):
+    """What is counted of an archive would be what is around its texts; a format says it is text."""
+    write(tmp_path, name, "b.txt")
+    for path in (tmp_path / name, f"file://{tmp_path / name}", tmp_path / "a.*"):
+        with pytest.raises(OptionError, match=r"is \.\w+, which is no text: (unpack|save)"):
+            find_sources(path)
+    assert len(find_sources(tmp_path / name, format="text").sources) == 1
+    corpus = find_sources([tmp_path / name, tmp_path / "b.txt"], skip_bad=True)
+    assert found(corpus, tmp_path) == ["b.txt"]
+    assert [path for path, _ in corpus.bad] == [str(tmp_path / name)]
+
+
 def test_format_overrides_the_extension(tmp_path):
     """A format that is given holds for every file; the compression still goes by the extension."""
     write(tmp_path, "a.txt", "b.log.gz")

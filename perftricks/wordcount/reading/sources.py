@@ -38,6 +38,10 @@ _EXTENSIONS: dict[str, Format] = {
     ".feather": "arrow",
 }
 
+# What holds text and is none: what would be counted are the bytes around it.
+_ARCHIVES = (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".zip", ".7z", ".rar")
+_DOCUMENTS = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".xls", ".xlsx", ".ppt", ".pptx")
+
 _PATTERN = re.compile(r"[*?]|\[.+\]")
 _NOT_DATA = "not one of the dataset's files (state.json)"
 
@@ -170,7 +174,9 @@ def find_sources(
     Raises:
         FileNotFoundError: If a path does not exist, or a pattern matches nothing.
         PermissionError: If a file or folder may not be read.
-        OptionError: If nothing is named, a folder holds nothing to read, or a path is named twice.
+        OptionError: If nothing is named, a folder holds nothing to read, a path is named twice, or
+            a file that is named is an archive or a document of an office program; with a format
+            that is read as it is.
 
     >>> corpus = find_sources("docs/samples")
     >>> [source.path for source in corpus.sources]
@@ -258,7 +264,9 @@ class _Finder:
         else:
             self._add_file(path, mode)
 
-    def _give_up(self, path: str, error: OSError, may_be_skipped: bool = True) -> None:
+    def _give_up(
+        self, path: str, error: OSError | OptionError, may_be_skipped: bool = True
+    ) -> None:
         """Raise an error, or note the path if bad ones are skipped."""
         if not (self._skip_bad and may_be_skipped):
             raise error
@@ -284,8 +292,9 @@ class _Finder:
             return
         self._name_once(system.stem, url)
         if files is None:
-            format, compression = classify(url)
-            self._take_url(url, system.stem, format or "text", compression, found["size"])
+            if self._is_text(url):
+                format, compression = classify(url)
+                self._take_url(url, system.stem, format or "text", compression, found["size"])
             return
         before = len(self.sources)
         for path, size in files:
@@ -320,12 +329,21 @@ class _Finder:
 
     def _add_file(self, path: str, mode: int) -> None:
         """Take a file the user names, which need not be a regular one."""
+        if not self._is_text(path):
+            return
         format, compression = classify(path)
         if not stat.S_ISREG(mode):
             self.sources.append(Source(path, self._format or format or "text", compression, None))
             return
         if os.path.realpath(path) not in self._taken:  # in a folder that was named before
             self._take(path, format or "text", compression)
+
+    def _is_text(self, path: str) -> bool:
+        """Whether a file that is named may be text, by its name; if not, that is an error."""
+        reason = None if self._format is not None else _why_no_text(path)
+        if reason is not None:
+            self._give_up(path, OptionError(f"{path!r} {reason}"))
+        return reason is None
 
     def _take(self, path: str, format: Format, compression: Compression) -> None:
         """Take a regular file that was not taken before."""
@@ -481,6 +499,20 @@ def classify(path: str) -> tuple[Format | None, Compression]:
             compression = known
             extension = os.path.splitext(stem)[1]
     return _EXTENSIONS.get(extension.lower()), compression
+
+
+def _why_no_text(path: str) -> str | None:
+    """Say why a file is no text, by its name; None if it may be."""
+    name = os.path.basename(path).lower()
+    _, compression = classify(path)
+    extension = os.path.splitext(name.removesuffix(f".{compression}") if compression else name)[1]
+    if extension in _ARCHIVES:
+        todo = "unpack it, and name the folder"
+    elif extension in _DOCUMENTS:
+        todo = "save its text in a text file"
+    else:
+        return None
+    return f"is {extension}, which is no text: {todo} (or say that it is, by the format text)"
 
 
 def _mode_of(path: str) -> int:
