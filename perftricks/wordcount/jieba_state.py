@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
+import functools
 import hashlib
+import importlib.machinery
 import importlib.util
 import inspect
 import io
@@ -113,18 +115,17 @@ def import_copy() -> Any:
     name = f"_perftricks_jieba_{next(_copies)}"
     found = importlib.util.find_spec("jieba")
     assert found is not None
-    assert found.origin is not None
-    spec = importlib.util.spec_from_file_location(
-        name, found.origin, submodule_search_locations=found.submodule_search_locations
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    loader: Any = found.loader  # of a frozen application there are no files
+    module = types.ModuleType(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None, origin=found.origin)
+    module.__spec__.submodule_search_locations = found.submodule_search_locations
+    module.__package__, module.__file__ = name, found.origin
+    module.__path__ = found.submodule_search_locations or []
     with _importing, quiet(name), warnings.catch_warnings(), _without_pkg_resources():
         warnings.simplefilter("ignore")
         sys.modules[name] = module  # for its relative imports
         try:
-            spec.loader.exec_module(module)
+            exec(loader.get_code("jieba"), vars(module))
         finally:
             for key in [key for key in sys.modules if key.partition(".")[0] == name]:
                 del sys.modules[key]  # who holds the copy keeps it alive, nobody else
@@ -249,11 +250,23 @@ def is_own(function: Any, name: str, module: str = "jieba") -> bool:
     if not isinstance(function, types.FunctionType):
         return False
     home: Any = sys.modules[module]
+    file = function.__code__.co_filename
     return (
         function.__globals__ is vars(home)
         and function.__qualname__ == name
-        and function.__code__.co_filename == home.__file__  # not the code of another
+        and (file == home.__file__ or file == _file_in_code(module))  # not the code of another
     )
+
+
+@functools.cache
+def _file_in_code(module: str) -> str | None:
+    """Return the file that a module's code names: not its own where it came without its source."""
+    loader: Any = getattr(sys.modules[module].__spec__, "loader", None)
+    try:
+        code = loader.get_code(module)
+    except (AttributeError, ImportError, OSError):
+        return None
+    return None if code is None else str(code.co_filename)
 
 
 def _tokenizer_class() -> Any:

@@ -17,7 +17,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Any, Literal, cast
 
 from perftricks.files import PathLike
@@ -30,6 +29,7 @@ from perftricks.wordcount.dictionaries import (
 )
 from perftricks.wordcount.errors import OptionError, TokenizerError
 from perftricks.wordcount.excerpt import excerpt_tokenizer
+from perftricks.wordcount.versions import version_of
 
 Cut = Callable[[str], Iterable[str]]
 Mode = Literal["default", "all", "search"]
@@ -387,7 +387,7 @@ def _jieba_version() -> str:
 
 @functools.cache
 def _installed_jieba() -> str:
-    return metadata.version("jieba")
+    return version_of("jieba")
 
 
 def is_jieba_ready() -> bool:

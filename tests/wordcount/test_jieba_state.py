@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+import py_compile
 import re
 import subprocess
 import sys
 import threading
 import types
+import warnings
+from importlib import metadata
+from pathlib import Path
 
 import jieba
 import jieba.posseg
@@ -20,6 +24,7 @@ from perftricks.wordcount import OptionError, TokenizerError, count_words, jieba
 from perftricks.wordcount.methods.batched import Batched
 from perftricks.wordcount.methods.compiled import Compiled
 from perftricks.wordcount.tokenizers import WorkerSetup, make_spec
+from perftricks.wordcount.versions import version_of
 from tests.wordcount.conftest import naive
 
 SPACED = ["我的Apple Macbook很贵", "New York 和 c++ 与 a-b", "苹果 电脑"]
@@ -502,3 +507,50 @@ def test_before_jieba_is_used(tmp_path, change, untouched):
         [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=False
     )
     assert done.stdout.split() == [str(untouched), "True"], done.stderr
+
+
+def test_without_sources(tmp_path):
+    """Where modules come without their sources, as in a frozen application, nothing is replaced."""
+    source = Path(jieba.__file__).parent
+    for path in [*source.glob("*.py"), *(source / "finalseg").glob("*.py")]:
+        target = tmp_path / "jieba" / path.relative_to(source).with_suffix(".pyc")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about its source
+            py_compile.compile(str(path), str(target), dfile=f"jieba/{path.name}", doraise=True)
+    (tmp_path / "jieba" / "dict.txt").write_text("我们 9 r\n喝茶 9 v\n下午 9 t\n", encoding="utf-8")
+    program = f"""
+import sys, types
+sys.path.insert(0, {str(tmp_path)!r})
+import jieba, jieba.finalseg
+assert jieba.__file__.endswith(".pyc")
+from perftricks.wordcount import count_words, jieba_state
+jieba.setLogLevel(60)
+jieba.dt.tmp_dir = {str(tmp_path)!r}
+assert jieba_state.replaced_functions() == []
+assert count_words(["我们下午喝茶"]) == dict.fromkeys(jieba.lcut("我们下午喝茶"), 1)
+assert count_words(["我们下午喝茶"], user_dict=["下午喝茶 99"]) == {{"我们": 1, "下午喝茶": 1}}
+code = compile("lambda sentence: [sentence]", "other.py", "eval").co_consts[0]
+own = jieba.finalseg.cut
+jieba.finalseg.cut = types.FunctionType(code.replace(co_name="cut"), vars(jieba.finalseg), "cut")
+jieba.finalseg.cut.__qualname__ = "cut"
+assert jieba_state.replaced_functions() == ["jieba.finalseg.cut"]
+"""
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_without_metadata(monkeypatch):
+    """A package says its version where its metadata are missing."""
+    monkeypatch.setattr(metadata, "version", raising(metadata.PackageNotFoundError))
+    assert version_of("jieba") == jieba.__version__
+    with pytest.raises(ImportError):
+        version_of("no_such_package")
+
+
+def raising(error):
+    def function(name):
+        raise error(name)
+
+    return function

@@ -11,11 +11,11 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from perftricks.wordcount.storage.cachefolder import open_cache
+from perftricks.wordcount.versions import version_of
 
 from .cache import (
     find_lexicon,
@@ -111,7 +111,7 @@ def why_unsupported(tokenizer: Any = None) -> str | None:
         if importlib.util.find_spec(module) is None:
             return f"{module} is not installed"
     if tokenizer is None and "jieba" not in sys.modules:
-        version = metadata.version("jieba")
+        version = version_of("jieba")
         if version in KNOWN_VERSIONS:
             return None  # for lack of anybody who could have changed it
         return f"jieba {version}: the kernel mirrors jieba {', '.join(KNOWN_VERSIONS)}"

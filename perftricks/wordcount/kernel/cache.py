@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import marshal
 import sys
 import tempfile
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from perftricks.signals import held_back
 from perftricks.wordcount.storage.cachefiles import ALIAS, keep_within_limit
 from perftricks.wordcount.storage.cachefolder import CacheFolder
 from perftricks.wordcount.storage.sealed import DamagedError
+from perftricks.wordcount.versions import version_of
 
 from .arrays import packed, unpacked
 from .layout import DTYPES, Lexicon
@@ -70,7 +72,16 @@ TABLE_SOURCES = ("layout", "tables", "trie")
 def _sources(modules: tuple[str, ...]) -> str:
     """The sources of modules of this package: a change to any of them makes what they make anew."""
     folder = resources.files(__package__)
-    return _key(*((folder / f"{module}.py").read_bytes() for module in modules))
+    try:
+        return _key(*((folder / f"{module}.py").read_bytes() for module in modules))
+    except OSError:  # they came without: what was made of them stands for them
+        specs = (importlib.util.find_spec(f"{__package__}.{module}") for module in modules)
+        return _key(*map(_code_of, specs))
+
+
+def _code_of(spec: Any) -> bytes:
+    # From version 3 on the bytes depend on who else holds the parts.
+    return marshal.dumps(spec.loader.get_code(spec.name), 2)
 
 
 # ---------------------------------------------------------------------- machine code
@@ -80,8 +91,8 @@ def _sources(modules: tuple[str, ...]) -> str:
 def _kernel_name() -> str:
     key = _key(
         _sources(KERNEL_SOURCES),
-        metadata.version("numba"),
-        metadata.version("llvmlite"),
+        version_of("numba"),
+        version_of("llvmlite"),
         processor(),
     )
     return f"kernel-{key}.o"

@@ -392,3 +392,14 @@ def test_every_change_of_the_dictionary_is_noticed(tmp_path, kernel):
         counter = TextCounter(kernel, cache.load_lexicon(folder, kernel, tokenizer))
     counter.feed("甲乙丙丁戊".encode())
     assert counter.table().to_dict() == {"甲乙丙丁戊": 1}
+
+
+def test_without_sources(monkeypatch, tmp_path):
+    """Where the package came without its sources, what was made of them stands for them."""
+    key_of = cache._sources.__wrapped__
+    modules = cache.KERNEL_SOURCES
+    usual = key_of(modules)
+    monkeypatch.setattr(cache.resources, "files", lambda package: tmp_path)
+    key = key_of(modules)
+    assert key == key_of(modules)
+    assert key not in (usual, key_of(modules[1:]), key_of(cache.TABLE_SOURCES))
