@@ -507,3 +507,16 @@ def test_relative_output(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_table("a.csv", table(["a"]))
     assert os.listdir(tmp_path) == ["a.csv"]
+
+
+@pytest.mark.parametrize("extension", ["tsv", "csv", "json"])
+@pytest.mark.parametrize("tagged", [False, True])
+def test_tables_that_other_programs_have_saved(tmp_path, extension, tagged):
+    """They begin with a byte order mark, or their lines end as on Windows."""
+    counts = count_words(['我们喝茶，a\\b\r,"\t\ufeff'], pos=tagged, document_frequency=not tagged)
+    path = tmp_path / f"a.{extension}"
+    write_table(path, counts)
+    data = path.read_bytes()
+    for changed in (data.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + data):
+        path.write_bytes(changed)
+        assert read_table(path) == counts

@@ -44,9 +44,9 @@ class Tsv:
 
     def read(self, name: str) -> Found:
         """Read a table."""
-        content = read_text(name)
-        # Lines end at \n alone, so that no other separator in a token could end one.
-        header, _, body = content.partition("\n")
+        # Lines end at \n alone, so that no other separator in a token could end one; at \r\n where
+        # another program has saved the file: in tokens both are escaped.
+        header, _, body = read_text(name).replace("\r\n", "\n").partition("\n")
         form = _check_header(header.split("\t"), name, unescape)
         parts = None
         if form.key is unescape and not form.tagged:
@@ -79,13 +79,15 @@ class Csv:
 def read_text(name: str) -> str:
     """Read a file; a lone surrogate may be in it as three bytes.
 
+    A byte order mark at its start, as other programs write one, is left out.
+
     Raises:
         CorpusError: If it is not UTF-8.
     """
     with open(name, "rb") as file:
         data = file.read()
     try:
-        return data.decode("utf-8", "surrogatepass")
+        return data.decode("utf-8", "surrogatepass").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         problem = f"not a table: 0x{data[error.start]:02x} is not UTF-8"
         raise CorpusError(name, problem, offset=error.start) from None
