@@ -112,8 +112,8 @@ def count_words(
     Raises:
         OptionError: If an option cannot be used; nothing has been counted then.
         OSError: If a dictionary or the stop words cannot be read.
-        TypeError: If ``texts`` is a single str, a document is not a str, or ``progress`` is neither
-            a bool nor a function.
+        TypeError: If ``texts`` is a single str or a path, a document is not a str, or ``progress``
+            is neither a bool nor a function.
         TokenizerError: If a tokenizer of your own fails.
         VerificationError: If a document was counted wrongly.
         SpillError: If the disk is full that the table moves to.
@@ -126,6 +126,8 @@ def count_words(
     """
     if isinstance(texts, (str, bytes)):
         raise TypeError("texts is one string; expected an iterable of them, such as [text]")
+    if isinstance(texts, os.PathLike):
+        raise TypeError(f"texts is a path, {os.fspath(texts)!r}; count_files counts files")
     tags = parse_tags(pos)
     settings = Settings(
         make_spec(
@@ -273,6 +275,7 @@ def count_files(
         OptionError: If an option or a path cannot be used; nothing has been counted then.
         FileNotFoundError: If a path does not exist.
         PermissionError: If a file may not be read.
+        TypeError: If something else than a path is given, such as an open file.
         CorpusError: If data is bad: not the encoding, broken compression, a line that is not JSON,
             a field that is missing. It names the file and the line or the byte.
         TokenizerError: If a tokenizer of your own fails.

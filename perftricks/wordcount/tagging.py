@@ -81,6 +81,8 @@ def parse_tags(pos: bool | str | Iterable[str] | None) -> frozenset[str] | None:
         return None
     if pos is True:
         return frozenset()
+    if not isinstance(pos, Iterable):
+        raise OptionError(f"pos must be True, False or tags such as 'n,v', not {pos!r}")
     tags = pos.split(",") if isinstance(pos, str) else list(pos)
     if tags == ["all"]:
         return frozenset()

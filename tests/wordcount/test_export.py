@@ -520,3 +520,14 @@ def test_tables_that_other_programs_have_saved(tmp_path, extension, tagged):
     for changed in (data.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + data):
         path.write_bytes(changed)
         assert read_table(path) == counts
+
+
+def test_output_that_is_a_pipe():
+    """Such as ``>(gzip > a.gz)`` in a shell; it has no name of its own."""
+    reading, writing = os.pipe()
+    try:
+        with pytest.raises(OptionError, match="is no regular file"):
+            check_output(f"/dev/fd/{writing}", format="tsv")
+    finally:
+        os.close(reading)
+        os.close(writing)

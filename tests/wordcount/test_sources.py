@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from perftricks.wordcount import OptionError
+from perftricks.wordcount import OptionError, count_files, count_words
 from perftricks.wordcount.reading import sources
 from perftricks.wordcount.reading.sources import find_sources
 
@@ -78,6 +78,20 @@ def test_archives_and_documents(tmp_path, name):
     corpus = find_sources([tmp_path / name, tmp_path / "b.txt"], skip_bad=True)
     assert found(corpus, tmp_path) == ["b.txt"]
     assert [path for path, _ in corpus.bad] == [str(tmp_path / name)]
+
+
+def test_what_is_no_path(tmp_path):
+    """An open file is not taken for its lines."""
+    write(tmp_path, "a.txt")
+    with open(tmp_path / "a.txt", encoding="utf-8") as file:
+        with pytest.raises(TypeError, match="paths is an open file"):
+            find_sources(file)
+        with pytest.raises(TypeError, match="a path is of type TextIOWrapper"):
+            find_sources([file])
+    with pytest.raises(TypeError, match=r"texts is a path, .*a\.txt'; count_files counts files"):
+        count_words(tmp_path / "a.txt")
+    with pytest.raises(OptionError, match="encoding must be a name"):
+        count_files(tmp_path / "a.txt", encoding=None)
 
 
 def test_format_overrides_the_extension(tmp_path):

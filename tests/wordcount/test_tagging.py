@@ -424,3 +424,10 @@ def test_known_tags():
     known = known_tags(make_spec(pos=True).posseg_tokenizer())
     assert {"n", "nr", "v", "uj", "x", "m", "eng"} <= known
     assert parse_tags(None) is None
+
+
+@pytest.mark.parametrize("wrong", [1, 2.5, [3]])
+def test_what_is_neither_tags_nor_a_bool(wrong):
+    """It is refused in a line."""
+    with pytest.raises(OptionError, match="pos"):
+        parse_tags(wrong)

@@ -174,6 +174,7 @@ def find_sources(
     Raises:
         FileNotFoundError: If a path does not exist, or a pattern matches nothing.
         PermissionError: If a file or folder may not be read.
+        TypeError: If something else than a path is given.
         OptionError: If nothing is named, a folder holds nothing to read, a path is named twice, or
             a file that is named is an archive or a document of an office program; with a format
             that is read as it is.
@@ -182,7 +183,12 @@ def find_sources(
     >>> [source.path for source in corpus.sources]
     ['docs/samples/tea-and-cities.txt']
     """
+    if hasattr(paths, "read"):
+        raise TypeError("paths is an open file; name it, or count what it holds by count_words")
     names = [paths] if isinstance(paths, (str, bytes, os.PathLike)) else list(paths)
+    for name in names:
+        if not isinstance(name, (str, bytes, os.PathLike)):
+            raise TypeError(f"a path is of type {type(name).__name__}: {name!r}; expected a str")
     if not names:
         raise OptionError("no path given; name files or folders, or - for the standard input")
     if format is not None and format not in FORMATS:

@@ -256,6 +256,8 @@ def check_encoding(encoding: str, errors: str) -> None:
     Raises:
         OptionError: If they do not.
     """
+    if not isinstance(encoding, str):
+        raise OptionError(f"encoding must be a name such as utf-8, or auto, not {encoding!r}")
     if encoding == AUTO:
         encoding = "utf-8"
     try:

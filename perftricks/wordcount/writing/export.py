@@ -224,12 +224,12 @@ def check_place(path: PathLike, sources: Sequence[Source] = ()) -> None:
     target = os.path.realpath(path)
     name = os.fspath(path)
     folder = os.path.dirname(target)
+    if os.path.exists(name) and not os.path.isfile(name):  # a pipe has no real path
+        raise OptionError(f"output {name!r} exists and is no regular file; choose another name")
     if not os.path.isdir(folder):
         raise OptionError(f"output {name!r}: folder {folder!r} does not exist; create it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OptionError(f"output {name!r}: folder {folder!r} may not be written to")
-    if os.path.exists(target) and not os.path.isfile(target):
-        raise OptionError(f"output {name!r} exists and is no regular file; choose another name")
     for source in sources:
         if source.path != STDIN and os.path.realpath(source.path) == target:
             raise OptionError(f"output {name!r} would overwrite an input; choose another name")
