@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import weakref
 from collections import Counter
 from collections.abc import (
     Callable,
-    Collection,
     ItemsView,
     Iterator,
     KeysView,
@@ -15,7 +13,6 @@ from collections.abc import (
     Sequence,
     ValuesView,
 )
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
