@@ -6,7 +6,7 @@ A package for a Keras has two modules that are these: ``layers`` a ``Family``, `
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, AbstractSet, Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from perftricks.recompute.policies import FULL, Policy
 
@@ -157,6 +157,9 @@ if TYPE_CHECKING:  # Python 3.7 has no Protocol
 
         def mark(self, x: Any, name: str) -> Any:
             """Return a tensor of a call that is to be kept under a name."""
+
+        def other_names(self, pure: Any) -> AbstractSet[str]:
+            """Return the names that a call, which has run, gave by what is not ``keep``."""
 
         def checkpoint(self, pure: Any) -> List[Any]:
             """Run ``pure.run(*pure.tensors)`` and forget all but its result.

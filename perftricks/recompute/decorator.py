@@ -10,7 +10,7 @@ import warnings
 from typing import Any, Callable, Optional, TypeVar, cast, overload
 
 from perftricks.recompute import stacks, switch
-from perftricks.recompute.policies import Given, policy_of
+from perftricks.recompute.policies import Given, Policies, policy_of
 from perftricks.recompute.references import spread
 from perftricks.recompute.tracers import keep_autograph_out
 
@@ -45,9 +45,9 @@ def recompute_grad(call: Optional[F] = None, *, policy: Given = "full") -> Any:
             convolutions give, "save_attention" for what a fused attention operation gives; a list
             of names, for the tensors that ``keep`` has given these; or a function of the kind of an
             operation ("matmul", "convolution", "mask", "attention", "named") and its name (None for
-            what has none), which returns True to keep what it gives. What a backend cannot keep, it
-            computes again: TensorFlow keeps things in graphs only, and attention is one operation
-            on torch only. ``status`` says so.
+            what has none), which returns True to keep what it gives. What a backend cannot keep, it computes again: TensorFlow
+            keeps things in graphs only, and attention is one operation on torch only. ``status``
+            says so. A name that no ``keep`` gives is told by a RuntimeWarning when ``call`` runs.
 
     Returns:
         A function with the same signature; the original is its ``__wrapped__``. Without ``call``,
@@ -71,6 +71,7 @@ def recompute_grad(call: Optional[F] = None, *, policy: Given = "full") -> Any:
     if call is None:
         return functools.partial(recompute_grad, policy=chosen)
     _check(call)
+    chosen = Policies(getattr(call, "__qualname__", repr(call))).of(policy)
 
     @functools.wraps(call)
     def wrapper(*args: Any, **kwargs: Any) -> Any:

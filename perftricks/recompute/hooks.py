@@ -22,11 +22,15 @@ from perftricks.recompute.keras3 import layers as keras3
 from perftricks.recompute.models import MARK, compiled_functions, put_back_compiled
 from perftricks.recompute.outlining import Graph, Outlined
 from perftricks.recompute.planning.plans import Plan, Segment
-from perftricks.recompute.policies import Policy, policy_of
+from perftricks.recompute.policies import Policies, Policy
 from perftricks.recompute.stacks import family_of, generation_of
 
 Hook = Tuple[Any, str, Any]  # an object, the name of an attribute, its new value
 _lock = threading.Lock()
+_UNNAMED = (
+    " (the graph was there before the plan, and keep names tensors only while a call that is to be "
+    "recomputed runs; put @recompute_grad(policy=...) on the layer)"
+)
 
 
 def put_in(model: Any, outlined: Outlined, plan: Plan) -> None:
@@ -106,17 +110,19 @@ def _detach(model: Any) -> bool:
 
 def _hooks(model: Any, outlined: Outlined, plan: Plan) -> List[Hook]:
     """Return what stands in where."""
+    family = family_of(model)
     by_graph: Dict[int, List[Segment]] = {}
     layers = []
+    policies = Policies("the plan of " + model.name, _UNNAMED if family.is_static(model) else "")
     for segment in plan.segments:
         if segment.steps is not None:
             by_graph.setdefault(segment.number, []).append(segment)
         elif segment.recomputed:
-            layers.append((outlined.layers[segment.number], policy_of(segment.policy)))
+            layers.append((outlined.layers[segment.number], policies.of(segment.policy)))
     hooks = _layer_hooks(model, layers) if layers else []
     for number, segments in by_graph.items():
         if any(segment.recomputed for segment in segments):
-            hooks.append(_graph_hook(outlined, outlined.graphs[number], segments))
+            hooks.append(_graph_hook(outlined, outlined.graphs[number], segments, policies))
     return hooks
 
 
@@ -149,9 +155,11 @@ def _call_hook(layer: Any, method: str, policy: Policy) -> Callable[..., Any]:
     return call
 
 
-def _graph_hook(outlined: Outlined, graph: Graph, segments: Sequence[Segment]) -> Hook:
+def _graph_hook(
+    outlined: Outlined, graph: Graph, segments: Sequence[Segment], policies: Policies
+) -> Hook:
     """Return what stands in where, to recompute segments of a graph of layers."""
-    stages_of_graph = stages.of_plan(outlined, graph, segments)
+    stages_of_graph = stages.of_plan(outlined, graph, segments, policies.of)
     functional = graph.functional
     if generation_of(functional) == 2:
         from perftricks.recompute.keras2 import symbols

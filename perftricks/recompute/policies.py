@@ -17,8 +17,22 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import inspect
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
+import warnings
+from typing import (
+    AbstractSet,
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    Union,
+)
 
 from perftricks.recompute.tracers import keep_autograph_out
 
@@ -36,6 +50,7 @@ _KINDS: Dict[str, Tuple[str, ...]] = {
 
 
 NAMES = tuple(_KINDS)
+_Others = Callable[[], AbstractSet[str]]
 
 
 class Policy(NamedTuple):
@@ -43,9 +58,13 @@ class Policy(NamedTuple):
 
     Attributes:
         given: As it was asked for: the name of a policy, names of tensors, or a function.
+        traced: For names: takes those that ``keep`` gave in a call under the policy, when one has
+            run or has been traced, and a function that finds those that were given in other ways.
+            None if nobody asks.
     """
 
     given: Any = "full"
+    traced: Optional[Callable[[AbstractSet[str], _Others], None]] = None
 
     @property
     def is_full(self) -> bool:
@@ -109,23 +128,81 @@ def policy_of(given: Given) -> Policy:
     return Policy(tuple(sorted(names)))
 
 
+class Policies:
+    """The policies of what is recomputed together: one decorated function, or a plan.
+
+    When each of its calls has run once, names that ``keep`` gave in none of them are told: nothing
+    is kept for these, and nothing else would show it.
+
+    Args:
+        where: What it is, for the warning.
+        hint: What else the warning says where there are no names at all.
+    """
+
+    def __init__(self, where: str, hint: str = "") -> None:
+        self._where = where
+        self._hint = hint
+        self._wanted: Set[str] = set()
+        self._given: Set[str] = set()
+        self._waiting: Set[int] = set()
+        self._count = 0
+
+    def of(self, given: Given) -> Policy:
+        """Return the policy of one call; the arguments and errors are those of ``policy_of``."""
+        policy = policy_of(given)
+        if not isinstance(policy.given, tuple):
+            return policy
+        self._wanted.update(policy.given)
+        self._waiting.add(self._count)
+        self._count += 1
+        return policy._replace(traced=functools.partial(self._has_run, self._count - 1))
+
+    def _has_run(self, call: int, names: AbstractSet[str], others: _Others = frozenset) -> None:
+        """Take note of the names that were given in a call."""
+        if call not in self._waiting:
+            return
+        self._given.update(names)
+        if not self._wanted <= self._given:
+            self._given.update(others())
+        self._waiting.discard(call)
+        missing = sorted(self._wanted - self._given)
+        if missing and not self._waiting:
+            there = ", ".join(map(repr, sorted(self._given)))
+            warnings.warn(
+                "the policy of %s keeps what is named %s, but no keep(x, name) gives that name "
+                "there, so nothing is kept for it; the names there are %s"
+                % (
+                    self._where,
+                    " and ".join(map(repr, missing)),
+                    there or "none at all" + self._hint,
+                ),
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
 _Mark = Callable[[Any, str], Any]
-_active: contextvars.ContextVar[Tuple[Policy, Optional[_Mark]]] = contextvars.ContextVar(
-    "perftricks_policy", default=(FULL, None)
+_Active = Tuple[Policy, _Mark, Set[str]]  # and the names that keep has given so far
+_active: contextvars.ContextVar[Optional[_Active]] = contextvars.ContextVar(
+    "perftricks_policy", default=None
 )
 
 
 @contextlib.contextmanager
-def active(policy: Policy, mark: _Mark) -> Iterator[None]:
+def active(policy: Policy, mark: _Mark) -> Iterator[AbstractSet[str]]:
     """Have ``keep`` mark tensors for a policy while a call runs.
 
     Args:
         policy: The policy of the call.
         mark: Takes a tensor and its name, and returns the tensor to go on with.
+
+    Yields:
+        The names that ``keep`` has given.
     """
-    token = _active.set((policy, mark))
+    names: Set[str] = set()
+    token = _active.set((policy, mark, names))
     try:
-        yield
+        yield names
     finally:
         _active.reset(token)
 
@@ -157,7 +234,9 @@ def keep(x: Any, name: str) -> Any:
     """
     if not isinstance(name, str):
         raise TypeError("keep takes a tensor and a name, got %r as the name" % (name,))
-    policy, mark = _active.get()
-    if mark is None or not policy.keeps(NAMED, name):
+    now = _active.get()
+    if now is None:
         return x
-    return mark(x, name)
+    policy, mark, names = now
+    names.add(name)
+    return mark(x, name) if policy.keeps(NAMED, name) else x

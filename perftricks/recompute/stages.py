@@ -16,7 +16,7 @@ from perftricks.recompute import stacks
 from perftricks.recompute.keras3 import layers as keras3
 from perftricks.recompute.outlining import Graph, Outlined
 from perftricks.recompute.planning.plans import Segment
-from perftricks.recompute.policies import Policy, policy_of
+from perftricks.recompute.policies import Given, Policy, policy_of
 
 
 class Stage(NamedTuple):
@@ -47,10 +47,22 @@ class Stage(NamedTuple):
         return self.policy is not None
 
 
-def of_plan(outlined: Outlined, graph: Graph, segments: Sequence[Segment]) -> List[Stage]:
-    """Return all calls of a graph in stages: its segments, and what is between them."""
+def of_plan(
+    outlined: Outlined,
+    graph: Graph,
+    segments: Sequence[Segment],
+    policy: Callable[[Given], Policy] = policy_of,
+) -> List[Stage]:
+    """Return all calls of a graph in stages: its segments, and what is between them.
+
+    Args:
+        outlined: The model.
+        graph: The graph.
+        segments: The segments.
+        policy: Makes the policy of a segment of what a plan says.
+    """
     policies = {
-        s.steps[0]: policy_of(s.policy) for s in segments if s.steps is not None and s.recomputed
+        s.steps[0]: policy(s.policy) for s in segments if s.steps is not None and s.recomputed
     }
     ends = {place for s in segments if s.steps is not None for place in s.steps}
     cuts = [place - 1 for place in ends if 0 < place < len(graph.nodes)]

@@ -27,8 +27,10 @@ def checkpointed(
     """Return ``call(*args, **kwargs)``, in the graph that is being built."""
     graph = tf.compat.v1.get_default_graph()
     start = len(graph.get_operations())
-    with active(policy, marked):
+    with active(policy, marked) as names:
         outputs = call(*args, **kwargs)
+    if policy.traced is not None:
+        policy.traced(names, frozenset)
     if tf.compat.v1.get_default_graph() is not graph:
         return outputs
     results = Results(outputs, structures.flatten((args, kwargs)))

@@ -23,6 +23,7 @@ from perftricks.recompute.keras2 import private
 from perftricks.recompute.keras2.attachment import SWITCHED_GRADIENT, attach, is_differentiable
 from perftricks.recompute.keras2.slice import Slice
 from perftricks.recompute.policies import Policy
+from perftricks.recompute.tensorflow_graphs.kept import names_on
 
 
 class Between(NamedTuple):
@@ -83,6 +84,8 @@ class StandIns:
             if part.policy is not None:
                 wanted = [x for x in part.gives if is_differentiable(x)]
                 operations = sorted(inside, key=order.__getitem__)
+                if part.policy.traced is not None:
+                    part.policy.traced(names_on(operations), frozenset)
                 piece = Slice.leading_to(
                     wanted,
                     operations,

@@ -5,7 +5,7 @@ Their tensors are dense: nothing is made of several.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Sequence
+from typing import AbstractSet, Any, Callable, Sequence
 
 
 def parts(x: Any) -> None:
@@ -52,6 +52,11 @@ def may_assign(home: Any) -> bool:
 
 def noticed(variable: Any, value: Any) -> None:
     """Tell nobody: gradients flow to whatever tensor was used."""
+
+
+def other_names(pure: Any) -> AbstractSet[str]:
+    """Return nothing: only ``keep`` gives names."""
+    return frozenset()
 
 
 def read(value: Any, home: None) -> Any:

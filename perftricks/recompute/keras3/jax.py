@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from typing import AbstractSet, Any, Callable, List, Optional, Sequence, Set, Tuple
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
@@ -64,6 +64,35 @@ def written(new: Any, old: Any) -> Any:
 def mark(x: Any, name: str) -> Any:
     """Return an array under a name that JAX's policies know."""
     return checkpoint_name(x, name)
+
+
+def other_names(pure: PureCall) -> AbstractSet[str]:
+    """Return the names that JAX's own ``checkpoint_name`` gave in a call, for which it is traced.
+
+    What is inside of another checkpoint has a policy of its own.
+    """
+    found: Set[str] = set()
+    try:
+        waiting = [jax.make_jaxpr(pure.run)(*pure.tensors).jaxpr]
+    except Exception:  # it cannot be traced again, and it is not known
+        return frozenset(pure.policy.given)
+    while waiting:
+        for equation in waiting.pop().eqns:
+            if equation.primitive.name == "name":
+                found.add(equation.params["name"])
+            elif equation.primitive.name not in ("checkpoint", "remat", "remat2"):
+                waiting += programs_in(equation)
+    return found
+
+
+def programs_in(equation: Any) -> List[Any]:
+    """List the programs that an equation of a program of JAX runs: those of loops, functions."""
+    return [
+        getattr(part, "jaxpr", part)
+        for value in equation.params.values()
+        for part in (value if isinstance(value, (tuple, list)) else [value])
+        if hasattr(getattr(part, "jaxpr", part), "eqns")
+    ]
 
 
 def checkpoint(pure: PureCall) -> List[Any]:

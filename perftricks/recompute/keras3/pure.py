@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 from typing import (
     TYPE_CHECKING,
+    AbstractSet,
     Any,
     Callable,
     Dict,
@@ -91,6 +92,7 @@ class PureCall:
         self._attributes = Attributes([*layers, *modules])
         self._thread_state = ThreadState()
         self._effects: Optional[_Effects] = None
+        self._names: AbstractSet[str] = frozenset()
 
     @property
     def call(self) -> Callable[..., Any]:
@@ -166,6 +168,8 @@ class PureCall:
     def finish(self, tensors: Sequence[Any]) -> Any:
         """Do once, outside, what the call did; ``tensors`` are what ``checkpoint`` gave back."""
         assert self._effects is not None
+        if self.policy.traced is not None:
+            self.policy.traced(self._names, lambda: self.framework.other_names(self))
         return self._effects.happen(tensors)
 
     def current(self, variable: Any) -> Any:
@@ -193,10 +197,12 @@ class PureCall:
         args, kwargs, hung = self._arguments.fill(tensors)
         inputs = structures.flatten((args, kwargs))
         marking = active(self.policy, self.framework.mark)
-        with scope, _attached(inputs, hung), marking:
+        with scope, _attached(inputs, hung), marking as names:
             outputs = self._call(*args, **kwargs)
             hung_after = self._hung_on(inputs)
             hung_on_outputs = self._hung_on(structures.flatten(outputs))
+        if self._effects is None:
+            self._names = names
         losses = [(scope.owners[id(loss)], loss) for loss in scope.losses]
         for owner, loss in losses:
             private.forget_loss(owner, loss)

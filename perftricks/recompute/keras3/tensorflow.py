@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 import numpy as np
 import tensorflow as tf
 
+from perftricks.recompute.keras3.dense import other_names as other_names
 from perftricks.recompute.keras3.pure import PureCall
 from perftricks.recompute.tensorflow_graphs import private as graphs
 from perftricks.recompute.tensorflow_graphs.kept import marked

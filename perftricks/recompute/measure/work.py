@@ -168,14 +168,11 @@ def _jax(
 
 
 def _of_equations(program: Any, times: int) -> Iterator[Work]:
+    from perftricks.recompute.keras3.jax import programs_in
+
     for equation in program.eqns:
         name = equation.primitive.name
-        inner = [
-            getattr(part, "jaxpr", part)
-            for value in equation.params.values()
-            for part in (value if isinstance(value, (tuple, list)) else [value])
-            if hasattr(getattr(part, "jaxpr", part), "eqns")
-        ]
+        inner = programs_in(equation)
         if inner:
             repeat = equation.params.get("length", 1) if name == "scan" else 1
             for part in inner:

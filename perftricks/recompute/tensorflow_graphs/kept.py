@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Collection, List, Sequence
+from typing import Any, Collection, List, Sequence, Set
 
 import tensorflow as tf
 
@@ -40,8 +40,19 @@ def wanted(policy: Policy, operations: Collection[Any], outputs: Sequence[Any]) 
                 product = op.outputs[0]
                 kept = followed(product, operations, there) or Kept(product, [])
                 found[kept.tensor.name] = kept
-        elif op.type == "Identity" and _NAME in op.node_def.attr:
-            name = op.get_attr(_NAME).decode("utf-8")
-            if policy.keeps(NAMED, name):
-                found[op.outputs[0].name] = Kept(op.outputs[0], [])
+        elif _is_named(op) and policy.keeps(NAMED, _name_on(op)):
+            found[op.outputs[0].name] = Kept(op.outputs[0], [])
     return list(found.values())
+
+
+def names_on(operations: Collection[Any]) -> Set[str]:
+    """Return the names that ``marked`` has written on some operations."""
+    return {_name_on(op) for op in operations if _is_named(op)}
+
+
+def _is_named(op: Any) -> bool:
+    return op.type == "Identity" and _NAME in op.node_def.attr
+
+
+def _name_on(op: Any) -> str:
+    return str(op.get_attr(_NAME).decode("utf-8"))

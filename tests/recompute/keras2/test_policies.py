@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 
+from perftricks import recompute
 from perftricks.recompute import keep, recompute_grad
 from tests.recompute.graphs import needed
 from tests.recompute.keras2.binding import GRAPH, TF_EAGER, K, keras, layers, tf
@@ -74,8 +77,17 @@ def test_training_is_the_same(kind, policy):
     """Losses, weights and moving averages are those of the plain run."""
     x = np.random.RandomState(0).randn(8, *SHAPES[kind]).astype("float32")
     build = stack(kind, policy)
-    plain, again = (fit(build, x, np.tanh(x), how) for how in (OFF, ON))
+    plain = fit(build, x, np.tanh(x), OFF)
+    is_told = policy == ["up"] and kind is Convolved and (GRAPH or TF_EAGER)
+    with told("call") if is_told else contextlib.nullcontext():
+        again = fit(build, x, np.tanh(x), ON)
     plain.assert_same(again)
+
+
+def told(where, names="none at all"):
+    """Expect to be told of a name that no keep gives there."""
+    keeps = "the policy of .*%s keeps what is named '[a-z]+', but no keep.*; the names there are %s"
+    return pytest.warns(RuntimeWarning, match=keeps % (where, names))
 
 
 def products_of_a_gradient(policy):
@@ -104,6 +116,19 @@ def products_of_a_gradient(policy):
 def test_what_is_kept_is_not_computed_again(policy, again):
     """Three blocks take six products forward and eleven backward, and some of the first again."""
     assert products_of_a_gradient(policy) == 17 + again
+
+
+@pytest.mark.parametrize(("names", "there"), [(["up"], ""), (["dwon"], "'up'$")])
+def test_names_that_no_part_of_a_model_gives(names, there):
+    """A plan is told of, once; in a graph that was there before it, keep has named nothing."""
+    model = fresh_model(stack(Block, "full"))
+    x = np.ones((4, WIDTH), "float32")
+    is_static = GRAPH or not TF_EAGER
+    there = "none at all .the graph was there before the plan" if is_static else there
+    with told("plan of " + model.name, there) if there else contextlib.nullcontext():
+        recompute.apply(model, every=1, policy=names)
+        model.compile("sgd", "mse")
+        model.fit(x, x, epochs=2, verbose=0)
 
 
 @pytest.mark.skipif(not TF_EAGER or GRAPH, reason="about what runs eagerly")

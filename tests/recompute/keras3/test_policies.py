@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import warnings
 
 import keras
 import numpy as np
@@ -12,7 +14,14 @@ from keras import layers, ops
 from perftricks import recompute
 from perftricks.recompute import keep, recompute_grad, recompute_scope
 from tests.recompute.graphs import needed
-from tests.recompute.keras3.training import BACKEND, array, fresh_model, only_torch
+from tests.recompute.keras3.training import (
+    BACKEND,
+    array,
+    fresh_model,
+    gradient,
+    only_jax,
+    only_torch,
+)
 
 WIDTH = 16
 
@@ -97,6 +106,14 @@ def as_written():
     return jax.disable_jit()
 
 
+def telling(is_told):
+    """Expect to be told that a policy names what keep names nowhere, or nothing of the kind."""
+    return pytest.warns(RuntimeWarning, match=TOLD) if is_told else contextlib.nullcontext()
+
+
+TOLD = r"the policy of \S+ keeps what is named '\w+', but no keep\(x, name\) gives that name there"
+
+
 def trained(kind, policy, on):
     """Train a model of three such layers; return losses and all variables."""
     model = fresh_model(
@@ -121,7 +138,9 @@ def trained(kind, policy, on):
 @pytest.mark.parametrize("kind", SHAPES)
 def test_training_is_the_same(kind, policy):
     """Losses, weights, moving averages and seeds are those of the plain run."""
-    (losses, plain), (again, others) = (trained(kind, policy, on) for on in (False, True))
+    losses, plain = trained(kind, policy, False)
+    with telling(policy == ["up"] and kind is not Block):
+        again, others = trained(kind, policy, True)
     assert losses == again
     for a, b in zip(plain, others, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -208,12 +227,113 @@ _COUNTS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
 )
 def test_what_is_kept_is_not_computed_again(policy, again, drawn):
     """A gradient of the block takes two products forward, four backward, and those again."""
-    products, draws, gradients = counted_in_a_step(policy)
+    with telling(policy == ["other"]):
+        products, draws, gradients = counted_in_a_step(policy)
     assert products == 6 + again
     # In graphs of TensorFlow the second run takes masks from the first, whatever is asked for.
     assert draws == 1 + (drawn if BACKEND != "tensorflow" else 0)
     for a, b in zip(gradients, counted_in_a_step("full")[2], strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+class Named(layers.Dense):
+    """A product with a name."""
+
+    def __init__(self, name):
+        super().__init__(WIDTH)
+        self.kept = name
+
+    def call(self, x):
+        return keep(super().call(x), self.kept)
+
+
+@pytest.mark.parametrize("options", [{"every": 1}, {"layers": Named}], ids=["every", "layers"])
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["a"], ""),
+        (["a", "b"], ""),
+        (["a", "c"], "'c', but .*; the names there are 'a', 'b'$"),
+        (["c", "d"], "'c' and 'd', but .*; the names there are 'a', 'b'$"),
+    ],
+)
+def test_names_that_no_part_of_a_model_gives(names, missing, options):
+    """The whole plan is told of, once, for a name is rarely in each of its segments."""
+    model = fresh_model(
+        lambda: keras.Sequential(
+            [keras.Input((WIDTH,)), layers.Dense(WIDTH), Named("a"), Named("b"), layers.Dense(1)]
+        )
+    )
+    recompute.apply(model, policy=names, **options)
+    model.compile("sgd", "mse")
+    x = np.ones((4, WIDTH), "float32")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            model.fit(x, x[:, :1], epochs=2, verbose=0)
+        model.evaluate(x, x[:, :1], verbose=0)
+    told = [str(w.message) for w in told if "keep(" in str(w.message)]
+    assert len(told) == bool(missing)
+    if missing:
+        assert re.match(
+            "the policy of the plan of %s keeps what is named %s" % (model.name, missing), told[0]
+        )
+
+
+def test_names_that_a_decorated_call_does_not_give():
+    """They are told, once, with those that there are."""
+
+    @recompute_grad(policy=["inside", "outside"])
+    def function(x):
+        return ops.tanh(keep(ops.sin(x), "outside"))
+
+    x = np.ones(3, "float32")
+    plain = gradient(lambda x: ops.sum(function(x)), x)
+    told = "of .*function keeps what is named 'inside', but .*; the names there are 'outside'$"
+    with recompute_scope(True), pytest.warns(RuntimeWarning, match=told):
+        again = gradient(lambda x: ops.sum(function(x)), x)
+    np.testing.assert_array_equal(plain, again)
+    with recompute_scope(True):
+        gradient(lambda x: ops.sum(function(x)), x)
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="there the first run is that of the outer call")
+def test_names_in_a_call_inside_belong_to_that():
+    """Its policy decides about them, and not that of the call around it."""
+
+    @recompute_grad
+    def inner(x):
+        return keep(ops.sin(x), "inside")
+
+    @recompute_grad(policy=["inside"])
+    def outer(x):
+        return ops.tanh(inner(x))
+
+    told = "of .*outer keeps what is named 'inside', but .*; the names there are none at all$"
+    with recompute_scope(True), pytest.warns(RuntimeWarning, match=told):
+        gradient(lambda x: ops.sum(outer(x)), np.ones(3, "float32"))
+
+
+@only_jax
+def test_names_that_jax_gives():
+    """A name of JAX's own ``checkpoint_name``, in a function inside of the call too, is a name."""
+    import jax
+    from jax.ad_checkpoint import checkpoint_name
+
+    @recompute_grad(policy=["product"])
+    def function(x):
+        return ops.sin(jax.jit(lambda x: checkpoint_name(x @ x, "product"))(x))
+
+    with recompute_scope(True):
+        program = jax.make_jaxpr(jax.grad(lambda x: ops.sum(function(x))))(np.ones((2, 2)))
+    assert str(program).count("dot_general[") == 3
+
+    @recompute_grad(policy=["sum"])
+    def other(x):
+        return ops.sin(checkpoint_name(x, "product"))
+
+    with recompute_scope(True), pytest.warns(RuntimeWarning, match="names there are 'product'"):
+        gradient(lambda x: ops.sum(other(x)), np.ones(2, "float32"))
 
 
 def test_apply_with_a_policy(tmp_path):
