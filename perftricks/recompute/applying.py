@@ -66,7 +66,7 @@ def apply(
             give, "save_attention" for what a fused attention operation gives; a list of names that
             ``keep`` has given to tensors (a RuntimeWarning tells of those that it gives nowhere);
             or a function of the kind of an operation and its name, which returns True to keep what
-            it gives.
+            it gives; on JAX also one of ``jax.checkpoint_policies``.
         budget: What a training step may take: bytes, or a size such as "6GiB". It chooses segments
             and policies, so none of the options above is given. For models of Keras 3.
         batch_size: With a budget: samples in a batch.

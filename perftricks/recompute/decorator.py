@@ -45,7 +45,8 @@ def recompute_grad(call: Optional[F] = None, *, policy: Given = "full") -> Any:
             convolutions give, "save_attention" for what a fused attention operation gives; a list
             of names, for the tensors that ``keep`` has given these; or a function of the kind of an
             operation ("matmul", "convolution", "mask", "attention", "named") and its name (None for
-            what has none), which returns True to keep what it gives. What a backend cannot keep, it computes again: TensorFlow
+            what has none), which returns True to keep what it gives; on JAX also one of
+            ``jax.checkpoint_policies``. What a backend cannot keep, it computes again: TensorFlow
             keeps things in graphs only, and attention is one operation on torch only. ``status``
             says so. A name that no ``keep`` gives is told by a RuntimeWarning when ``call`` runs.
 
@@ -55,6 +56,7 @@ def recompute_grad(call: Optional[F] = None, *, policy: Given = "full") -> Any:
 
     Raises:
         TypeError: If ``call`` is something else: a class, a layer, a generator function, a string.
+            When it runs: if the policy is JAX's, and Keras does not compute with that.
         ValueError: If there is no policy of this name.
 
     Example:

@@ -22,7 +22,7 @@ from perftricks.recompute.keras3 import layers as keras3
 from perftricks.recompute.models import MARK, compiled_functions, put_back_compiled
 from perftricks.recompute.outlining import Graph, Outlined
 from perftricks.recompute.planning.plans import Plan, Segment
-from perftricks.recompute.policies import Policies, Policy
+from perftricks.recompute.policies import Policies, Policy, policy_of
 from perftricks.recompute.stacks import family_of, generation_of
 
 Hook = Tuple[Any, str, Any]  # an object, the name of an attribute, its new value
@@ -41,6 +41,8 @@ def put_in(model: Any, outlined: Outlined, plan: Plan) -> None:
         outlined: What planning sees of it.
         plan: A plan that was made for it.
     """
+    for segment in plan.segments:
+        policy_of(segment.policy).check_backend(stacks.backend_of(model))
     hooks = _hooks(model, outlined, plan)
     with _lock:
         _detach(model)

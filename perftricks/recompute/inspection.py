@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, List, NamedTuple, Tuple
 
 from perftricks.recompute import switch
 from perftricks.recompute.models import check, plans_of
 from perftricks.recompute.planning.notebook import as_html
 from perftricks.recompute.policies import Policy, policy_of
-from perftricks.recompute.stacks import family_of, generation_of
+from perftricks.recompute.stacks import backend_of, family_of, generation_of
 
 _QUANTIZED = "Keras runs quantized_call in its place: choose the layer by apply(layers=...)"
 
@@ -145,11 +144,10 @@ def _functions(layer: Any) -> List[Part]:
 
 def _possible(layer: Any, on: bool, why: str, policy: Policy) -> Tuple[bool, str]:
     """Add what no switch can change, and what is kept."""
-    backend = "tensorflow"
+    backend = backend_of(layer)
     if generation_of(layer) == 3:
         from perftricks.recompute.keras3.call import BACKENDS
 
-        backend = sys.modules["keras"].config.backend()
         if backend not in BACKENDS:
             return False, "Keras' backend %s cannot train" % backend
     if not on or policy.is_full:

@@ -8,7 +8,8 @@
                       give, and masks
     "save_attention"  what one fused attention operation gives
     ["a", "b"]        what was named by ``keep(x, "a")``
-    a function        of the kind of an operation and its name: True to keep what it gives
+    a function        of the kind of an operation and its name: True to keep what it gives;
+                      on JAX, one of jax.checkpoint_policies, too
 
 A backend that cannot keep something computes it again: the result is the same either way.
 """
@@ -71,6 +72,20 @@ class Policy(NamedTuple):
         """Whether nothing is kept."""
         return bool(self.given == "full")
 
+    @property
+    def is_of_jax(self) -> bool:
+        """Whether it is one of ``jax.checkpoint_policies``, which JAX itself asks."""
+        return _root(self.given) == "jax"
+
+    def check_backend(self, backend: str) -> None:
+        """Refuse a policy of JAX's where something else computes."""
+        if self.is_of_jax and backend != "jax":
+            raise TypeError(
+                "the policy %s is one of jax.checkpoint_policies, and Keras computes with %s here; "
+                "give the name of a policy, a list of names that keep gives, or a function of the "
+                "kind of an operation and its name" % (self, backend)
+            )
+
     def keeps(self, kind: str, name: Optional[str] = None) -> bool:
         """Tell whether to keep what an operation gives.
 
@@ -82,12 +97,25 @@ class Policy(NamedTuple):
             return kind in _KINDS[self.given]
         if isinstance(self.given, tuple):
             return kind == NAMED and name in self.given
-        return bool(self.given(kind, name))
+        if self.is_of_jax:
+            return kind == NAMED
+        kept = self.given(kind, name)
+        if _root(type(kept)) in ("jax", "torch"):  # true, whatever it means
+            raise TypeError(
+                "a policy that is a function is called with the kind of an operation and a name, "
+                "and returns True to keep what it gives, else False; %s returned %r" % (self, kept)
+            )
+        return bool(kept)
 
     def __str__(self) -> str:
         if isinstance(self.given, tuple):
             return "keeps " + ", ".join(self.given)
         return str(getattr(self.given, "__name__", self.given))
+
+
+def _root(x: Any) -> str:
+    """Return the package in which a function or a class is defined."""
+    return str(getattr(x, "__module__", "")).partition(".")[0]
 
 
 FULL = Policy()

@@ -144,6 +144,13 @@ def family_of(layer: Any) -> Family:
     return keras3
 
 
+def backend_of(layer: Any) -> str:
+    """Return the name of what a layer or a model computes with, as Keras 3 names it."""
+    if generation_of(layer) != 3:
+        return "tensorflow"
+    return str(sys.modules["keras"].config.backend())
+
+
 @keep_autograph_out
 def _candidates(call: Callable[..., Any], args: Tuple[Any, ...]) -> Iterator[Any]:
     owner = getattr(call, "__self__", None)

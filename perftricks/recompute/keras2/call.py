@@ -43,6 +43,7 @@ def checkpointed_call(
         layers: The layers that ``call`` runs, if they are not found by themselves; see ``keras3``.
         policy: What is kept, in a graph; eagerly nothing can be.
     """
+    policy.check_backend("tensorflow")
     leaves = structures.flatten((args, kwargs))
     if _is_empty(leaves):
         return call(*args, **kwargs)

@@ -61,6 +61,7 @@ def checkpointed_call(
         or not framework.is_recording()
     ):
         return call(*args, **kwargs)
+    policy.check_backend(private.keras_backend())
     owner = getattr(call, "__self__", None)
     prepared = call
     if not any(isinstance(x, keras.Layer) for x in (owner, *args[:1])):

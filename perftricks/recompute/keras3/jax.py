@@ -109,7 +109,9 @@ def checkpoint(pure: PureCall) -> List[Any]:
 
 def saveable(policy: Policy) -> Optional[Callable[..., bool]]:
     """Return a policy as ``jax.checkpoint`` takes it."""
-    return None if policy.is_full else functools.partial(_is_kept, policy)
+    if policy.is_full or policy.is_of_jax:
+        return None if policy.is_full else policy.given
+    return functools.partial(_is_kept, policy)
 
 
 # A mask is random numbers below a rate. Other comparisons of floating-point numbers are as small.

@@ -336,6 +336,49 @@ def test_names_that_jax_gives():
         gradient(lambda x: ops.sum(other(x)), np.ones(2, "float32"))
 
 
+@only_jax
+@pytest.mark.parametrize(("which", "again"), [("dots_saveable", 0), ("names", 1)])
+def test_policies_of_jax(which, again):
+    """On JAX, one of jax.checkpoint_policies does there what it does for jax.checkpoint."""
+    import jax
+
+    known = jax.checkpoint_policies
+    policy = known.save_only_these_names("up") if which == "names" else known.dots_saveable
+    products, _, gradients = counted_in_a_step(policy)
+    assert products == 6 + again
+    for a, b in zip(gradients, counted_in_a_step("full")[2], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="there they can be had")
+def test_policies_of_jax_are_refused_elsewhere():
+    """They would say no to everything."""
+
+    def dots_saveable(primitive, *types, **parameters):
+        return False
+
+    dots_saveable.__module__ = "jax._src.ad_checkpoint"
+    told = "dots_saveable is one of jax.checkpoint_policies, and Keras computes with " + BACKEND
+    with pytest.raises(TypeError, match=told):
+        recompute.apply(fresh_model(_stack), policy=dots_saveable)
+    call = recompute_grad(ops.sin, policy=dots_saveable)
+    with recompute_scope(True), pytest.raises(TypeError, match=told):
+        gradient(lambda x: ops.sum(call(x)), np.ones(3, "float32"))
+
+
+@only_torch
+def test_a_function_in_the_manner_of_torch_is_refused():
+    """What it returns would count as True, whatever it means."""
+    from torch.utils.checkpoint import CheckpointPolicy
+
+    def selective(context, operation, *args, **kwargs):
+        return CheckpointPolicy.PREFER_RECOMPUTE
+
+    call = recompute_grad(lambda x: ops.sin(keep(x, "x")), policy=selective)
+    with recompute_scope(True), pytest.raises(TypeError, match=r"returns True to keep.*selective"):
+        call(ops.ones(3))
+
+
 def test_apply_with_a_policy(tmp_path):
     """A plan names the policy of its segments, in a file too, unless that is a function."""
     model = fresh_model(_stack)
