@@ -147,14 +147,24 @@ def _call_hook(layer: Any, method: str, policy: Policy) -> Callable[..., Any]:
     if hasattr(plain, MARK):  # the plan that is about to be replaced
         plain = getattr(plain, MARK) or getattr(type(layer), method).__get__(layer)
 
-    @functools.wraps(plain)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if not switch.enabled(default=True):
-            return plain(*args, **kwargs)
-        return stacks.recompute(plain, args, kwargs, (layer,), policy=policy)
+    def fresh() -> Callable[..., Any]:
+        @functools.wraps(plain)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if is_jax and vars(layer).get(method) is call:
+                # JAX knows by the function what it has traced, with the weights of that time. A
+                # method is another object each time one asks for it; so is this one.
+                again = fresh()
+                vars(again).update(vars(call))
+                vars(layer)[method] = again
+            if not switch.enabled(default=True):
+                return plain(*args, **kwargs)
+            return stacks.recompute(plain, args, kwargs, (layer,), policy=policy)
 
-    call.autograph_info__ = {}  # type: ignore[attr-defined]
-    return call
+        call.autograph_info__ = {}  # type: ignore[attr-defined]
+        return call
+
+    is_jax = stacks.backend_of(layer) == "jax"
+    return fresh()
 
 
 def _graph_hook(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 
+from perftricks import recompute
 from perftricks.recompute import recompute_grad, recompute_scope
 from tests.recompute.comparison import recomputed
 from tests.recompute.keras3.training import BACKEND, array, fresh_model, only_jax, variables_of
@@ -217,3 +220,45 @@ def test_what_others_do_to_gradients_inside_of_a_call(name):
     for off, on in zip(*found):
         assert np.abs(off).max() > 0.1
         np.testing.assert_allclose(off, on, rtol=1e-5, atol=1e-6)
+
+
+class Again(keras.layers.Layer):
+    """A layer that may have another one computed again, by Keras."""
+
+    def __init__(self, again):
+        super().__init__()
+        self.again = again
+        self.inner = keras.layers.Dense(WIDTH, "tanh")
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def call(self, x):
+        return keras.remat(self.inner.call)(x) if self.again else self.inner(x)
+
+
+@pytest.mark.parametrize("how", ["scope", "call"])
+def test_layers_that_keras_checkpoints(how):
+    """JAX knows functions that it has traced; the ``call`` of a layer is another one each time."""
+
+    def build(again):
+        kind = Again if how == "call" else lambda again: keras.layers.Dense(WIDTH, "tanh")
+        with keras.RematScope("full") if how == "scope" and again else contextlib.nullcontext():
+            return keras.Sequential(
+                [keras.Input((WIDTH,)), kind(again), kind(again), keras.layers.Dense(1)]
+            )
+
+    x, found = inputs(), []
+    for again in (False, True):  # without recompute, JAX itself may take an earlier trace
+        model = fresh_model(lambda again=again: build(again))
+        if again:
+            recompute.apply(model, layers=keras.layers.Dense)
+        model.compile("sgd", "mse")
+        model.fit(x, x[:, :1], epochs=2, verbose=0, batch_size=2, shuffle=False)
+        model.predict(x, verbose=0)
+        model.fit(x, x[:, :1], verbose=0, batch_size=2, shuffle=False)
+        found.append(variables_of(model))
+        recompute.remove(model)
+        assert not any("call" in vars(layer) for layer in model._flatten_layers())
+    for name, value in found[0].items():
+        np.testing.assert_array_equal(value, found[1][name], err_msg=name)
