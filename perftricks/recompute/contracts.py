@@ -107,7 +107,10 @@ if TYPE_CHECKING:  # Python 3.7 has no Protocol
         def parts(self, x: Any) -> Optional[List[Any]]:
             """Return the tensors that something else is made of (a ragged tensor), or None."""
 
-        def whole(self, x: Any, parts: Sequence[Any]) -> Any:
+        def outline(self, x: Any) -> Any:
+            """Return what ``whole`` needs of it."""
+
+        def whole(self, outline: Any, parts: Sequence[Any]) -> Any:
             """Return the same, made of other tensors."""
 
         def check_output(self, x: Any) -> None:

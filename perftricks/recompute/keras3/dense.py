@@ -12,9 +12,14 @@ def parts(x: Any) -> None:
     """Return nothing: what is no tensor is not made of tensors that a call would return."""
 
 
-def whole(x: Any, parts: Sequence[Any]) -> Any:
+def outline(x: Any) -> Any:
     """Return ``x``, of which ``parts`` knows none."""
     return x
+
+
+def whole(outline: Any, parts: Sequence[Any]) -> Any:
+    """Return the same."""
+    return outline
 
 
 def is_empty(x: Any) -> bool:

@@ -17,10 +17,8 @@ from perftricks.recompute.keras3.dense import is_in_function as is_in_function
 from perftricks.recompute.keras3.dense import is_vectorized as is_vectorized
 from perftricks.recompute.keras3.dense import may_assign as may_assign
 from perftricks.recompute.keras3.dense import noticed as noticed
-from perftricks.recompute.keras3.dense import parts as parts
 from perftricks.recompute.keras3.dense import prepare as prepare
 from perftricks.recompute.keras3.dense import read as read
-from perftricks.recompute.keras3.dense import whole as whole
 from perftricks.recompute.keras3.pure import PureCall
 from perftricks.recompute.policies import CONVOLUTION, MASK, MATMUL, NAMED, Policy
 
@@ -30,6 +28,25 @@ CHANGEABLE: Tuple[type, ...] = ()
 def is_tensor(x: Any) -> bool:
     """Tell whether ``x`` is an array or a tracer."""
     return isinstance(x, jax.Array)
+
+
+def parts(x: Any) -> Optional[List[Any]]:
+    """Return what a class that is registered with JAX holds, if arrays are among it; else None.
+
+    To Keras it is one thing: a sparse array, a dataclass of arrays.
+    """
+    leaves = [] if is_tensor(x) else jax.tree_util.tree_leaves(x)
+    return leaves if any(is_tensor(leaf) for leaf in leaves) else None
+
+
+def outline(x: Any) -> Any:
+    """Return its structure, without arrays: those of a call that is traced must not outlive it."""
+    return jax.tree_util.tree_structure(x)
+
+
+def whole(outline: Any, parts: Sequence[Any]) -> Any:
+    """Return an object of the same structure."""
+    return jax.tree_util.tree_unflatten(outline, parts)
 
 
 def is_recording() -> bool:

@@ -354,13 +354,14 @@ class _Structure:
         self._whole = framework.whole
         self._leaves = structures.flatten(structure)
         # What is made of several tensors is followed by its parts.
-        self._parts = [
+        found = [
             (i, parts)
             for i, parts in enumerate(map(framework.parts, self._leaves))
             if parts is not None
         ]
+        self._parts = [(i, len(parts)) for i, parts in found]
         self._count = len(self._leaves)
-        for _, parts in self._parts:
+        for _, parts in found:
             self._leaves.extend(parts)
         # A tensor that is there twice stays one tensor, so that its gradients are added up in the
         # same order as in the plain call.
@@ -372,6 +373,8 @@ class _Structure:
             for i, leaf in enumerate(self._leaves)
             if id(leaf) not in tensors and i not in composite
         ]
+        for i in composite:
+            self._leaves[i] = framework.outline(self._leaves[i])
         numbers = {key: number for number, key in enumerate(tensors)}
         self._where = [
             (i, numbers[id(leaf)]) for i, leaf in enumerate(self._leaves) if id(leaf) in numbers
@@ -391,9 +394,9 @@ class _Structure:
         for i, number in self._where:
             leaves[i] = tensors[number]
         start = self._count
-        for i, parts in self._parts:
-            leaves[i] = self._whole(leaves[i], leaves[start : start + len(parts)])
-            start += len(parts)
+        for i, count in self._parts:
+            leaves[i] = self._whole(leaves[i], leaves[start : start + count])
+            start += count
         del leaves[self._count :]
         return structures.pack(self.structure, leaves)
 

@@ -40,9 +40,14 @@ def parts(x: Any) -> Optional[List[Any]]:
     return list(tf.nest.flatten(x, expand_composites=True))
 
 
-def whole(x: Any, parts: Sequence[Any]) -> Any:
-    """Return a ragged or sparse tensor like ``x`` that is made of other tensors."""
-    return tf.nest.pack_sequence_as(x, list(parts), expand_composites=True)
+def outline(x: Any) -> Any:
+    """Return the tensor itself."""
+    return x
+
+
+def whole(outline: Any, parts: Sequence[Any]) -> Any:
+    """Return a ragged or sparse tensor like this one that is made of other tensors."""
+    return tf.nest.pack_sequence_as(outline, list(parts), expand_composites=True)
 
 
 _COMPOSITE = tf.__internal__.CompositeTensor

@@ -23,6 +23,7 @@ from perftricks.recompute.keras3.dense import is_vectorized as is_vectorized
 from perftricks.recompute.keras3.dense import may_assign as may_assign
 from perftricks.recompute.keras3.dense import noticed as noticed
 from perftricks.recompute.keras3.dense import other_names as other_names
+from perftricks.recompute.keras3.dense import outline as outline
 from perftricks.recompute.keras3.dense import parts as parts
 from perftricks.recompute.keras3.dense import prepare as prepare
 from perftricks.recompute.keras3.dense import read as read

@@ -16,6 +16,7 @@ from tests.recompute.keras3.training import BACKEND, array, fresh_model, only_ja
 if BACKEND == "jax":
     import jax
     import jax.numpy as jnp
+    from jax.experimental import sparse
 
 pytestmark = only_jax
 WIDTH = 6
@@ -220,6 +221,66 @@ def test_what_others_do_to_gradients_inside_of_a_call(name):
     for off, on in zip(*found):
         assert np.abs(off).max() > 0.1
         np.testing.assert_allclose(off, on, rtol=1e-5, atol=1e-6)
+
+
+class Pair:
+    """Two arrays, which Keras takes for one thing, and a name."""
+
+    def __init__(self, first, second, name):
+        self.first, self.second, self.name = first, second, name
+
+    def tree_flatten(self):
+        return (self.first, self.second), self.name
+
+    @classmethod
+    def tree_unflatten(cls, name, children):
+        return cls(*children, name)
+
+
+if BACKEND == "jax":
+    jax.tree_util.register_pytree_node_class(Pair)
+
+
+def doubled(x):
+    """Return a sparse array, where it is one at first."""
+    return sparse.BCOO((jnp.sin(x.data) * 2, x.indices), shape=x.shape)
+
+
+OBJECTS = {
+    "registered": (
+        lambda x: Pair(jnp.sin(x), x, "name"),
+        lambda pair: Pair(jnp.cos(pair.first) * pair.second, pair.first, pair.name),
+        lambda pair: pair.first * pair.second,
+    ),
+    "nested": (
+        lambda x: {"pair": Pair(jnp.sin(x), [x, 3], None), "none": None},
+        lambda found: (found["pair"], found["none"], Pair(1, 2, None)),
+        lambda found: found[0].first * found[0].second[0] * found[2].first,
+    ),
+    "sparse": (
+        lambda x: sparse.BCOO.fromdense(x, nse=4 * WIDTH),
+        doubled,
+        lambda x: x.todense(),
+    ),
+    "partial": (
+        lambda x: jax.tree_util.Partial(jnp.multiply, x),
+        lambda function: jax.tree_util.Partial(jnp.cos, jnp.sin(function.args[0])),
+        lambda function: function(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_objects_that_jax_knows(name):
+    """Arrays in objects of registered classes come in and go out, with their gradients."""
+    before, within, after = OBJECTS[name]
+    before, within = (recompute_grad(f) for f in (before, within))
+    found = []
+    for on in (False, True):
+        with recompute_scope(on), jax.checking_leaks():
+            found.append(jax.grad(lambda x: jnp.sum(after(within(before(x)))))(inputs()))
+    assert np.abs(found[0]).max() > 0.1
+    np.testing.assert_allclose(*found, rtol=1e-6)
 
 
 class Again(keras.layers.Layer):
