@@ -61,9 +61,10 @@ def merge(
     """Add tables up, write the files, show what came out."""
     from perftricks.cli.render import terminal
     from perftricks.cli.render import wordcount as render
-    from perftricks.wordcount.merging import filtered, merge_tables
+    from perftricks.wordcount.merging import filtered, matched, merge_tables
 
     began = time.perf_counter()
+    paths = matched(paths)
     with terminal.announcer(hidden=quiet) as announce:
         if announce is not None:
             announce("adding up")

@@ -140,7 +140,8 @@ def wordcount(
         bool,
         typer.Option(
             "--merge",
-            help="PATHS are tables that --output has written, in any format: add them up.",
+            help="PATHS are tables that --output has written, in any format, or patterns: add them "
+            "up.",
         ),
     ] = False,
     tokenizer: Annotated[

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from perftricks.files import PathLike
 from perftricks.wordcount.errors import OptionError
+from perftricks.wordcount.reading.sources import matching
 from perftricks.wordcount.settings import TableFilter
 from perftricks.wordcount.table.counts import WordCounts
 from perftricks.wordcount.table.limits import default_limit, parse_limit
@@ -29,7 +30,7 @@ def merge_tables(
 
     Args:
         paths: The files: ``.tsv``, ``.csv``, ``.json``, ``.parquet``, ``.arrow``, ``.feather``, or
-            folders of ``.parquet``; one or several.
+            folders of ``.parquet``, or patterns such as ``tables/*.tsv``; one or several.
         stop_words: Tokens to leave out of the sum: the path of a file with a word on each line,
             the words, or "zh" for the list of Chinese words that ships.
         min_count: Leave out tokens that occur less often in all of them together.
@@ -51,6 +52,7 @@ def merge_tables(
             some have part-of-speech tags and some have none, or one says that rows were left out
             of it by a smallest count.
         CorpusError: If a file is no table; it names the file and the line.
+        FileNotFoundError: If a pattern matches nothing.
         OSError: If a file cannot be read.
 
     >>> from perftricks.wordcount import count_words, write_table
@@ -60,7 +62,7 @@ def merge_tables(
     >>> merge_tables([folder / "one.tsv", folder / "two.json"])
     WordCounts({'喝茶': 2, '我': 1, '爱': 1, '茶': 1}, 4 distinct of 5 tokens)
     """
-    names = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    names = matched(paths)
     if not names:
         raise OptionError("no path given; name tables to add up")
     tags = parse_tags(pos)
@@ -75,6 +77,16 @@ def merge_tables(
         if len(tables) > 1 and table_bytes(rows, document_frequency=documents) > limit:
             tables = [_sum(tables, name, limit)]
     return filtered(_sum(tables, names[-1], limit), table_filter)
+
+
+def matched(paths: PathLike | Iterable[PathLike]) -> list[str]:
+    """Return what is named, with what matches in place of patterns.
+
+    Raises:
+        FileNotFoundError: If a pattern matches nothing.
+    """
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    return [path for name in given for path in matching(os.fsdecode(name))]
 
 
 def filtered(counts: WordCounts, table_filter: TableFilter) -> WordCounts:

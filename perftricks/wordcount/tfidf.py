@@ -21,7 +21,7 @@ from perftricks.files import PathLike
 from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.reading.sources import read_small_file
 from perftricks.wordcount.reading.stop_words import StopWords, read_stop_words
-from perftricks.wordcount.table.counts import WordCounts
+from perftricks.wordcount.table.counts import WordCounts, check_counts
 from perftricks.wordcount.table.rows import Tagged
 
 Idf = PathLike | Mapping[str, float]
@@ -117,8 +117,8 @@ def keywords(
         points; jieba has them in the order in which the text has them, which a table does not know.
 
     Raises:
-        OptionError: If the table is one of n-grams, has no document frequencies that are asked for,
-            or the idf or the stop words are none.
+        OptionError: If it is no table, or one of n-grams, or has no document frequencies that are
+            asked for; or if the idf or the stop words are none.
         OSError: If the file of the idf or of the stop words cannot be read.
 
     >>> from perftricks.wordcount import count_words
@@ -128,6 +128,7 @@ def keywords(
     >>> keywords(counts, 1, idf="corpus")
     [Keyword(key='计算所', weight=0.4, count=2, document_frequency=2)]
     """
+    check_counts(counts)
     check(counts, idf=idf, with_tags=with_tags)
     stopped = {*_jieba_stop_words(), *read_stop_words(stop_words)[0]}
     of_corpus = idf == CORPUS

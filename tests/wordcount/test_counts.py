@@ -8,7 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perftricks.wordcount import OptionError, WordCounts, count_words, settings
+from perftricks.wordcount import (
+    OptionError,
+    WordCounts,
+    count_words,
+    keywords,
+    settings,
+    write_cloud,
+    write_plot,
+    write_report,
+    write_table,
+)
 from perftricks.wordcount.settings import TableFilter
 
 
@@ -187,3 +197,22 @@ def test_lookups():
         counts["奶"]
     unused = weakref.ref(WordCounts({"茶": 2}, documents=1))
     assert unused() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("a.tsv", write_table),
+        ("a.html", write_report),
+        ("a.svg", write_plot),
+        ("a.svg", write_cloud),
+        ("", lambda _, counts: keywords(counts)),
+    ],
+)
+def test_what_is_no_table(tmp_path, name, call):
+    """A Counter says nothing of documents: it is refused, and nothing is written."""
+    with pytest.raises(OptionError, match=r"got Counter; WordCounts\(counts, documents=\.\.\.\)"):
+        call(tmp_path / name, Counter("茶水"))
+    with pytest.raises(OptionError, match="counts must be WordCounts, got list"):
+        call(tmp_path / name, ["茶"])
+    assert not list(tmp_path.iterdir())

@@ -30,6 +30,18 @@ def test_many_tables(tmp_path, limit, documents):
     assert arrow.documents == 1 + 4 + 7 + 10
 
 
+def test_patterns(tmp_path):
+    """A pattern that no shell has expanded stands for what it matches."""
+    for name in ("a.tsv", "b.tsv", "c.json"):
+        write_table(tmp_path / name, WordCounts({"茶": 1, name: 1}, documents=1))
+    assert merge_tables(tmp_path / "*.tsv") == {"茶": 2, "a.tsv": 1, "b.tsv": 1}
+    assert merge_tables([f"{tmp_path}/[bc].*", tmp_path / "a.tsv"])["茶"] == 3
+    with pytest.raises(FileNotFoundError, match="as a pattern matches nothing"):
+        merge_tables(tmp_path / "*.csv")
+    with pytest.raises(OptionError, match="is given twice"):
+        merge_tables([tmp_path / "*.tsv", tmp_path / "a.tsv"])
+
+
 def test_nothing(tmp_path):
     """No table, and tables of nothing."""
     with pytest.raises(OptionError, match="no path given; name tables to add up"):

@@ -198,7 +198,7 @@ def find_sources(
         raise OptionError("storage_options are for URLs, and none is given")
     finder = _Finder(format, skip_bad, storage)
     for name in names:
-        for path in _matching(os.fsdecode(name), storage):
+        for path in matching(os.fsdecode(name), storage):
             finder.add(path)
     return Corpus(
         tuple(finder.sources),
@@ -211,7 +211,7 @@ def find_sources(
     )
 
 
-def _matching(path: str, storage: Storage) -> list[str]:
+def matching(path: str, storage: Storage = ()) -> list[str]:
     """Return what a pattern matches, in sorted order; a path that is there is no pattern.
 
     Raises:

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from perftricks.files import PathLike
-from perftricks.wordcount.errors import TableTooLargeError
+from perftricks.wordcount.errors import OptionError, TableTooLargeError
 from perftricks.wordcount.reading.sources import NotRead
 from perftricks.wordcount.reading.stop_words import StopWords, read_stop_words
 from perftricks.wordcount.table.data_frames import pandas_frame, polars_frame
@@ -602,6 +602,19 @@ class _StreamedItems(ItemsView[Any, int]):
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
         return ((token, count) for token, count, _ in self._mapping.rows())
+
+
+def check_counts(counts: object) -> None:
+    """Refuse what is no table.
+
+    Raises:
+        OptionError: If it is something else than WordCounts.
+    """
+    if not isinstance(counts, WordCounts):
+        kind = type(counts).__name__
+        hint = "; WordCounts(counts, documents=...) makes a table of a mapping"
+        more = hint if isinstance(counts, Mapping) else ""
+        raise OptionError(f"counts must be WordCounts, got {kind}{more}")
 
 
 def _form(key: Any) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from perftricks.files import PathLike, replacing
 from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.reading.sources import Source
-from perftricks.wordcount.table.counts import WordCounts
+from perftricks.wordcount.table.counts import WordCounts, check_counts
 from perftricks.wordcount.table.printable import printable
 from perftricks.wordcount.writing.export import check_apart, check_place
 from perftricks.wordcount.writing.fonts import (
@@ -99,13 +99,15 @@ def write_cloud(
         words: How many words are drawn at most.
 
     Raises:
-        OptionError: As :func:`check_cloud` does; also if no font has the characters of any word.
+        OptionError: As :func:`check_cloud` does; also if no font has the characters of any word,
+            or ``counts`` is no WordCounts.
         OSError: If writing fails.
 
     Warns:
         UserWarning: Where words are left out because the font lacks a character of theirs.
     """
     check_cloud(path, font=font)
+    check_counts(counts)
     chosen: dict[str, int] = {}
     for token, count, _ in counts.rows():
         if any(map(str.isalpha, token)):

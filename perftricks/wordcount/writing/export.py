@@ -39,7 +39,7 @@ from perftricks.files import PathLike, replacing
 from perftricks.wordcount.errors import CorpusError, OptionError
 from perftricks.wordcount.reading.sources import STDIN, Source
 from perftricks.wordcount.reading.urls import is_url, parse_storage
-from perftricks.wordcount.table.counts import WordCounts
+from perftricks.wordcount.table.counts import WordCounts, check_counts
 from perftricks.wordcount.table.limits import default_limit
 from perftricks.wordcount.table.rows import PART_NAME
 from perftricks.wordcount.table.sums import gathered
@@ -87,7 +87,8 @@ def write_table(
         progress: Called now and then with the rows that have been written and the rows there are.
 
     Raises:
-        OptionError: If format or extension is another one, or the folder does not exist.
+        OptionError: If format or extension is another one, the folder does not exist, or ``counts``
+            is no WordCounts.
         OSError: If writing fails, for want of space for example.
 
     >>> write_table("a.xls", WordCounts({}, documents=0))
@@ -95,6 +96,7 @@ def write_table(
     perftricks.wordcount.errors.OptionError: output 'a.xls': unknown extension '.xls'; expected \
 .tsv, .csv, .json, .parquet, .arrow or .feather
     """
+    check_counts(counts)
     done = 0
 
     def written(rows: int) -> None:

@@ -18,7 +18,7 @@ import perftricks
 from perftricks.files import PathLike, replacing
 from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.reading.sources import Source
-from perftricks.wordcount.table.counts import WordCounts
+from perftricks.wordcount.table.counts import WordCounts, check_counts
 from perftricks.wordcount.table.printable import printable
 from perftricks.wordcount.writing import svg
 from perftricks.wordcount.writing.export import check_place
@@ -76,10 +76,11 @@ def write_report(
         rows: How many of the most frequent tokens the page holds; it says so if there are more.
 
     Raises:
-        OptionError: As :func:`check_report` does.
+        OptionError: As :func:`check_report` does; also if ``counts`` is no WordCounts.
         OSError: If writing fails.
     """
     check_report(path)
+    check_counts(counts)
     content = render(counts, title=title, details=details or {}, rows=rows)
     with replacing(os.fspath(path)) as file:
         file.write(content.encode("utf-8", "backslashreplace"))

@@ -10,7 +10,7 @@ from typing import Any
 from perftricks.files import PathLike, replacing
 from perftricks.wordcount.errors import OptionError
 from perftricks.wordcount.reading.sources import Source
-from perftricks.wordcount.table.counts import WordCounts
+from perftricks.wordcount.table.counts import WordCounts, check_counts
 from perftricks.wordcount.writing import svg
 from perftricks.wordcount.writing.export import check_place
 from perftricks.wordcount.writing.fonts import font_for
@@ -61,10 +61,11 @@ def write_plot(path: PathLike, counts: WordCounts, *, font: PathLike | None = No
         font: The file of a font to use in .png and .pdf before those that are installed.
 
     Raises:
-        OptionError: As :func:`check_plot` does.
+        OptionError: As :func:`check_plot` does; also if ``counts`` is no WordCounts.
         OSError: If writing fails.
     """
     check_plot(path)
+    check_counts(counts)
     name = os.fspath(path)
     plot = zipf(counts)
     extension = os.path.splitext(name)[1].lower()
