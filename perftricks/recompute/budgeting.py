@@ -90,11 +90,11 @@ class Budgeting:
         self._parts: Units
         if outlined.root is None:
             call = traced(model, outlined, samples)
-            self._parts = CallUnits(outlined, call, setting.batch_size)
+            self._parts = CallUnits(outlined, call, samples)
             outputs = call.specs(call.root.gives)
             names = call.outputs
         else:
-            self._parts = Units(outlined, setting.batch_size, samples.length)
+            self._parts = Units(outlined, samples)
             functional = outlined.root.functional
             outputs = [samples.spec(x) for x in functional.outputs]
             names = functional._outputs_struct

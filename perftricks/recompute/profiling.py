@@ -176,7 +176,6 @@ class _Profiler:
     def _part(self, segment: Segment, steps: Tuple[int, int]) -> Tuple[_Run, List[Any]]:
         """Return a part of a graph, and its trained variables."""
         from perftricks.recompute.keras3 import private
-        from perftricks.recompute.measure.kept import spec_of_symbol
 
         graph = self._outlined.graphs[segment.number]
         (stage,) = (
@@ -189,12 +188,9 @@ class _Profiler:
             keys: Sequence[int] = [known[key] for key in stage.takes]
             specs = self._traced.specs(keys)
         else:
-            keys, samples = stage.takes, self._samples
+            keys = stage.takes
             symbols = {id(x): x for x in self._outlined.symbols}
             inputs = {id(x) for x in self._outlined.root.functional.inputs}
-            specs = [
-                spec_of_symbol(symbols[key], self._batch_size, samples.length, key not in inputs)
-                for key in keys
-            ]
+            specs = [self._samples.spec(symbols[key], key not in inputs) for key in keys]
         function = stages.segment_function(graph.functional, stage, private.in_training)
         return _Run(keys, specs, function), stage.trained_variables

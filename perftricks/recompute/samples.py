@@ -6,7 +6,7 @@ some samples, arrays or symbols, nested as the model takes them, and any number 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 from perftricks.recompute.outlining import Outlined
 
@@ -25,7 +25,6 @@ class Samples:
         inputs: What the model is called with.
         targets: What the loss compares with; None if the caller has shown none.
         structure: The inputs, nested as the model takes them.
-        length: What stands for other dimensions that are not known; None if there are none.
 
     Args:
         model: A model of Keras 3.
@@ -50,12 +49,13 @@ class Samples:
     ) -> None:
         self._model = model
         self._batch_size = batch_size
-        self.length = length
+        self._length = length
+        self._shapes: Dict[int, Tuple[Any, ...]] = {}  # of the tensors of graphs, by their ids
         root = outlined.root
         if root is not None:
             self.structure = root.functional._inputs_struct
             leaves = root.functional.inputs
-            self.length = _length_of(model, leaves, length, x)
+            self._know_shapes(root.functional, _sizes_of(model, leaves, length, x))
         elif x is None:
             raise NoSamplesError(
                 "%s has a call of its own, so what it takes is not known: give x=, samples as fit "
@@ -69,11 +69,53 @@ class Samples:
         if y is not None:
             self.targets = list(map(self.spec, symbols_of(y, "y")))
 
-    def spec(self, symbol: Any) -> Spec:
-        """Return a symbolic tensor as one of the batch."""
-        from perftricks.recompute.measure.kept import spec_of_symbol
+    def _know_shapes(self, functional: Any, sizes: Sequence[Sequence[Any]]) -> None:
+        """Find the shapes of the tensors of a graph.
 
-        return spec_of_symbol(symbol, self._batch_size, self.length, False)
+        Args:
+            functional: The model that runs it.
+            sizes: Those of the other dimensions of each of its inputs.
+        """
+        from perftricks.recompute.keras3 import layers as keras3
+
+        given = [
+            self._filled((symbol.shape[0], *others), symbol.name)
+            for symbol, others in zip(functional.inputs, sizes)
+        ]
+        try:
+            self._shapes = keras3.known_shapes(functional, given)
+        except Exception:  # a layer may refuse to tell, in any way; the graph itself tells most
+            self._shapes = dict(zip(map(id, functional.inputs), given))
+
+    def _filled(self, shape: Sequence[Optional[int]], name: str) -> Tuple[int, ...]:
+        """Return a shape with what stands for dimensions that are not known.
+
+        Raises:
+            ValueError: If nothing does.
+        """
+        first, *others = shape
+        if None in others and self._length is None:
+            raise ValueError(
+                "the tensor %s has the shape %s; give length=, what to take for the dimensions "
+                "that are not known, or x=, samples that show them" % (name, tuple(shape))
+            )
+        filled = [self._batch_size if first is None else first]
+        return (*filled, *(self._length or 0 if size is None else size for size in others))
+
+    def spec(self, symbol: Any, is_trained: bool = False) -> Spec:
+        """Return a symbolic tensor as one of the batch.
+
+        Args:
+            symbol: The tensor.
+            is_trained: Whether gradients flow into it, if it has floating-point numbers.
+
+        Raises:
+            ValueError: If a dimension is not known.
+        """
+        from perftricks.recompute.measure.kept import Spec
+
+        shape = self._filled(self._shapes.get(id(symbol), symbol.shape), symbol.name)
+        return Spec(shape, symbol.dtype, is_trained and "float" in symbol.dtype)
 
     def call(self, tensors: List[Any]) -> Any:
         """Call the model on a batch as ``fit`` does; return what it returns."""
@@ -85,12 +127,15 @@ class Samples:
         return private.in_training(self._model)(x)
 
 
-def _length_of(model: Any, inputs: Sequence[Any], length: Optional[int], x: Any) -> Optional[int]:
-    """Return what stands for dimensions that a graph does not know, by the samples if need be."""
+def _sizes_of(
+    model: Any, inputs: Sequence[Any], length: Optional[int], x: Any
+) -> List[Sequence[Any]]:
+    """Return the dimensions of inputs of a graph but the first, by the samples where they show."""
     import keras
 
-    if x is None or not any(None in symbol.shape[1:] for symbol in inputs):
-        return length
+    sizes: List[Sequence[Any]] = [tuple(symbol.shape[1:]) for symbol in inputs]
+    if x is None or not any(None in some for some in sizes):
+        return sizes
     if isinstance(x, dict) and all(symbol.name in x for symbol in inputs):
         x = [x[symbol.name] for symbol in inputs]
     shown = keras.tree.flatten(x)
@@ -98,20 +143,18 @@ def _length_of(model: Any, inputs: Sequence[Any], length: Optional[int], x: Any)
         raise ValueError(
             "%s takes %d tensors, and there are %d in x" % (model.name, len(inputs), len(shown))
         )
-    found = {
-        size
-        for symbol, sample in zip(inputs, shown)
-        for unknown, size in zip(symbol.shape[1:], getattr(sample, "shape", ())[1:])
-        if unknown is None and size is not None
-    }
-    if length is None and len(found) == 1:
-        return int(found.pop())
-    if found - {length}:
-        raise ValueError(
-            "dimensions that %s does not know are %s in x, and one number stands for all: length "
-            "is %s" % (model.name, " and ".join(map(str, sorted(found))), length)
-        )
-    return length
+    for number, sample in enumerate(shown):
+        others = tuple(getattr(sample, "shape", ())[1:])
+        if len(others) == len(sizes[number]):
+            pairs = zip(sizes[number], others)
+            sizes[number] = [size if known is None else known for known, size in pairs]
+            found = {size for known, size in zip(inputs[number].shape[1:], others) if known is None}
+            if length is not None and found - {length, None}:
+                raise ValueError(
+                    "the length is %d, and x shows %s for dimensions that %s does not know; give "
+                    "one of them" % (length, others, model.name)
+                )
+    return sizes
 
 
 def check_batch(model: Any, outlined: Outlined, batch_size: int) -> None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from perftricks.recompute.measure.calls import Call, Traced
     from perftricks.recompute.measure.kept import Spec
     from perftricks.recompute.measure.work import Work
+    from perftricks.recompute.samples import Samples
 
 _MOST_UNITS = 64  # of a graph
 _MOST_SHARED = 2  # layers that are called several times, each with a choice of its own
@@ -120,17 +121,15 @@ class Units:
 
     Args:
         outlined: What planning sees of the model.
-        batch_size: Samples in a batch.
-        length: What stands for dimensions that are not known; None if there are none.
+        samples: What it is called with.
     """
 
-    def __init__(self, outlined: Outlined, batch_size: int, length: Optional[int]) -> None:
+    def __init__(self, outlined: Outlined, samples: Samples) -> None:
         self.spans: Dict[Tuple[int, int], Call] = {}
         self.inputs: Set[int] = set()
         self.units: List[Unit] = []
         self._outlined = outlined
-        self._batch_size = batch_size
-        self._length = length
+        self._samples = samples
         self._symbols = {id(x): x for x in outlined.symbols}
         self._same: Dict[int, int] = {}  # tensors of a nested graph -> those of what is around it
         self._tensors: Set[int] = set()  # of the graphs that are looked into
@@ -224,12 +223,7 @@ class Units:
 
     def spec(self, key: int) -> Spec:
         """Return a tensor without numbers."""
-        return self._spec_of(self._symbols[key], self.is_trained(key))
-
-    def _spec_of(self, symbol: Any, is_trained: bool) -> Spec:
-        from perftricks.recompute.measure.kept import spec_of_symbol
-
-        return spec_of_symbol(symbol, self._batch_size, self._length, is_trained)
+        return self._samples.spec(self._symbols[key], self.is_trained(key))
 
     def costs(self) -> List[Cost]:
         """Return what each unit costs."""
@@ -264,17 +258,17 @@ class CallUnits(Units):
     Args:
         outlined: What planning sees of the model.
         traced: The call.
-        batch_size: Samples in a batch.
+        samples: What it was called with.
     """
 
-    def __init__(self, outlined: Outlined, traced: Traced, batch_size: int) -> None:
+    def __init__(self, outlined: Outlined, traced: Traced, samples: Samples) -> None:
         self._traced = traced
         self._of_calls: Dict[int, Cost] = {}
         self._rests: List[Tuple[int, Call, Tuple[int, int]]] = []
         self._in_graphs: Dict[int, Call] = {}  # the call that runs the graph of a unit
         self._shared: List[List[int]] = []
         self._times = collections.Counter(call.number for call in traced.root.everything)
-        super().__init__(outlined, batch_size, None)
+        super().__init__(outlined, samples)
 
     def _list(self) -> None:
         traced = self._traced

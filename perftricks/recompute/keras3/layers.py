@@ -166,6 +166,39 @@ def nominal_shapes(graph: Any, nodes: Sequence[Any], length: int) -> Dict[int, T
     return {key: tuple(value.shape) for key, value in values.items()}
 
 
+def known_shapes(graph: Any, inputs: Sequence[Tuple[int, ...]]) -> Dict[int, Tuple[Any, ...]]:
+    """Return the shapes of tensors by the ids of their symbols, those of its inputs being known.
+
+    The graphs of models that it calls are gone through, too.
+
+    Args:
+        graph: The model that runs the graph.
+        inputs: The shapes of its inputs.
+
+    Raises:
+        Exception: Whatever a layer raises that does not take these shapes.
+    """
+    import keras
+
+    found: Dict[int, Tuple[Any, ...]] = {}
+
+    def run(graph: Any, inputs: Any) -> Any:
+        values = dict(zip(map(id, graph.inputs), keras.tree.flatten(inputs)))
+        run_nodes(graph, nodes_of(graph), values, called)
+        found.update((key, tuple(value.shape)) for key, value in values.items())
+        outputs = [values[id(symbol)] for symbol in graph.outputs]
+        return keras.tree.pack_sequence_as(outputs_struct(graph), outputs)
+
+    def called(layer: Any) -> Callable[..., Any]:
+        inner = graph_of(layer)
+        if inner is None:
+            return layer.compute_output_spec  # type: ignore[no-any-return]
+        return lambda inputs, *args, **kwargs: run(inner, inputs)
+
+    run(graph, [keras.KerasTensor(shape, x.dtype) for shape, x in zip(inputs, graph.inputs)])
+    return found
+
+
 def outputs_struct(graph: Any) -> Any:
     """Return the nested structure of symbols that a graph returns."""
     return graph._outputs_struct

@@ -547,18 +547,43 @@ def torch_without_memory() -> Iterator[str]:
     from keras.src.backend.torch import numpy as keras_numpy
 
     before = global_state.get_global_attribute("torch_device", None)
-    modules = (nn, keras_numpy)
-    plain = nn.get_device
-    device = str(plain())
+    device = _torch_device(nn.get_device)
+    changed = [(nn, "get_device", device), (keras_numpy, "get_device", device)]
+    splitting = filter(functools.partial(hasattr, keras_numpy), _SPLITTING)
+    changed += [(keras_numpy, name, _splitting_by_numbers(keras_numpy, name)) for name in splitting]
+    plain = [(module, name, getattr(module, name)) for module, name, _ in changed]
+    name = str(nn.get_device())
     global_state.set_global_attribute("torch_device", _Meta("meta"))
-    for module in modules:
-        module.get_device = _torch_device(plain)
+    for module_, name_, function in changed:
+        setattr(module_, name_, function)
     try:
-        yield device
+        yield name
     finally:
-        for module in modules:
-            module.get_device = plain
+        for module_, name_, function in plain:
+            setattr(module_, name_, function)
         global_state.set_global_attribute("torch_device", before)
+
+
+_SPLITTING = ("split", "array_split", "hsplit", "vsplit", "dsplit")
+
+
+def _splitting_by_numbers(keras_numpy: Any, name: str) -> Callable[..., Any]:
+    """Return a function of Keras that splits a tensor, and reads where as a tensor with numbers."""
+    import torch
+
+    plain = getattr(keras_numpy, name)
+
+    def split(x: Any, where: Any, *args: Any, **kwargs: Any) -> Any:
+        convert = keras_numpy.convert_to_tensor
+        keras_numpy.convert_to_tensor = lambda y: (
+            torch.as_tensor(y, device="cpu") if y is where else convert(y)
+        )
+        try:
+            return plain(x, where, *args, **kwargs)
+        finally:
+            keras_numpy.convert_to_tensor = convert
+
+    return split
 
 
 def _torch_device(plain: Callable[[], Any]) -> Callable[[], Any]:

@@ -32,7 +32,12 @@ def layouts() -> Any:
     aten = torch.ops.aten
 
     def has_channels_last(x: Any) -> bool:
-        return bool(x.dim() == 4 and x.shape[1] > 1 and x.stride(1) == 1)
+        if x.dim() != 4:
+            return False
+        if x.shape[1] > 1:
+            return bool(x.stride(1) == 1)
+        # One channel is the last one where it would be if there were several.
+        return bool(1 == x.stride(1) < x.stride(0) and x.stride(2) >= x.shape[3])
 
     def with_channels_last(x: Any) -> Any:
         return torch.empty_like(x, memory_format=torch.channels_last)

@@ -45,29 +45,6 @@ def spec_of(variable: Any) -> Spec:
     return Spec(tuple(variable.shape), variable.dtype, bool(variable.trainable))
 
 
-def spec_of_symbol(symbol: Any, batch_size: int, length: Optional[int], is_trained: bool) -> Spec:
-    """Return a symbolic tensor as one of a batch, without numbers.
-
-    Args:
-        symbol: The tensor.
-        batch_size: Samples in a batch.
-        length: What stands for other dimensions that are not known; None if there are none.
-        is_trained: Whether gradients flow into it, if it has floating-point numbers.
-
-    Raises:
-        ValueError: If a dimension is not known.
-    """
-    first, *others = symbol.shape
-    if None in others and length is None:
-        raise ValueError(
-            "the tensor %s has the shape %s; give length=, what to take for the dimensions "
-            "that are not known" % (symbol.name, tuple(symbol.shape))
-        )
-    shape = [batch_size if first is None else first]
-    shape += [length if size is None else size for size in others]
-    return Spec(tuple(shape), symbol.dtype, is_trained and "float" in symbol.dtype)
-
-
 Function = Callable[[List[Any]], Sequence[Any]]
 
 

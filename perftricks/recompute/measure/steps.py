@@ -86,8 +86,10 @@ def torch_steps_bytes(model: Any, run: Callable[[], object]) -> int:
 
     Args:
         model: The model.
-        run: Trains a step. It is called twice, for the gradients of a step are there in the next.
+        run: Trains a step. It is called three times: before the first, Keras builds what it counts
+            by; the gradients of the second are there in the third.
     """
+    run()
     for variable in model.trainable_variables:
         variable.value.grad = None
     with _torch_ledger() as ledger:
@@ -100,7 +102,7 @@ def counted_peak(model: Any, x: Any, y: Any) -> Optional[int]:
     """Return the bytes in use at the peak of a real step, all variables and the batch included.
 
     Args:
-        model: A compiled model. On torch it trains two steps; on JAX nothing is run.
+        model: A compiled model. On torch it trains three steps; on JAX nothing is run.
         x: The inputs of a batch.
         y: Its targets.
 
@@ -111,9 +113,11 @@ def counted_peak(model: Any, x: Any, y: Any) -> Optional[int]:
     if backend == "tensorflow":
         return None
     idle = idle_bytes(model)
-    if backend == "torch":
-        return idle + torch_steps_bytes(model, lambda: model.train_on_batch(x, y))
+    if backend == "torch":  # which would share the memory of arrays, and count nothing
+        x, y = keras.tree.map_structure(keras.ops.convert_to_tensor, (x, y))
     batch = sum(array.nbytes for array in keras.tree.flatten((x, y)))
+    if backend == "torch":
+        return int(idle + batch + torch_steps_bytes(model, lambda: model.train_on_batch(x, y)))
     return int(idle + batch + xla_buffers(model, x, y))
 
 

@@ -49,18 +49,6 @@ def ends(model, options):
     return points[0].peak, points[-1].peak
 
 
-def counted(model, x, y):
-    """Return the peak of a step as the backend counts it, batch and variables included."""
-    if BACKEND == "jax":
-        return counted_peak(model, x, y)
-    import torch
-
-    # Arrays would be shared with torch, and not counted.
-    x, y = (keras.tree.map_structure(torch.tensor, some) for some in (x, y))
-    batch = sum(t.nbytes for t in keras.tree.flatten((x, y)))
-    return counted_peak(model, x, y) + batch
-
-
 @pytest.mark.parametrize("name", cases(OF_MOST))
 def test_budgets(name, tmp_path):
     """A plan keeps its budget, goes through a file to a fresh copy, and changes no number."""
@@ -82,7 +70,7 @@ def test_budgets(name, tmp_path):
     found = recompute.verify(copy, case.x, case.y)
     assert found.ok, found
     if BACKEND != "tensorflow":
-        assert counted(copy, case.x, case.y) == pytest.approx(plan.step_peak, rel=0.05)
+        assert counted_peak(copy, case.x, case.y) == pytest.approx(plan.step_peak, rel=0.05)
     recompute.remove(copy)
     assert not any(set(keras3.METHODS) & vars(one).keys() for one in keras3.everything_in(copy))
 
@@ -91,7 +79,7 @@ def test_budgets(name, tmp_path):
 @pytest.mark.parametrize("share", [0, 1])
 @pytest.mark.parametrize("name", CASES)
 def test_forecast(name, share):
-    """What is forecast without running a step is what two real ones make, to a twentieth."""
+    """What is forecast without running a step is what real ones make, to a twentieth."""
     case = CASES[name]
     model, options = compiled(name)
     least, plain = ends(model, options)
@@ -99,7 +87,7 @@ def test_forecast(name, share):
     plan = recompute.plan(model, budget=budget, y=case.y, **options)
     if any(segment.recomputed for segment in plan.segments):
         recompute.apply(model, plan=plan)
-    assert counted(model, case.x, case.y) == pytest.approx(plan.step_peak, rel=0.05)
+    assert counted_peak(model, case.x, case.y) == pytest.approx(plan.step_peak, rel=0.05)
 
 
 @pytest.mark.parametrize("name", cases(("tokens", "translation", "autoencoder")))
