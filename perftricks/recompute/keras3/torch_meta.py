@@ -21,10 +21,11 @@ def without_memory() -> Iterator[None]:
 
 
 def layouts() -> Any:
-    """Return a mode in which convolutions without memory lay out what they give as real ones do.
+    """Return a mode in which operations without memory give what real ones do.
 
-    Real ones keep channels last where they were; those on the device "meta" put them second, and
-    what comes after them would copy, or not, where it really does not, or does.
+    Real convolutions keep channels last where they were; those on the device "meta" put them
+    second, and what comes after them would copy, or not, where it really does not, or does. The
+    loss for sequences without alignment (CTC) is missing there.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -42,10 +43,30 @@ def layouts() -> Any:
     def with_channels_last(x: Any) -> Any:
         return torch.empty_like(x, memory_format=torch.channels_last)
 
+    def ctc_loss(scores: Any, labels: Any, *_: Any, **__: Any) -> Any:
+        steps, samples, _ = scores.shape
+        if labels.dim() != 2:
+            raise NotImplementedError("labels of a CTC loss that follow each other, not in rows")
+        paths = scores.new_empty((samples, steps, 2 * labels.shape[1] + 1))
+        return scores.new_empty((samples,)), paths
+
+    def ctc_loss_backward(gradient: Any, scores: Any, *_: Any, **__: Any) -> Any:
+        return torch.empty_like(scores)
+
+    # Torch has none for tensors without memory.
+    missing = {
+        aten._ctc_loss.default: ctc_loss,
+        aten._ctc_loss.Tensor: ctc_loss,
+        aten._ctc_loss_backward.default: ctc_loss_backward,
+        aten._ctc_loss_backward.Tensor: ctc_loss_backward,
+    }
+
     class Layouts(TorchDispatchMode):  # type: ignore[misc]
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
+            if func in missing and args[0].is_meta:
+                return missing[func](*args, **(kwargs or {}))
             results = func(*args, **(kwargs or {}))
             if func is aten.convolution.default and results.device.type == "meta":
                 return with_channels_last(results) if has_channels_last(args[0]) else results

@@ -114,8 +114,10 @@ def counted_peak(model: Any, x: Any, y: Any) -> Optional[int]:
         return None
     idle = idle_bytes(model)
     if backend == "torch":  # which would share the memory of arrays, and count nothing
-        x, y = keras.tree.map_structure(keras.ops.convert_to_tensor, (x, y))
-    batch = sum(array.nbytes for array in keras.tree.flatten((x, y)))
+        x, y = keras.tree.map_structure(
+            lambda array: None if array is None else keras.ops.convert_to_tensor(array), (x, y)
+        )
+    batch = sum(array.nbytes for array in keras.tree.flatten((x, y)) if array is not None)
     if backend == "torch":
         return int(idle + batch + torch_steps_bytes(model, lambda: model.train_on_batch(x, y)))
     return int(idle + batch + xla_buffers(model, x, y))

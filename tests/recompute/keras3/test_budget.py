@@ -155,6 +155,16 @@ def test_forecast_of_one_channel():
     assert counted_peak(model, x, y) == pytest.approx(plan.step_peak, rel=0.01)
 
 
+@only_torch
+def test_forecast_of_a_loss_without_alignment():
+    """The device without memory has no CTC; what the real one keeps is counted."""
+    model = keras.Sequential([keras.Input((LENGTH, 4)), layers.Dense(64, "gelu"), layers.Dense(7)])
+    model.compile(keras.optimizers.SGD(0.01), keras.losses.CTC())
+    x, y = np.ones((BATCH, LENGTH, 4), "float32"), np.ones((BATCH, 5), "int32")
+    plan = recompute.plan(model, batch_size=BATCH, budget="1GiB", y=y)
+    assert counted_peak(model, x, y) == pytest.approx(plan.step_peak, rel=0.03)
+
+
 def test_what_is_split_at_places():
     """Keras on torch reads the places from a tensor; planning has none with numbers."""
     inputs = keras.Input((LENGTH, WIDTH))
