@@ -24,6 +24,7 @@ from keras import layers
 from perftricks import recompute
 from perftricks.recompute.measure.steps import counted_peak
 
+_TOKENS = {"batch_size": 16, "length": 128}
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -39,7 +40,7 @@ def transformer() -> tuple[Any, Any, Any, dict[str, int]]:
     model = keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling1D()(x)))
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 1000, (16, 128)).astype("int32"), rng.integers(0, 10, 16).astype("int32")
-    return model, x, y, {"batch_size": 16, "length": 128}
+    return model, x, y, _TOKENS
 
 
 def resnet50() -> tuple[Any, Any, Any, dict[str, int]]:
@@ -94,7 +95,7 @@ def bert() -> tuple[Any, Any, Any, dict[str, int]]:
     rng = np.random.default_rng(0)
     x = _tokens(rng, segment_ids=np.zeros((16, 128), "int32"))
     y = rng.integers(0, 10, 16).astype("int32")
-    return keras.Model(task.input, task.output), x, y, {"batch_size": 16, "length": 128}
+    return keras.Model(task.input, task.output), x, y, _TOKENS
 
 
 def gemma() -> tuple[Any, Any, Any, dict[str, int]]:
@@ -116,7 +117,7 @@ def gemma() -> tuple[Any, Any, Any, dict[str, int]]:
     rng = np.random.default_rng(0)
     x = _tokens(rng)
     y = np.roll(x["token_ids"], -1, 1)
-    return keras.Model(task.input, task.output), x, y, {"batch_size": 16, "length": 128}
+    return keras.Model(task.input, task.output), x, y, _TOKENS
 
 
 def _tokens(rng: np.random.Generator, **more: Any) -> dict[str, Any]:

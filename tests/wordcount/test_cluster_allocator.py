@@ -29,7 +29,7 @@ class Libc:
 def libc(monkeypatch):
     """Stand in for glibc, in a worker as dask starts them."""
     libc = Libc()
-    monkeypatch.setattr("perftricks.wordcount.storage.allocator.glibc", lambda: libc)
+    monkeypatch.setattr("perftricks.glibc.library", lambda: libc)
     monkeypatch.setattr(allocator, "_IDLE_SECONDS", 0.05)
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
     monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)

@@ -547,21 +547,27 @@ def torch_without_memory() -> Iterator[str]:
     from keras.src.backend.torch import numpy as keras_numpy
 
     before = global_state.get_global_attribute("torch_device", None)
-    device = _torch_device(nn.get_device)
-    changed = [(nn, "get_device", device), (keras_numpy, "get_device", device)]
-    splitting = filter(functools.partial(hasattr, keras_numpy), _SPLITTING)
-    changed += [(keras_numpy, name, _splitting_by_numbers(keras_numpy, name)) for name in splitting]
-    plain = [(module, name, getattr(module, name)) for module, name, _ in changed]
-    name = str(nn.get_device())
+    functions = {
+        (keras_numpy, name): _splitting_by_numbers(keras_numpy, name)
+        for name in _SPLITTING
+        if hasattr(keras_numpy, name)
+    }
+    for module in (nn, keras_numpy):
+        functions[module, "get_device"] = _torch_device(nn.get_device)
+    plain = {(module, name): getattr(module, name) for module, name in functions}
+    device = str(nn.get_device())
     global_state.set_global_attribute("torch_device", _Meta("meta"))
-    for module_, name_, function in changed:
-        setattr(module_, name_, function)
+    _set_functions(functions)
     try:
-        yield name
+        yield device
     finally:
-        for module_, name_, function in plain:
-            setattr(module_, name_, function)
+        _set_functions(plain)
         global_state.set_global_attribute("torch_device", before)
+
+
+def _set_functions(functions: Dict[Tuple[Any, str], Callable[..., Any]]) -> None:
+    for (module, name), function in functions.items():
+        setattr(module, name, function)
 
 
 _SPLITTING = ("split", "array_split", "hsplit", "vsplit", "dsplit")

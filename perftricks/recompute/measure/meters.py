@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import sys
 from typing import Any, Callable, Optional
+
+from perftricks import glibc
 
 
 class PeakMeter:
@@ -133,8 +133,7 @@ def _resident_set() -> PeakMeter:
         )
 
     def reset() -> int:
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, so that it does not hide
+        glibc.give_back()  # so that what is free does not hide
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # VmHWM begins anew: man 5 proc
         return _status("VmRSS")

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from perftricks.wordcount.storage import allocator
+from perftricks import glibc
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -57,7 +57,7 @@ def _enter() -> None:
             _giving_back.cancel()
             _giving_back = None
         for parameter, value in _ADAPTED.items():
-            allocator.glibc().mallopt(parameter, value)
+            glibc.library().mallopt(parameter, value)
 
 
 def _leave(trim: int) -> None:
@@ -73,9 +73,9 @@ def _leave(trim: int) -> None:
 def _give_back(trim: int) -> None:
     with _lock:
         if not _running:
-            allocator.glibc().mallopt(_TRIM_THRESHOLD, trim)
-            allocator.glibc().mallopt(_MMAP_THRESHOLD, _USUAL_MMAP_THRESHOLD)
-            allocator.give_back()
+            glibc.library().mallopt(_TRIM_THRESHOLD, trim)
+            glibc.library().mallopt(_MMAP_THRESHOLD, _USUAL_MMAP_THRESHOLD)
+            glibc.give_back()
 
 
 def _trim_threshold() -> int | None:
@@ -83,4 +83,4 @@ def _trim_threshold() -> int | None:
     trim, other = map(os.environ.get, _VARIABLES)
     if trim is None or other is not None or not (trim.isascii() and trim.isdigit()):
         return None
-    return int(trim) if allocator.glibc() is not None and int(trim) < 1 << 31 else None
+    return int(trim) if glibc.library() is not None and int(trim) < 1 << 31 else None

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from perftricks.wordcount.storage import allocator
+from perftricks import glibc
 from perftricks.wordcount.table.in_memory import OnDisk
 from perftricks.wordcount.table.rows import Block, Filter, Row
 from perftricks.wordcount.table.runs import Run, merged, read_run
@@ -87,7 +87,7 @@ class SpilledTable(OnDisk):
         if self._ordered is not None:
             return self._ordered
         # What counting has freed lies between what it keeps, and may not do for what comes now.
-        allocator.give_back()
+        glibc.give_back()
         runs = []
         waiting: Block = []
         size = total = 0
