@@ -219,7 +219,7 @@ def _containers(values: Iterable[Any]) -> List[Any]:
         tuples.update(several)
         inside = [*chain.from_iterable(several.values())]
         for x in [x for x in fresh.values() if x]:
-            inside += x.values() if isinstance(x, dict) else x
+            inside.extend(x.values() if isinstance(x, dict) else x)
     return list(found.values())
 
 

@@ -136,7 +136,7 @@ def _spread_all(values: List[Any], seen: Dict[int, Any]) -> List[Any]:
         for x in inside:
             if id(x) not in seen and len(x) <= _MOST:
                 seen[id(x)] = x
-                values += x.values() if isinstance(x, dict) else x
+                values.extend(x.values() if isinstance(x, dict) else x)
     return found
 
 

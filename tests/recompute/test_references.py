@@ -119,3 +119,16 @@ def test_data_is_no_container():
     circle.append(circle)
     assert inside not in referred(lambda: data)
     assert referred(lambda: circle) == [inside]
+
+
+def test_containers_that_add_up_in_their_own_way():
+    """A list that is added from the right, as those of TensorFlow 2.1, is looked into."""
+
+    class Listed(list):
+        def __radd__(self, other):
+            raise TypeError
+
+    inside = object()
+    held = [Listed([inside])]
+    assert inside in referred(lambda: held)
+    assert [x for x in spread([held]) if x is inside]
