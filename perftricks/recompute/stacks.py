@@ -107,7 +107,7 @@ def engine_for(call: Callable[..., Any], args: Tuple[Any, ...]) -> Engine:
     """Return the engine for a call; nothing is imported to find out.
 
     The layer decides: each Keras has its own. A function that belongs to no layer goes by those it
-    is given or refers to, else by what has been imported.
+    is given or refers to, else by the layer that is being called, else by what has been imported.
 
     Args:
         call: The function that is to run.
@@ -117,7 +117,8 @@ def engine_for(call: Callable[..., Any], args: Tuple[Any, ...]) -> Engine:
         RuntimeError: If there is no Keras and no TensorFlow, or one that is too old.
     """
     imported = _imported_generation(call)  # complains where there is none
-    generation = next(filter(None, map(generation_of, _candidates(call, args))), imported)
+    generation = next(filter(None, map(generation_of, _candidates(call, args))), 0)
+    generation = generation or (2 if _is_in_layer_of_keras_2() else imported)
     if generation == 3:
         if _version("keras") < _OLDEST_KERAS_3:
             raise RuntimeError(
@@ -175,6 +176,19 @@ def generation_of(layer: Any) -> int:
             return 3 if _version("keras") >= (3,) else 2
     history = getattr(layer, "_keras_history", None)
     return generation_of(history[0]) if isinstance(history, tuple) and history else 0
+
+
+# Where each Keras 2 keeps which of its layers is being called; keras 2.3.1 is alone in a process.
+_CALLS_OF_KERAS_2 = tuple(
+    prefix + ".engine.base_layer_utils"
+    for prefix in ("tf_keras.src", "keras.src", "tensorflow.python.keras")
+)
+
+
+@keep_autograph_out
+def _is_in_layer_of_keras_2() -> bool:
+    modules: List[Any] = [sys.modules.get(name) for name in _CALLS_OF_KERAS_2]
+    return any(x.call_context().in_call for x in modules if hasattr(x, "call_context"))
 
 
 @keep_autograph_out

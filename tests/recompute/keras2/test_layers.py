@@ -7,8 +7,9 @@ from typing import Callable, NamedTuple
 import numpy as np
 import pytest
 
+from perftricks.recompute import recompute_grad
 from tests.recompute.comparison import recomputed
-from tests.recompute.keras2.binding import GRAPH, TF, keras, layers, needs
+from tests.recompute.keras2.binding import GRAPH, TF, K, keras, layers, needs
 from tests.recompute.keras2.training import (
     OFF,
     ON,
@@ -226,7 +227,6 @@ def test_masking():
 
 def test_a_subclass_as_in_the_blog():
     """``return super().call(inputs)`` in a decorated method of a subclass."""
-    from perftricks.recompute import recompute_grad
 
     class Dense(layers.Dense):
         @recompute_grad
@@ -239,7 +239,6 @@ def test_a_subclass_as_in_the_blog():
 @pytest.mark.parametrize("way", ["functional", "sequential"])
 def test_a_model_as_a_layer(way):
     """A decorated function that runs a whole model: functional, sequential."""
-    from perftricks.recompute import recompute_grad
 
     class Outer(layers.Layer):
         def __init__(self, **kwargs):
@@ -264,3 +263,20 @@ def test_a_model_as_a_layer(way):
 
     build, x, y = between_plain_layers(Case(VECTOR, Outer))
     assert_exact(build, x, y)
+
+
+def test_a_decorated_function_in_a_lambda():
+    """A function that is given nothing but tensors belongs to the Keras whose layer calls it."""
+
+    @recompute_grad
+    def sample(pair):
+        mean, spread = pair
+        return mean + K.exp(spread / 2) * K.random_normal(K.shape(mean))
+
+    def build():
+        inputs = layers.Input(VECTOR)
+        pair = [layers.Dense(4)(inputs), layers.Dense(4)(inputs)]
+        return keras.models.Model(inputs, layers.Lambda(sample, output_shape=(4,))(pair))
+
+    _, x, _ = between_plain_layers(Case(VECTOR, lambda: None))
+    assert_exact(build, x, x[:, :4], tolerance=4e-6)
