@@ -92,6 +92,8 @@ def recompute_grad(call: Optional[F] = None, *, policy: Given = "full") -> Any:
     with contextlib.suppress(ValueError):  # some built-in functions have none
         # Keras asks for the arguments in a way that does not look behind a wrapper.
         vars(wrapper)["__signature__"] = inspect.signature(call)
+    # By this, copied from a tf.function, AutoGraph would find what is behind the wrapper.
+    vars(wrapper).pop("_tf_decorator", None)
     vars(wrapper)["perftricks_decorated"] = chosen
     return cast(F, wrapper)
 

@@ -18,8 +18,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 import tensorflow as tf
 
 from perftricks.recompute import switch
-from perftricks.recompute.keras2 import private
-from perftricks.recompute.keras2.recipe import parse_recipe
+from perftricks.recompute.keras2 import private, purity
+from perftricks.recompute.keras2.recipe import Recipe, parse_recipe
 from perftricks.recompute.keras2.slice import Slice, replay
 from perftricks.recompute.tensorflow_graphs import private as graphs
 from perftricks.recompute.tensorflow_graphs.ordering import in_order
@@ -129,7 +129,8 @@ def _gradient(operation: Any, *upstream: Any) -> List[Any]:
     wanted = [i for i in range(count) if not _is_missing(operation, i, upstream[i])]
     _there(operation).clear()
     gradients: List[Optional[Any]] = [None] * len(operation.inputs)
-    if getattr(_pass_by, "on", False):
+    starts = operation.inputs[count : count + len(recipe.starts)]
+    if getattr(_pass_by, "on", False) or _reads_late(recipe, starts):
         for i in wanted:
             gradients[i] = upstream[i]
         return gradients
@@ -155,6 +156,26 @@ def _gradient(operation: Any, *upstream: Any) -> List[Any]:
         return _weights_first(operation.inputs, gradients)
 
     return _as_one(operation.type, [*incoming, *operation.inputs[count:ends]], differentiated)
+
+
+def _reads_late(recipe: Recipe, starts: Sequence[Any]) -> bool:
+    """Tell whether a function in the copy would read a variable that has been assigned to since.
+
+    What a call reads itself is among the starts; what a function reads is not.
+    """
+    copied = {node.name for node in recipe.graph_def.node}
+    for x in starts:
+        while x.dtype == tf.resource and x.op.type == "Identity":
+            x = x.op.inputs[0]
+        users = x.consumers() if x.dtype == tf.resource else []
+        readers = {op for op in users if op.name in copied}
+        writers = {op for op in users if op.name not in copied and purity.may_write(op)}
+        if readers and writers:
+            used = [op for op in x.graph.get_operations() if op in readers or op in writers]
+            first = next(number for number, op in enumerate(used) if op in readers)
+            if not writers.isdisjoint(used[first:]):
+                return True
+    return False
 
 
 def _as_one(

@@ -2,8 +2,9 @@
 
 The first call runs unrecorded; afterwards one operation from everything it used to everything it
 made is recorded on the tapes. In the backward pass the call runs again, under a tape of its own, as
-if it were then: random numbers come out of a log, and the variables that it assigns, the attributes
-of layers, the call context of Keras and the seeds are what they were. All are put back afterwards.
+if it were then: random numbers and what variables gave come out of a log, and the variables that it
+assigns, the attributes of layers, the call context of Keras and the seeds are what they were. All
+are put back afterwards.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ class _Call:
         self._scopes = private.Scopes()
         self._drawn: List[Any] = []
         self._before: Dict[int, Tuple[Any, Any]] = {}  # handles and values of what is assigned
+        self._read: Dict[int, Any] = {}  # values of what is read, by the ids of the handles
+        self._in_functions: Dict[int, Any] = {}  # handles of what functions read
 
     def run(self) -> Any:
         """Run it for the first time."""
@@ -116,17 +119,25 @@ class _Call:
             )
         return outputs
 
-    def _first(self, run: Callable[[], Any], name: str, inputs: Sequence[Any], used: Any) -> Any:
+    def _first(self, run: Callable[..., Any], name: str, inputs: Sequence[Any], used: Any) -> Any:
         used.note(inputs)
         if name.startswith("__"):
             _check_function(name)
             for variable in interception.variables_of_function():
                 used.note_variable(variable)
+                self._in_functions[id(variable.handle)] = variable.handle
+                private.read_handle(variable.handle)  # which comes here as well
+        if name == "ResourceGather":
+            private.read_handle(inputs[0])
+        for variable in private.variables_among(inputs):  # the runtime reads them by itself
+            private.read_handle(variable.handle)
         if name in WRITES and id(inputs[0]) not in self._before:
             self._before[id(inputs[0])] = inputs[0], private.read_handle(inputs[0])
         result = run()
         if name in DRAWS:
             self._drawn.append(result)
+        if name == "ReadVariableOp":
+            self._read.setdefault(id(inputs[0]), result)
         return result
 
     def _results(self, outputs: Any, given: Sequence[Any]) -> Dict[Path, Any]:
@@ -167,9 +178,15 @@ class _Call:
         args, kwargs = structures.pack(self._structure, leaves)
         drawn = iter(self._drawn)
 
-        def answer(run: Callable[[], Any], name: str, inputs: Sequence[Any]) -> Any:
-            return next(drawn) if name in DRAWS else run()
+        def answer(run: Callable[..., Any], name: str, inputs: Sequence[Any]) -> Any:
+            if name in DRAWS:
+                return next(drawn)
+            if name in private.READ_AGAIN and id(inputs[0]) in known_values:
+                return private.read_again(name, inputs, known_values[id(inputs[0])])
+            return run(*private.with_values(inputs, known_values))
 
+        self._check_functions()
+        known_values = {key: x for key, x in self._read.items() if key not in self._before}
         assigned = list(self._before.values())
         values = [(handle, private.read_handle(handle)) for handle, _ in assigned]
         known = self._referents.replayed()
@@ -183,6 +200,18 @@ class _Call:
             finally:
                 for handle, value in values:
                     private.assign_handle(handle, value)
+
+    def _check_functions(self) -> None:
+        """Refuse to run a function again that would read other values than it did."""
+        for key, handle in self._in_functions.items():
+            if key not in self._before and not private.is_same(
+                private.read_handle(handle), self._read[key]
+            ):
+                raise RuntimeError(
+                    "a call that is recomputed eagerly runs a tf.function, and a variable that it "
+                    "reads was assigned to before the gradient was taken; take the gradient "
+                    "first, or put the tf.function around the training step instead"
+                )
 
 
 def _check_forward_mode(inputs: Sequence[Any]) -> None:

@@ -54,13 +54,13 @@ def _note_of_thread() -> Any:
 
 @contextlib.contextmanager
 def operations_through(
-    answer: Callable[[Callable[[], Any], str, Sequence[Any]], Any],
+    answer: Callable[[Callable[..., Any], str, Sequence[Any]], Any],
 ) -> Iterator[None]:
     """Let a function stand between this thread and the operations that it runs eagerly.
 
     Args:
-        answer: Takes a function that runs the operation, its type and its inputs (and, after them,
-            its attributes); returns the result.
+        answer: Takes a function that runs the operation, on these inputs or on others that it is
+            given, its type and its inputs (and, after them, its attributes); returns the result.
     """
     private.answer_operations(_answer_of_thread)
     before = _answer_of_thread()
@@ -72,7 +72,9 @@ def operations_through(
 
 
 def _both(outer: Any, inner: Any) -> Any:
-    return lambda run, name, inputs: inner(lambda: outer(run, name, inputs), name, inputs)
+    return lambda run, name, inputs: inner(
+        lambda *new: outer(run, name, new or inputs), name, inputs
+    )
 
 
 def operations_of_function(name: str) -> Set[str]:

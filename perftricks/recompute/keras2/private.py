@@ -44,11 +44,27 @@ def converted(call: Any) -> Any:
         from tensorflow.python.autograph.impl import api
     except ImportError:  # pragma: no cover
         return call
-    if ag_ctx.control_status_ctx().status != ag_ctx.Status.ENABLED:
+    if hasattr(call, "get_concrete_function"):
+        return call  # a tf.function, which sees to that itself
+    status = ag_ctx.control_status_ctx().status
+    # Where nothing is said, Keras converts calls of layers all the same, on symbols for example.
+    converts = status == ag_ctx.Status.UNSPECIFIED and _was_called_by(api.__name__)
+    if status != ag_ctx.Status.ENABLED and not converts:
         return call
     if hasattr(api, "tf_convert"):
         return api.tf_convert(call, ag_ctx.control_status_ctx())
     return api.convert(recursive=True)(call)
+
+
+def _was_called_by(module: str) -> bool:
+    """Tell whether it is a function of this module that has called the first one of ours."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+        frame = frame.f_back
+    return frame is not None and frame.f_globals.get("__name__") == module
+
+
+_PACKAGE = "perftricks.recompute."
 
 
 @contextlib.contextmanager
@@ -598,6 +614,68 @@ def read(handle: Any, dtype: Any) -> Any:
     return gen_resource_variable_ops.read_variable_op(handle, dtype)
 
 
+READ_AGAIN = {"ReadVariableOp", "ResourceGather"}
+
+
+def read_again(name: str, inputs: Sequence[Any], value: Any) -> Any:
+    """Return what an operation that reads a variable gives for a value that it had before.
+
+    Args:
+        name: The type of the operation, one of ``READ_AGAIN``.
+        inputs: What it takes, the handle first.
+        value: The value.
+    """
+    handle = inputs[0]
+    if name == "ReadVariableOp":
+        with stop_recording():
+            result = tf.raw_ops.Identity(input=value)
+        record(name, [result], [handle], lambda dy: [dy])
+        return result
+    indices = tf.convert_to_tensor(inputs[1])
+    with stop_recording():
+        rows = tf.gather(value, indices)
+
+    def backward(dy: Any) -> List[Any]:
+        flat = tf.reshape(dy, tf.concat([[-1], tf.shape(value)[1:]], 0))
+        return [tf.IndexedSlices(flat, tf.reshape(indices, [-1]), tf.shape(value)), None]
+
+    record(name, [rows], [handle, indices], backward)
+    return rows
+
+
+def variables_among(inputs: Sequence[Any]) -> Iterator[Any]:
+    """Find the variables that the runtime itself reads when it is given them."""
+    for x in inputs:
+        if isinstance(x, (list, tuple)):
+            yield from variables_among(x)
+        elif _is_read_by_runtime(x):
+            yield x
+
+
+def with_values(inputs: Sequence[Any], values: Dict[int, Any]) -> List[Any]:
+    """Put values in the place of variables that the runtime would read, by their handles' ids."""
+    found = list(inputs)
+    for number, x in enumerate(found):
+        if isinstance(x, (list, tuple)):
+            found[number] = with_values(x, values)
+        elif _is_read_by_runtime(x) and id(x.handle) in values:
+            variable_accessed(x)
+            found[number] = read_again("ReadVariableOp", [x.handle], values[id(x.handle)])
+    return found
+
+
+def _is_read_by_runtime(x: Any) -> bool:
+    from tensorflow.python.ops import resource_variable_ops
+
+    return type(x) is resource_variable_ops.ResourceVariable
+
+
+def is_same(x: Any, y: Any) -> bool:
+    """Tell whether two tensors that run eagerly have the same numbers, NaN or not."""
+    a, b = x.numpy(), y.numpy()
+    return bool(a.tobytes() == b.tobytes())
+
+
 def assign_handle(handle: Any, value: Any) -> None:
     """Set the value of a variable, by its handle."""
     tf.raw_ops.AssignVariableOp(resource=handle, value=value)
@@ -649,7 +727,9 @@ def answer_operations(answer_of_thread: Callable[[], Any]) -> None:
         if answer is None:
             return fast(*args)
         at, first = (1, 3) if newer else (2, 5)  # where the type is, and the first input
-        return answer(lambda: fast(*args), args[at], args[first:])
+        return answer(
+            lambda *new: fast(*args[:first], *(new or args[first:])), args[at], args[first:]
+        )
 
     def slow_path(slow: Any) -> Any:
         @functools.wraps(slow)
@@ -659,7 +739,9 @@ def answer_operations(answer_of_thread: Callable[[], Any]) -> None:
             if answer is None:
                 return slow(op_name, num_outputs, inputs, *rest, **more)
             result = answer(
-                lambda: _single(slow(op_name, num_outputs, inputs, *rest, **more)),
+                lambda *new: _single(
+                    slow(op_name, num_outputs, list(new or inputs), *rest, **more)
+                ),
                 name,
                 list(inputs),
             )

@@ -10,6 +10,7 @@ from perftricks.recompute.keras2 import private
 
 BRANCHES = {"If", "StatelessIf", "While", "StatelessWhile", "Case", "StatelessCase"}
 FUNCTIONS = {"PartitionedCall", "StatefulPartitionedCall"}
+READS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"}
 _CALLS = {"If", "While", "Case", *FUNCTIONS}
 
 
@@ -19,6 +20,14 @@ def uses_references(op: Any) -> bool:
     if definition is None:
         return False
     return any(arg.is_ref for arg in [*definition.input_arg, *definition.output_arg])
+
+
+def may_write(op: Any) -> bool:
+    """Tell whether an operation that takes a variable, or a function that it calls, may assign."""
+    if op.type in BRANCHES or op.type in FUNCTIONS:
+        return not _is_pure(op.graph, op.node_def, op.op_def, READS, (), set())
+    plain = op.type in READS or op.type == "Identity"
+    return not plain and (op.op_def is None or bool(op.op_def.is_stateful))
 
 
 def is_pure(op: Any, reads: Set[str], of_loops: Tuple[str, ...]) -> bool:

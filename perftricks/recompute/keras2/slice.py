@@ -31,7 +31,6 @@ from perftricks.recompute.tensorflow_graphs.kept import wanted
 from perftricks.recompute.tensorflow_graphs.operations import RANDOM
 from perftricks.recompute.tensorflow_graphs.products import worth_keeping
 
-_READS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"}
 # They have state, which lives and dies with the loop that they belong to.
 _OF_LOOPS = ("TensorArray", "Stack")
 _ENTRIES = {
@@ -300,9 +299,9 @@ class _Search:
             return False
         if op.type == "Const":
             return not at_home or op.outputs[0].shape.num_elements() <= _SMALL
-        if op.type in _READS:
+        if op.type in purity.READS:
             return bool(self._contexts[op])  # elsewhere, what was read is at hand
-        return op.type.startswith(_OF_LOOPS) or purity.is_pure(op, _READS, _OF_LOOPS)
+        return op.type.startswith(_OF_LOOPS) or purity.is_pure(op, purity.READS, _OF_LOOPS)
 
     def _may_be_fed(self, op: Any) -> bool:
         """Tell whether Keras may put another value in the place of what an operation gives.

@@ -33,6 +33,7 @@ from tests.recompute.keras2.training import (
     fit,
     fresh_model,
     initial,
+    steps,
     way,
 )
 
@@ -528,3 +529,44 @@ def run_alone(name):
     )
     assert done.returncode == 0, done.stdout[-4000:]
     assert "%s: same" % name in done.stdout
+
+
+class Choosing(layers.Layer):
+    """Has conditions that AutoGraph has to rewrite."""
+
+    @recompute_grad
+    def call(self, x):
+        y = tf.sin(x)
+        if tf.reduce_sum(y) > 0:
+            y = y * 2
+        return y - x
+
+
+@pytest.mark.skipif(STANDALONE, reason="Keras 2.3.1 does without AutoGraph")
+def test_autograph_on_symbols():
+    """AutoGraph rewrites a decorated call where a model is built, as it does a plain one."""
+
+    def build():
+        inputs = layers.Input((WIDTH,))
+        return keras.models.Model(inputs, layers.Dense(WIDTH)(Choosing()(inputs)))
+
+    x = np.random.RandomState(0).normal(size=(4, WIDTH)).astype("float32")
+    steps(build, x, x, OFF).assert_same(steps(build, x, x, ON), FEW_ULP)
+
+
+@only_eager
+def test_a_decorated_tf_function():
+    """The decorator above ``@tf.function`` is not passed by."""
+
+    class Outer(layers.Layer):
+        @recompute_grad
+        @tf.function
+        def call(self, x):
+            return tf.sin(x) * x
+
+    def build():
+        inputs = layers.Input((WIDTH,))
+        return keras.models.Model(inputs, layers.Dense(WIDTH)(Outer()(inputs)))
+
+    x = np.random.RandomState(0).normal(size=(4, WIDTH)).astype("float32")
+    assert_exact(build, x, x)
