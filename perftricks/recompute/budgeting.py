@@ -4,11 +4,11 @@
 
     graph ──▶ units: bytes kept, seconds ──▶ solver ──▶ choices, from the least memory to plain
                                                           │ the fastest that seems to fit
-                     peak of a step under it, not run ◀───┘ fits: it; else the next that needs less
+                     peak of a step under it, not run ◀───┘ corrects what the others seem to need
 
 The bytes of units add up to what a step needs only about: XLA fuses, kernels need room. So what the
-sums promise is corrected by the peaks of three whole steps, from the one that needs least to the
-plain one, and the choice is checked by its own.
+sums promise is corrected by the peaks of whole steps: of the one that needs least, one in the
+middle, the plain one, and those around the one that is chosen, which fits by its own.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from perftricks.recompute.units import CallUnits, Units
 _CALL = {"torch": 4e-3, "jax": 0.0, "tensorflow": 0.0}
 # How many times as long torch takes to begin an operation where a policy watches both runs.
 _WATCHED = 2.2
+_TRIES = 6  # steps that are looked at to find the one that fits, beside three in any case
 
 
 class Setting(NamedTuple):
@@ -172,42 +173,70 @@ class Budgeting:
         Raises:
             ValueError: If none does.
         """
-        curve = self._problem.curve(allowed=self._parts.variants())
-        peaks = self._expected(curve)
-        number = max((i for i, peak in enumerate(peaks) if peak <= budget), default=0)
-        while number and self._peak(curve[number]) > budget:
-            number -= 1
-        # The sums may have promised too little.
-        while number + 1 < len(curve) and self._peak(curve[number + 1]) <= budget:
-            number += 1
-        found = self._peak(curve[number])
-        if found > budget:
-            # Where the sums are far out, the choices that come next need less.
-            while number + 1 < len(curve) and self._peak(curve[number + 1]) < found:
-                number += 1
-                found = self._peak(curve[number])
-        if found > budget:
-            least = min(self._peaks.values())
+        allowed = self._parts.variants()
+        curve = self._problem.curve(allowed=allowed)
+        least = self._least(curve)
+        if least > budget:
             raise BudgetError(self._too_little(budget, least), least)
+        number = self._fastest(curve, budget)
+        if number + 1 < len(curve):
+            curve = self._problem.finer(curve, number, allowed)
+            number = self._fastest(curve, budget)
         points = [
-            Point(self._peaks.get(choice.pieces, peak), self._plain_seconds + choice.time)
-            for choice, peak in zip(curve, peaks)
+            Point(max(peak, least), self._plain_seconds + choice.time)
+            for choice, peak in zip(curve, self._expected(curve))
         ]
         plan = self._plan_of(curve[number])
         return plan._replace(
             batch_size=self._setting.batch_size,
             budget=budget,
-            step_peak=found,
+            step_peak=self._peak(curve[number]),
             step_time=self._plain_seconds + curve[number].time,
             curve=_undominated(points),
         )
 
+    def _least(self, curve: Sequence[solver.Choice]) -> int:
+        """Return the peak of the choice that needs least, whatever the budget."""
+        for anchor in (curve[0], curve[len(curve) // 2], curve[-1]):
+            self._peak(anchor)
+        while True:
+            peaks = self._expected(curve)
+            number = peaks.index(min(peaks))
+            # Where the sums are far out, the choice that comes next needs less.
+            new = self._unknown(curve[number : number + 2])
+            if not new:
+                return peaks[number]
+            self._peak(new[0])
+
+    def _fastest(self, curve: Sequence[solver.Choice], budget: int) -> int:
+        """Return the number of the fastest choice whose step fits; the least does.
+
+        A step of each would take too long: those are looked at that seem to need what there is.
+        """
+        for _ in range(_TRIES):
+            peaks = self._expected(curve)
+            number = max(i for i, peak in enumerate(peaks) if peak <= budget)
+            # The sums may have promised too little: the next one is looked at as well.
+            new = self._unknown(curve[number : number + 2])
+            if not new:
+                break
+            self._peak(new[0])
+        known = [i for i, choice in enumerate(curve) if choice.pieces in self._peaks]
+        return max(i for i in known if self._peak(curve[i]) <= budget)
+
+    def _unknown(self, choices: Sequence[solver.Choice]) -> List[solver.Choice]:
+        return [choice for choice in choices if choice.pieces not in self._peaks]
+
     def _expected(self, curve: Sequence[solver.Choice]) -> List[int]:
-        """Correct what the sums promise by the peaks of three whole steps."""
-        anchors = [curve[0], curve[len(curve) // 2], curve[-1]]
-        sums = [choice.peak for choice in anchors]
-        errors = [self._peak(choice) - choice.peak for choice in anchors]
-        return [choice.peak + int(_between(choice.peak, sums, errors)) for choice in curve]
+        """Correct what the sums promise by the peaks of the whole steps that are known."""
+        known = [choice for choice in curve if choice.pieces in self._peaks]
+        sums = [choice.peak for choice in known]
+        errors = [self._peak(choice) - choice.peak for choice in known]
+        found = []
+        for choice in curve:
+            guess = choice.peak + round(_between(choice.peak, sums, errors))
+            found.append(self._peaks.get(choice.pieces, guess))
+        return found
 
     def _peak(self, choice: solver.Choice) -> int:
         """Return the peak of a whole step under a choice."""

@@ -84,3 +84,16 @@ def test_more_budget_is_never_slower():
     assert [c.time for c in curve] == sorted((c.time for c in curve), reverse=True)
     assert curve[0].peak == some.least()
     assert curve[-1].time == 0
+
+
+def test_finer():
+    """Between two choices of a curve there are more, in order, each the best for its peak."""
+    some = problem(7, count=40)
+    curve = some.curve(points=5)
+    finer = some.finer(curve, 1)
+    added = finer[2:-3]
+    assert len(added) > 2
+    assert [*finer[:2], *finer[-3:]] == curve
+    assert [c.peak for c in finer] == sorted(c.peak for c in finer)
+    assert [c.time for c in finer] == sorted({c.time for c in finer}, reverse=True)
+    assert [some.solve(choice.peak).time for choice in added] == [choice.time for choice in added]

@@ -5,6 +5,7 @@ Each function says what it stands for. Keras is imported when a function runs, n
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from perftricks.recompute.keras3 import private
@@ -192,10 +193,20 @@ def known_shapes(graph: Any, inputs: Sequence[Tuple[int, ...]]) -> Dict[int, Tup
     def called(layer: Any) -> Callable[..., Any]:
         inner = graph_of(layer)
         if inner is None:
-            return layer.compute_output_spec  # type: ignore[no-any-return]
+            return functools.partial(_spec_of_outputs, layer)
         return lambda inputs, *args, **kwargs: run(inner, inputs)
 
     run(graph, [keras.KerasTensor(shape, x.dtype) for shape, x in zip(inputs, graph.inputs)])
+    return found
+
+
+def _spec_of_outputs(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    import keras
+
+    found = layer.compute_output_spec(*args, **kwargs)
+    if any(None in x.shape for x in keras.tree.flatten(found) if x is not None):
+        # A layer that computes its shapes itself may do without some that tracing finds.
+        found = keras.Operation.compute_output_spec(layer, *args, **kwargs)
     return found
 
 

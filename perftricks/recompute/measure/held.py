@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, List, Tuple
 
 
@@ -20,12 +21,28 @@ def optimizer_bytes(optimizer: Any, trained: List[Any]) -> int:
     if optimizer is None:
         return 0
     optimizer = keras.optimizers.get(optimizer)
-    if not optimizer.built:
-        sample: Tuple[Any, ...] = tuple(
-            keras.Variable(keras.ops.zeros((1,) * len(v.shape)), dtype=v.dtype) for v in trained
-        )
-        copy = type(optimizer).from_config(optimizer.get_config())
-        copy.build(list(sample))
-        slots = (sum(math.prod(v.shape) for v in copy.variables) - 2) / max(1, len(sample))
-        return int(slots * sum(map(variable_bytes, trained)))
-    return sum(map(variable_bytes, optimizer.variables))
+    if optimizer.built:
+        return sum(map(variable_bytes, optimizer.variables))
+    samples = [_sample(number, variable) for number, variable in enumerate(trained)]
+    copy = type(optimizer).from_config(optimizer.get_config())
+    copy.build(samples)
+    found = 0
+    for slot in copy.variables:
+        of = re.search(_NAME % r"(\d+)", slot.path)
+        dimensions = trained[int(of.group(1))].shape if of is not None else ()
+        # A dimension of a sample says which one it is.
+        sizes = [dimensions[d - 1] if d <= len(dimensions) else d for d in slot.shape]
+        found += variable_bytes(slot) // max(1, math.prod(slot.shape)) * math.prod(sizes)
+    return found
+
+
+_NAME = "perftricks%s_of"
+
+
+def _sample(number: int, variable: Any) -> Any:
+    """Return a small variable of the same rank, whose dimensions are 1, 2, 3 and so on."""
+    import keras
+
+    shape: Tuple[int, ...] = tuple(range(1, len(variable.shape) + 1))
+    name = _NAME % number + variable.path.replace("/", "_")
+    return keras.Variable(keras.ops.zeros(shape), dtype=variable.dtype, name=name)

@@ -19,6 +19,9 @@ from __future__ import annotations
 import copy
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
+_SAME = 1e-12  # seconds
+_FINER = 8  # budgets that are tried between two choices
+
 PLAIN, FULL = "plain", "full"
 SAVING = ("save_masks", "save_matmuls")  # policies that keep something inside of a segment
 
@@ -274,7 +277,7 @@ class Problem:
             order = np.lexsort((seconds_, sizes))
             # Only those that are faster than all that keep less.
             fastest = np.minimum.accumulate(np.append(np.inf, seconds_[order][:-1]))
-            order = order[seconds_[order] < fastest - 1e-12]
+            order = order[seconds_[order] < fastest - _SAME]
             kept.append(sizes[order])
             time.append(seconds_[order])
             came.append(origins[order])
@@ -300,13 +303,39 @@ class Problem:
             points: Budgets that are tried.
             allowed: What may be chosen together, each as a test of segments; none if all may.
         """
-        problems = [self.restricted(one) for one in allowed] or [self]
-        low, high = min(problem.least() for problem in problems), self.plain.peak
+        low = min(problem.least() for problem in self._problems(allowed))
+        return self._choices(low, self.plain.peak, points, allowed)
+
+    def finer(
+        self, curve: List[Choice], number: int, allowed: Sequence[Callable[[Piece], bool]] = ()
+    ) -> List[Choice]:
+        """Return a curve with more choices after one of it, up to the next.
+
+        Args:
+            curve: What ``curve`` has returned.
+            number: The number of the choice.
+            allowed: As for ``curve``.
+        """
+        one, after = curve[number], curve[number + 1]
+        more = [
+            choice
+            for choice in self._choices(one.peak, after.peak, _FINER, allowed)
+            if after.time + _SAME < choice.time < one.time - _SAME
+        ]
+        return [*curve[: number + 1], *more, *curve[number + 1 :]]
+
+    def _choices(
+        self, low: int, high: int, points: int, allowed: Sequence[Callable[[Piece], bool]]
+    ) -> List[Choice]:
+        problems = self._problems(allowed)
         found: List[Choice] = []
         for number in range(points):
             budget = low + (high - low) * number // (points - 1)
             choices = [choice for p in problems for choice in [p.solve(budget)] if choice]
             best = min(choices, key=lambda choice: (choice.time, choice.peak), default=None)
-            if best is not None and (not found or best.time < found[-1].time - 1e-12):
+            if best is not None and (not found or best.time < found[-1].time - _SAME):
                 found.append(best)
         return found
+
+    def _problems(self, allowed: Sequence[Callable[[Piece], bool]]) -> List[Problem]:
+        return [self.restricted(one) for one in allowed] or [self]

@@ -422,6 +422,22 @@ def merged():
     return keras.Model(inputs, layers.Dense(2)(keras.ops.reshape(x, (-1, 6 * WIDTH))))
 
 
+class Joined(layers.Layer):
+    """Puts two sequences one after the other, and tells less of its shape than is known."""
+
+    def call(self, x, y):
+        return keras.ops.concatenate([x, y], axis=1)
+
+    def compute_output_shape(self, x_shape, y_shape):
+        return x_shape[0], None, x_shape[2]
+
+
+def joined():
+    """Return what reads two texts as one."""
+    texts = [keras.Input((None, WIDTH)) for _ in range(2)]
+    return keras.Model(texts, gelus(Joined()(*map(gelus, texts))))
+
+
 @pytest.mark.parametrize(
     ("build", "shapes"),
     [
@@ -429,8 +445,9 @@ def merged():
         (any_image, [(12, 20, 3)]),
         (lambda: keras.Sequential([any_image(), layers.ReLU()]), [(20, 20, 3)]),
         (merged, [(6, WIDTH)]),
+        (joined, [(12, WIDTH), (7, WIDTH)]),
     ],
-    ids=["translation", "any_image", "nested", "merged"],
+    ids=["translation", "any_image", "nested", "merged", "joined"],
 )
 def test_shapes_that_a_graph_does_not_tell(build, shapes):
     """Each input has its own; those inside follow, where a stride or a reshape changes them."""
