@@ -33,9 +33,9 @@ def is_traced_by_dynamo() -> bool:
     """Tell whether torch.compile traces what runs now."""
     if "torch._dynamo" not in sys.modules:
         return False
-    from perftricks.recompute.keras3 import private
+    from perftricks.recompute.keras3 import private_torch
 
-    return private.dynamo_is_tracing()
+    return private_torch.dynamo_is_tracing()
 
 
 @keep_autograph_out
@@ -87,9 +87,9 @@ def _keep_dynamo_out() -> bool:
     """
     is_there = hasattr(sys.modules.get("torch._dynamo"), "disable")
     if is_there and _entrance[0] is _recompute and _uses_torch():
-        from perftricks.recompute.keras3 import private
+        from perftricks.recompute.keras3 import private_torch
 
-        _entrance[0] = private.without_dynamo(_recompute)
+        _entrance[0] = private_torch.without_dynamo(_recompute)
     return True
 
 

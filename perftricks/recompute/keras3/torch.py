@@ -14,7 +14,7 @@ import torch
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from perftricks.recompute import references
-from perftricks.recompute.keras3 import private
+from perftricks.recompute.keras3 import private, private_torch
 from perftricks.recompute.keras3.dense import check_output as check_output
 from perftricks.recompute.keras3.dense import home as home
 from perftricks.recompute.keras3.dense import is_empty as is_empty
@@ -53,7 +53,7 @@ def modules(reached: Sequence[Any]) -> List[Any]:
     the module in which it lists the values of these.
     """
     layers = references.of_classes(reached, lambda kind: issubclass(kind, keras.Layer))
-    lists = {id(private.torch_list_of_values(layer)) for layer in layers}
+    lists = {id(private_torch.list_of_values(layer)) for layer in layers}
     found = {
         id(below): below
         for x in references.of_classes(reached, _is_kind_of_module)
@@ -189,17 +189,17 @@ class Surroundings:
     """What of torch is in force at one moment, beside autocast, which its checkpoint sees to."""
 
     def __init__(self) -> None:
-        self._modes = private.torch_function_modes(), private.torch_dispatch_modes()
-        self._settings = private.torch_settings()
-        self._parametrizations = private.TorchParametrizations()
+        self._modes = private_torch.function_modes(), private_torch.dispatch_modes()
+        self._settings = private_torch.settings()
+        self._parametrizations = private_torch.Parametrizations()
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
         """Have it in force again for a while, and nothing else; in whatever thread this is."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._parametrizations.in_force())
-            stack.enter_context(private.torch_settings_in_force(self._settings))
-            stack.enter_context(private.torch_modes_in_force(*self._modes))
+            stack.enter_context(private_torch.settings_in_force(self._settings))
+            stack.enter_context(private_torch.modes_in_force(*self._modes))
             yield
 
 
@@ -234,13 +234,13 @@ def written(new: Any, old: Any) -> Any:
 
 def _check(tensors: Sequence[Any]) -> None:
     """Refuse what cannot be exact, given what a call that begins now is given."""
-    if private.torch_is_transformed():
+    if private_torch.is_transformed():
         raise RuntimeError(
             "recompute cannot be used inside of a transformation of torch.func (grad, vmap, jvp): "
             "these do not support what recomputing needs of autograd. Call the transformation "
             "inside of recompute_scope(False)"
         )
-    hooks = private.torch_saved_tensors_hooks()
+    hooks = private_torch.saved_tensors_hooks()
     if hooks is None:
         return
     pack, unpack = hooks
@@ -343,7 +343,7 @@ def checkpoint(pure: PureCall) -> List[Any]:
 
     def run(*tensors: Any) -> List[Any]:
         cycles = _Cycles()
-        begin = private.torch_operations_recorded()
+        begin = private_torch.operations_recorded()
         if not has_begun:
             has_begun.append(True)
             try:
@@ -364,7 +364,7 @@ def checkpoint(pure: PureCall) -> List[Any]:
             )
             used.extend(variables)
             buffers.forget_unchanged()
-            filled_late.append(private.torch_fills_what_it_saved(outputs, begin))
+            filled_late.append(private_torch.fills_what_it_saved(outputs, begin))
             if filled_late[0]:
                 _Last.apply(torch.zeros(1, requires_grad=True))
             cycles.free()
@@ -386,7 +386,7 @@ def checkpoint(pure: PureCall) -> List[Any]:
                 if filled_late and filled_late[0]:
                     _Last.apply(torch.zeros(1, requires_grad=True))
                 return again
-        except private.torch_end_of_recomputation() as end:
+        except private_torch.end_of_recomputation() as end:
             _forget_frames(end)
             cycles.free()
             raise

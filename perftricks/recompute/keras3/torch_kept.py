@@ -26,7 +26,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tu
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from perftricks.recompute.keras3 import private
+from perftricks.recompute.keras3 import private_torch
 from perftricks.recompute.policies import ATTENTION, CONVOLUTION, MASK, MATMUL, Policy
 
 _NAMES = {
@@ -147,7 +147,7 @@ class Kept:
         return self._context(_Again(self._given))
 
     def _context(self, run: _Run) -> Any:
-        if self._has_names or private.torch_has_dispatch_modes() or _interception() is None:
+        if self._has_names or private_torch.has_dispatch_modes() or _interception() is None:
             return _Mode(run)
         return _Intercepted(run)
 
@@ -219,17 +219,17 @@ def _runs() -> List[_Run]:
     return found
 
 
-_made: List[Optional[private.TorchInterception]] = []
+_made: List[Optional[private_torch.Interception]] = []
 _lock = threading.Lock()
 
 
-def _interception() -> Optional[private.TorchInterception]:
+def _interception() -> Optional[private_torch.Interception]:
     """Return what intercepts operations that may be kept; None where this torch cannot."""
     if not _made:
         with _lock:
             if not _made:
                 try:
-                    _made.append(private.TorchInterception((*_KINDS, *_MASKS), _stand_in))
+                    _made.append(private_torch.Interception((*_KINDS, *_MASKS), _stand_in))
                 except (AttributeError, RuntimeError, TypeError):
                     _made.append(None)
     return _made[0]

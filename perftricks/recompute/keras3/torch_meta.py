@@ -10,13 +10,13 @@ import contextlib
 import math
 from typing import Any, Iterator
 
-from perftricks.recompute.keras3 import private
+from perftricks.recompute.keras3 import private_torch
 
 
 @contextlib.contextmanager
 def without_memory() -> Iterator[None]:
     """Have Keras on torch make tensors that have shapes and no numbers, and gradients."""
-    with private.torch_without_memory() as device, layouts(), attention(device):
+    with private_torch.without_memory() as device, layouts(), attention(device):
         yield
 
 
@@ -101,7 +101,7 @@ def attention(device: str) -> Any:
         if mask is not None:
             mask = torch.zeros((1, 1, 8, 8), dtype=mask.dtype, device=device)
         query, key, value = given
-        name = private.torch_attention_kernel(query, key, value, mask, rate, causal)
+        name = private_torch.attention_kernel(query, key, value, mask, rate, causal)
         return name + "_for_cpu" * (name == "flash_attention" and device.startswith("cpu"))
 
     def run(

@@ -592,10 +592,10 @@ def test_attention_without_memory_is_a_fused_kernel(monkeypatch, kernel, masked)
     """It keeps no scores, whichever kernel a device would choose; "math" keeps them."""
     import torch
 
-    from perftricks.recompute.keras3 import private, torch_meta
+    from perftricks.recompute.keras3 import private_torch, torch_meta
 
     def kept(chosen):
-        monkeypatch.setattr(private, "torch_attention_kernel", lambda *given: chosen)
+        monkeypatch.setattr(private_torch, "attention_kernel", lambda *given: chosen)
         q, k, v = (torch.empty(2, 4, 256, 16, device="meta", requires_grad=True) for _ in range(3))
         mask = torch.ones(2, 1, 256, 256, dtype=torch.bool, device="meta") if masked else None
         sizes = []
