@@ -100,7 +100,7 @@ def imports(source: str) -> list[str]:
 
 
 def test_private_parts_have_one_home():
-    """What frameworks keep for themselves is imported in the ``private...`` of each package only."""
+    """What frameworks keep for themselves is imported in ``private...`` of each package only."""
     folder = Path(perftricks.recompute.__path__[0])
     homes = {
         str(path.relative_to(folder))
