@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List, NamedTuple, Tuple
+from typing import Any, Callable, List, NamedTuple, Tuple
 
 from perftricks.recompute import switch
 from perftricks.recompute.models import check, plans_of
@@ -69,7 +69,8 @@ def status(model: Any) -> Status:
 
     It looks at decorated layers, at decorated functions in the functional API, at the plan of
     ``apply``, and at the switch. A training function that Keras has compiled already does what the
-    switch said then; ``compile`` the model again to have it follow.
+    switch said then; ``compile`` the model again to have it follow. In a graph with sessions (keras
+    2.3.1, TensorFlow 1) a decorated layer does what the switch said when the graph was built.
 
     Args:
         model: A built model of Keras 3 or Keras 2.
@@ -86,9 +87,8 @@ def status(model: Any) -> Status:
         >>> print(recompute.status(model))  # doctest: +SKIP
     """
     check(model, "status")
-    parts: List[Part] = []
+    parts = decorated_in(model)
     for layer in family_of(model).everything_in(model):
-        parts.extend(_decorated(layer))
         parts.extend(_functions(layer))
     for plan in plans_of(model):
         on, why = switch.state(default=True)
@@ -104,19 +104,38 @@ def status(model: Any) -> Status:
 
 def is_decorated(model: Any) -> bool:
     """Tell whether anything in a model is decorated with ``recompute_grad``."""
-    return any(
-        _decorated(layer) or _functions(layer) for layer in family_of(model).everything_in(model)
-    )
+    return bool(decorated_in(model)) or any(map(_functions, family_of(model).everything_in(model)))
 
 
-def _decorated(layer: Any) -> List[Part]:
-    """List the decorated methods of a layer."""
+def decorated_in(model: Any) -> List[Part]:
+    """List the decorated methods of a built model and of all layers below it."""
+    family = family_of(model)
+    if generation_of(model) == 2 and family.is_static(model):
+        from perftricks.recompute.keras2.built import Built
+
+        state = Built(model).state
+    else:
+        state = _state_of_switch
+    return [part for layer in family.everything_in(model) for part in _decorated(layer, state)]
+
+
+def _state_of_switch(layer: Any, method: str) -> Tuple[bool, str]:
+    return switch.state(default=False)
+
+
+def _decorated(layer: Any, state: Callable[[Any, str], Tuple[bool, str]]) -> List[Part]:
+    """List the decorated methods of a layer.
+
+    Args:
+        layer: The layer.
+        state: Takes it and the name of a method; tells whether that is on, and what says so.
+    """
     found = []
     names = dict.fromkeys(name for kind in type(layer).__mro__ for name in vars(kind))
     for name in names:
         policy = getattr(getattr(type(layer), name, None), "perftricks_decorated", None)
         if policy is not None:
-            on, why = _possible(layer, *switch.state(default=False), policy)
+            on, why = _possible(layer, *state(layer, name), policy)
             if name == "call" and getattr(layer, "quantization_mode", None) is not None:
                 on, why = False, _QUANTIZED
             where = layer.name if name == "call" else "%s.%s" % (layer.name, name)

@@ -6,11 +6,11 @@ from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
 from perftricks.recompute import applying, choosing, models, switch
 from perftricks.recompute.comparing import Difference, compare, same_bits
-from perftricks.recompute.inspection import is_decorated
+from perftricks.recompute.inspection import decorated_in, is_decorated
 from perftricks.recompute.keras3 import layers as keras3
 from perftricks.recompute.planning.notebook import as_html
 from perftricks.recompute.planning.plans import readable_size
-from perftricks.recompute.stacks import generation_of
+from perftricks.recompute.stacks import family_of, generation_of
 from perftricks.recompute.structures import Structures
 
 _ULPS = 64
@@ -226,6 +226,8 @@ def _verify_keras2(
     from perftricks.recompute.keras2 import trial as trials
 
     ours = not models.is_applied(model) and not is_decorated(model)
+    if not ours and not models.is_applied(model):
+        _check_graph(model)
     try:
         if ours:
             applying.apply(model)
@@ -244,6 +246,16 @@ def _verify_keras2(
         trial.how,
         (),
     )
+
+
+def _check_graph(model: Any) -> None:
+    """Refuse a model whose decorated layers are plain in the graph that was built of them."""
+    parts = decorated_in(model)
+    if family_of(model).is_static(model) and not any(part.on for part in parts):
+        raise ValueError(
+            "nothing of %s is recomputed, so there is nothing to verify; %s: %s"
+            % (model.name, parts[0].name, parts[0].why)
+        )
 
 
 def _tensors(structure: Any) -> Any:

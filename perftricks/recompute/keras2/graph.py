@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
 
 import tensorflow as tf
 
-from perftricks.recompute.keras2 import private, static
+from perftricks.recompute.keras2 import built, private, static
 from perftricks.recompute.keras2.attachment import attach, is_differentiable
 from perftricks.recompute.keras2.slice import Slice
 from perftricks.recompute.keras2.tensors import Results, beneath, once_more, structures
@@ -48,6 +48,8 @@ def checkpointed(
             static.block(graph, found, operations)
             return outputs
         new = {} if found is None else attach(graph, found, start=start)
+        if built.lasts(graph):
+            built.note(graph, call, args, list(new.values()))
         for x, end in ends:
             if x is not end and id(end) in new:
                 new[id(x)] = once_more(x.op, new[id(end)])

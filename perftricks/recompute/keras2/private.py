@@ -34,7 +34,12 @@ def is_symbol(x: Any) -> bool:
 
 def is_in_graph_of_symbols(x: Any) -> bool:
     """Tell whether ``x`` is a tensor of the graph that is the symbols of Keras up to TF 2.3."""
-    return getattr(getattr(x, "graph", None), "name", None) == "keras_graph"
+    return is_graph_of_symbols(getattr(x, "graph", None))
+
+
+def is_graph_of_symbols(graph: Any) -> bool:
+    """Tell whether a graph is that of the symbols of Keras up to TensorFlow 2.3."""
+    return getattr(graph, "name", None) == "keras_graph"
 
 
 def converted(call: Any) -> Any:
