@@ -19,11 +19,15 @@ from __future__ import annotations
 import functools
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
 
+import tensorflow as tf
+
+from perftricks.recompute.keras2 import layers as keras2
 from perftricks.recompute.keras2 import private
 from perftricks.recompute.keras2.attachment import SWITCHED_GRADIENT, attach, is_differentiable
 from perftricks.recompute.keras2.slice import Slice
 from perftricks.recompute.policies import Policy
 from perftricks.recompute.tensorflow_graphs.kept import names_on
+from perftricks.recompute.tracers import keep_autograph_out
 
 
 class Between(NamedTuple):
@@ -38,6 +42,128 @@ class Between(NamedTuple):
     takes: List[Any]
     gives: List[Any]
     policy: Optional[Policy]
+
+    def of(self, tensors: Dict[int, Any]) -> Between:
+        """Return the same part where other tensors stand for these, by the ids of these."""
+        takes, gives = ([tensors[id(x)] for x in xs] for xs in (self.takes, self.gives))
+        return Between(takes, gives, self.policy)
+
+
+class OfModel:
+    """Parts of a model that are recomputed, from ``install`` to ``undo``.
+
+    They are recomputed in the graph that is there, and in the operations that Keras adds to it
+    where the model is called on other tensors, as a part of another model.
+
+    Args:
+        functional: The model, or the graph of layers that it is.
+        parts: The parts, in the order they run.
+    """
+
+    def __init__(self, functional: Any, parts: Sequence[Between]) -> None:
+        self._functional = functional
+        self._parts = list(parts)
+        self._installed: List[StandIns] = []
+
+    def install(self) -> None:
+        """Have gradients that are built from now on recompute the parts."""
+        self._add(self._parts)
+        functional = self._functional
+        plain = type(functional).call.__get__(functional)
+
+        @functools.wraps(plain)
+        @keep_autograph_out
+        def call(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            with Calls(functional) as calls:
+                outputs = plain(inputs, *args, **kwargs)
+            new = calls.tensors(inputs)
+            if new:
+                self._add([part.of(new) for part in self._parts])
+            return outputs
+
+        vars(functional)["call"] = call
+
+    def _add(self, parts: Sequence[Between]) -> None:
+        self._installed.append(StandIns(parts))
+        self._installed[-1].install()
+
+    def undo(self) -> None:
+        """Have gradients that are built from now on recompute nothing."""
+        vars(self._functional).pop("call", None)
+        while self._installed:
+            self._installed.pop().undo()
+
+
+class Calls:
+    """What the layers of a model give while it is called; a context manager.
+
+    Args:
+        functional: The model.
+    """
+
+    def __init__(self, functional: Any) -> None:
+        self._functional = functional
+        self._nodes = keras2.nodes_of(functional)
+        self._made: List[Any] = []
+        self._depth = 0
+        self._before: List[Any] = []
+
+    def __enter__(self) -> Calls:
+        for layer in {id(node.operation): node.operation for node in self._nodes}.values():
+            self._before.append((layer, vars(layer).get("call")))
+            vars(layer)["call"] = self._noting(layer)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for layer, call in self._before:
+            del vars(layer)["call"]
+            if call is not None:
+                vars(layer)["call"] = call
+
+    def _noting(self, layer: Any) -> Any:
+        plain = layer.call
+
+        @functools.wraps(plain)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._begin()
+            outputs = plain(*args, **kwargs)
+            self._end(layer, args, outputs)
+            return outputs
+
+        return call
+
+    @keep_autograph_out
+    def _begin(self) -> None:
+        self._depth += 1
+
+    @keep_autograph_out
+    def _end(self, layer: Any, args: Any, outputs: Any) -> None:
+        self._depth -= 1
+        if not self._depth:  # not of a layer that another layer calls
+            self._made.append((layer, tf.nest.flatten(args), tf.nest.flatten(outputs)))
+
+    def tensors(self, inputs: Any) -> Dict[int, Any]:
+        """Return what stands for the model's symbols, by their ids; nothing if Keras knew it all.
+
+        Args:
+            inputs: What the model was called with.
+        """
+        given = keras2.reference_inputs(self._functional, inputs)
+        found = {id(x): y for x, y in zip(self._functional.inputs, given)}
+        made = iter([x for x in self._made if not _is_trial(x[1], given)])
+        for node in self._nodes:
+            outputs = next((ys for layer, _, ys in made if layer is node.operation), None)
+            if outputs is None:
+                return {}
+            found.update((id(x), y) for x, y in zip(node.outputs, outputs))
+        return found
+
+
+def _is_trial(args: Sequence[Any], given: Sequence[Any]) -> bool:
+    """Tell whether a layer was only called for a shape, as Lambda layers of keras 2.3.1 are."""
+    known = set(map(id, given))
+    operations = [getattr(x, "op", None) for x in args if id(x) not in known]
+    return any(op is not None and op.type == "Placeholder" for op in operations)
 
 
 class StandIns:

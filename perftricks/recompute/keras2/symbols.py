@@ -165,10 +165,10 @@ def _static_hook(
     parts: Sequence[Tuple[List[Any], List[Any]]],
     policies: Sequence[Optional[Policy]],
 ) -> Hook:
-    from perftricks.recompute.keras2.static import Between, StandIns
+    from perftricks.recompute.keras2.static import Between, OfModel
 
-    stand_ins = StandIns([Between(*part, policy) for part, policy in zip(parts, policies)])
-    return functional, "_perftricks_stand_ins", stand_ins
+    planned = [Between(*part, policy) for part, policy in zip(parts, policies)]
+    return functional, "_perftricks_stand_ins", OfModel(functional, planned)
 
 
 def _call_hook(layer: Any, policy: Policy) -> Callable[..., Any]:

@@ -10,9 +10,10 @@ import pytest
 
 from perftricks import recompute
 from perftricks.recompute.models import is_applied
-from tests.recompute.keras2.binding import GRAPH, NAME, keras, layers, sgd, tf
+from tests.recompute.keras2.binding import GRAPH, NAME, K, keras, layers, sgd, tf
 from tests.recompute.keras2.test_executions import Executions
 from tests.recompute.keras2.training import (
+    FEW_ULP,
     OFF,
     ON,
     assert_exact,
@@ -208,6 +209,61 @@ def test_it_is_recomputed_until_removed():
             runs.append(values(model.weights))
     for name, array in runs[0].items():
         np.testing.assert_allclose(array, runs[1][name], 0, 0 if GRAPH else 4e-5, err_msg=name)
+
+
+def pair(base):
+    """Return a model that calls another one on two inputs."""
+    one, two = (layers.Input((WIDTH,)) for _ in range(2))
+    x = layers.subtract([base(one), base(two)])
+    return keras.models.Model([one, two], layers.Dense(1)(x))
+
+
+def each_step(base):
+    """Return a model that calls another one on each step of a sequence."""
+    inputs = layers.Input((3, WIDTH))
+    x = layers.TimeDistributed(base)(layers.Dense(WIDTH)(inputs))
+    return keras.models.Model(inputs, layers.Dense(1)(layers.Flatten()(x)))
+
+
+def repeated(base):
+    """Return a model that calls another one in a loop."""
+    inputs = layers.Input((3, WIDTH))
+    x = layers.Lambda(lambda x: K.rnn(lambda x, h: (base(x + h[0]),) * 2, x, [x[:, 0]])[0])(inputs)
+    return keras.models.Model(inputs, layers.Dense(1)(x))
+
+
+@pytest.mark.parametrize(("around", "times"), [(pair, 2), (each_step, 1)])
+def test_a_model_that_another_calls(around, times):
+    """A model under a plan is recomputed as a part of a model that is built of it later."""
+    executions = Executions()
+
+    def build():
+        x = inputs = layers.Input((WIDTH,))
+        for _ in range(2):
+            x = layers.Dense(WIDTH, activation="softplus")(x)
+            x = layers.Lambda(lambda x: tf.tanh(executions.on(x)))(x)
+            x = layers.Dropout(0.2)(x)
+            x = layers.Dense(WIDTH, activation="softplus")(x)
+        base = keras.models.Model(inputs, x)
+        recompute.apply(base, every=4)
+        return around(base)
+
+    x, y = data()
+    x = [x, x[::-1].copy()] if around is pair else np.stack([x, x[::-1], x], 1)
+    counts, runs = [], []
+    for how in (OFF, ON):
+        with way(how):
+            model = fresh_model(build)
+            model.compile(sgd(0.01), "mse")
+            losses = []
+            for _ in range(3):
+                executions.count = 0
+                losses.append(model.train_on_batch(x, y))
+            counts.append(executions.count)
+            runs.append([np.array(losses), *model.get_weights()])
+    for off, on in zip(*runs):
+        np.testing.assert_allclose(off, on, rtol=FEW_ULP, atol=FEW_ULP)
+    assert counts[1] >= counts[0] + times  # the last part runs plainly
 
 
 LOAD = """
