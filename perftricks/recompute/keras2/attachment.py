@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 import tensorflow as tf
 
 from perftricks.recompute import switch
-from perftricks.recompute.keras2 import private, purity
+from perftricks.recompute.keras2 import built, private, purity
 from perftricks.recompute.keras2.recipe import Recipe, parse_recipe
 from perftricks.recompute.keras2.slice import Slice, replay
 from perftricks.recompute.tensorflow_graphs import private as graphs
@@ -173,7 +173,10 @@ def _reads_late(recipe: Recipe, starts: Sequence[Any]) -> bool:
         if readers and writers:
             used = [op for op in x.graph.get_operations() if op in readers or op in writers]
             first = next(number for number, op in enumerate(used) if op in readers)
-            if not writers.isdisjoint(used[first:]):
+            later = writers.intersection(used[first:])
+            if built.is_unordered(x.graph):
+                later = {op for op in later if not readers.isdisjoint(built.behind([op]))}
+            if later:
                 return True
     return False
 

@@ -40,6 +40,11 @@ def lasts(graph: Any) -> bool:
     return not private.eager_outside_functions() or private.is_graph_of_symbols(_outermost(graph))
 
 
+def is_unordered(graph: Any) -> bool:
+    """Tell whether nothing but their inputs says which of two operations runs first."""
+    return lasts(graph) and _outermost(graph) is graph
+
+
 def note(graph: Any, call: Callable[..., Any], args: Sequence[Any], made: Sequence[Any]) -> None:
     """Note that a call in a graph was to be recomputed.
 
@@ -70,7 +75,7 @@ class Built:
 
     def __init__(self, model: Any) -> None:
         self._graph = _outermost(tf.convert_to_tensor(model.outputs[0]).graph)
-        self._inside = _behind([x.op for x in model.outputs])
+        self._inside = behind([x.op for x in model.outputs])
 
     def state(self, layer: Any, method: str) -> Tuple[bool, str]:
         """Tell whether a method of a layer is recomputed, and why or why not."""
@@ -95,8 +100,8 @@ def _outermost(graph: Any) -> Any:
     return graph
 
 
-def _behind(operations: Sequence[Any]) -> Set[Any]:
-    """Return operations and all that they are computed from."""
+def behind(operations: Sequence[Any]) -> Set[Any]:
+    """Return operations and all that runs before them."""
     found: Set[Any] = set()
     waiting = list(operations)
     while waiting:
@@ -104,4 +109,5 @@ def _behind(operations: Sequence[Any]) -> Set[Any]:
         if op not in found:
             found.add(op)
             waiting.extend(x.op for x in op.inputs)
+            waiting.extend(op.control_inputs)
     return found
