@@ -21,7 +21,7 @@ from perftricks.recompute.keras2.tensors import Path, Results, hang, hung_on, st
 from perftricks.recompute.python_state import Attributes
 from perftricks.recompute.referents import Referents
 from perftricks.recompute.tensorflow_graphs import private as graphs
-from perftricks.recompute.tensorflow_graphs.operations import DRAWS, WRITES
+from perftricks.recompute.tensorflow_graphs.operations import DRAWS, MOVES, WRITES
 
 
 def checkpointed(
@@ -59,6 +59,9 @@ def _below(x: Any) -> List[Any]:
 
 
 _idle: Any = weakref.WeakSet()  # layers that are there but were not used
+
+# What is not run again: what it gave the first time is given once more.
+_ONCE = DRAWS | MOVES
 
 
 class _Call:
@@ -134,7 +137,7 @@ class _Call:
         if name in WRITES and id(inputs[0]) not in self._before:
             self._before[id(inputs[0])] = inputs[0], private.read_handle(inputs[0])
         result = run()
-        if name in DRAWS:
+        if name in _ONCE:
             self._drawn.append(result)
         if name == "ReadVariableOp":
             self._read.setdefault(id(inputs[0]), result)
@@ -179,7 +182,7 @@ class _Call:
         drawn = iter(self._drawn)
 
         def answer(run: Callable[..., Any], name: str, inputs: Sequence[Any]) -> Any:
-            if name in DRAWS:
+            if name in _ONCE:
                 return next(drawn)
             if name in private.READ_AGAIN and id(inputs[0]) in known_values:
                 return private.read_again(name, inputs, known_values[id(inputs[0])])
@@ -225,7 +228,7 @@ def _check_forward_mode(inputs: Sequence[Any]) -> None:
 
 def _check_function(name: str) -> None:
     """Refuse a tf.function inside of the call that cannot be run twice."""
-    found = interception.operations_of_function(name) & (DRAWS | WRITES)
+    found = interception.operations_of_function(name) & (_ONCE | WRITES)
     if found:
         raise RuntimeError(
             "a call that is recomputed eagerly runs a tf.function (%s) with random numbers or "

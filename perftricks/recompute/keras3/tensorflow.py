@@ -21,7 +21,7 @@ from perftricks.recompute.keras3.dense import other_names as other_names
 from perftricks.recompute.keras3.pure import PureCall
 from perftricks.recompute.tensorflow_graphs import private as graphs
 from perftricks.recompute.tensorflow_graphs.kept import marked
-from perftricks.recompute.tensorflow_graphs.operations import DRAWS, WRITES
+from perftricks.recompute.tensorflow_graphs.operations import DRAWS, MOVES, POOLS, WRITES
 from perftricks.recompute.tensorflow_graphs.ordering import in_order
 from perftricks.recompute.tensorflow_graphs.reuse import count, operations_since, reuse
 
@@ -463,7 +463,7 @@ class _Operations:
                 outputs = () if op in stand_ins else op.outputs
                 operations._note(op.type, op.inputs, outputs, others=True)
             for op in _of_this_replica(since):
-                operations._types.add(op.type)
+                operations._note_kind(graphs.kind_of(op.node_def), op.inputs)
                 functions = graphs.functions_of(op.node_def)
                 operations._types |= graphs.function_operations(functions, graph)
 
@@ -477,14 +477,19 @@ class _Operations:
         graph: Any = None,
     ) -> None:
         if graph is None:
-            self._note(_text(op_type), inputs, outputs)
-            self._types.add(_text(op_type))
             name = _text(op_type)
+            self._note_kind(graphs.eager_kind(name, attrs), inputs)
+            self._note(name, inputs, outputs)
             if op_type not in self._functions:  # a function runs under its own name
                 self._functions.add(op_type)
                 self._types |= graphs.function_operations([name])
             if graphs.is_function(name):
                 self._handles.update((x._id, x) for x in inputs if x.dtype == tf.resource)
+
+    def _note_kind(self, kind: str, inputs: Sequence[Any]) -> None:
+        # What the call itself has made, an iterator of a dataset for one, begins anew.
+        if kind not in MOVES or graphs.tensor_id(inputs[0]) not in self._made:
+            self._types.add(kind)
 
     def _note(
         self, kind: str, inputs: Sequence[Any], outputs: Sequence[Any], others: bool = False
@@ -536,9 +541,16 @@ class _Operations:
                 "twice; make it a weight of the layer, by self.add_weight"
                 % ", ".join(sorted(self._types & WRITES))
             )
-        if self._types & DRAWS:
+        if self._types & MOVES:
+            raise RuntimeError(
+                "a call that is to be recomputed takes from, or puts into, a table, a queue or an "
+                "iterator (%s), which would happen twice; do that outside, and give the call what "
+                "it needs of it" % ", ".join(sorted(self._types & MOVES))
+            )
+        drawn = self._types & (DRAWS | POOLS)
+        if drawn:
             raise RuntimeError(
                 "a call that is to be recomputed draws random numbers of TensorFlow (%s), which "
                 "come out differently when it is run again; use keras.random with a SeedGenerator, "
-                "or tf.random.stateless_*" % ", ".join(sorted(self._types & DRAWS))
+                "or tf.random.stateless_*, or draw outside of the call" % ", ".join(sorted(drawn))
             )

@@ -369,11 +369,26 @@ def function_operations(names: Iterable[str], graph: Any = None) -> Set[str]:
     while waiting:
         definition = _tensorflow_function(waiting.pop(), graph)
         for node in () if definition is None else definition.node_def:
-            found.add(node.op)
+            found.add(kind_of(node))
             new = functions_of(node) - seen
             seen |= new
             waiting.extend(new)
     return found
+
+
+def kind_of(node: Any) -> str:
+    """Return the type of an operation, a NodeDef, and say so if it is one made deterministic."""
+    is_so = "deterministic" in node.attr and node.attr["deterministic"].b
+    return node.op + _DETERMINISTIC if is_so else str(node.op)
+
+
+def eager_kind(name: str, attributes: Sequence[Any]) -> str:
+    """Return the same of one that runs eagerly; after each attribute's name comes its value."""
+    pairs = dict(zip(attributes[::2], attributes[1::2]))
+    return name + _DETERMINISTIC if pairs.get("deterministic") else name
+
+
+_DETERMINISTIC = " (deterministic)"
 
 
 def is_function(name: str) -> bool:

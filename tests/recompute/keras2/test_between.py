@@ -1,4 +1,4 @@
-"""What is assigned to between a call and its gradient: the second run sees what the first saw."""
+"""What changes between or in a call and its gradient: the second run sees what the first saw."""
 
 from __future__ import annotations
 
@@ -132,3 +132,50 @@ def test_functions_inside_are_recomputed(monkeypatch):
     fit(build, *data(), ON)
     assert found
     assert not any(found), TF
+
+
+def move_on(kind, how, in_function):
+    """Return the gradient of a call that samples or moves something on, and what that is then."""
+    tf.random.set_seed(3)
+    weights, label = tf.Variable(data(20, 4)[0]), tf.constant([[1]], tf.int64)
+    row = tf.Variable(tf.zeros(4), trainable=False)
+    table = tf.lookup.experimental.DenseHashTable(tf.int64, tf.float32, 0.0, -1, -2)
+    key, x = tf.constant(1, tf.int64), tf.constant([[0.1, 0.2, 0.3, 0.4]])
+    numbers = iter(tf.data.Dataset.from_tensor_slices([0.5, 2.0, 3.0, 4.0]))
+
+    class Moving(layers.Layer):
+        @recompute_grad
+        def call(self, x):
+            if kind == "sampled":
+                return tf.nn.sampled_softmax_loss(weights, weights[:, 0], label, tf.sin(x), 3, 20)
+            if kind == "slice":
+                row[:1].assign(row[:1] + 1.0)
+            elif kind == "scatter":
+                row.scatter_add(tf.IndexedSlices(tf.constant([2.0]), tf.constant([1])))
+            elif kind == "table":
+                table.insert(key, table.lookup(key) + 1.0)
+            else:
+                x *= next(numbers)
+            return tf.sin(x) * tf.sin(x + row)
+
+    block = Moving()
+
+    def run():
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = block(x)
+        return tape.gradient(y, x)
+
+    with way(how):
+        gradient = (tf.function(run) if in_function else run)()
+    return [t.numpy() for t in (gradient, row, table.lookup(key), next(numbers))]
+
+
+@taped
+@pytest.mark.parametrize("in_function", [False, True])
+@pytest.mark.parametrize("kind", ["sampled", "slice", "scatter", "table", "iterator"])
+def test_what_a_call_moves_on(kind, in_function):
+    """Classes that are sampled, parts of a variable, a table, an iterator: once, as plainly."""
+    plain, again = (move_on(kind, how, in_function) for how in (OFF, ON))
+    for x, y in zip(plain, again):
+        np.testing.assert_array_equal(x, y)

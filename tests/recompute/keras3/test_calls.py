@@ -918,12 +918,34 @@ def test_what_tensorflow_cannot_repeat_is_refused(graph):
     """Assigning a raw tf.Variable, or drawing from TensorFlow's own generator, is an error."""
     import tensorflow as tf
 
-    v = tf.Variable(1.0)
+    v, row = tf.Variable(1.0), tf.Variable([1.0, 2.0])
+    generator = tf.random.Generator.from_seed(1)
+    table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.float32, 0.0)
+    key, label = tf.constant(1, tf.int64), tf.constant([[1]], tf.int64)
+    queue = tf.queue.FIFOQueue(9, [tf.float32], [()])
+    queue.enqueue(1.0)
+    rows = iter(tf.data.Dataset.from_tensors(1.0).repeat())
+    weights, biases = tf.ones((9, 2)), tf.zeros(9)
     functions = {
-        "assigns a tf.Variable": lambda x: x * v.assign_add(1.0),
-        "draws random numbers of TensorFlow": lambda x: x * tf.random.normal([2]),
+        "assigns a tf.Variable": [
+            lambda x: x * v.assign_add(1.0),
+            lambda x: x * row[:1].assign([3.0]),
+            lambda x: x * row.scatter_add(tf.IndexedSlices([3.0], [1])),
+            lambda x: x * row.scatter_nd_update([[1]], [3.0]),
+        ],
+        "draws random numbers of TensorFlow": [
+            lambda x: x * tf.random.normal([2]),
+            lambda x: x * tf.cast(generator.binomial([2], 9.0, 0.5), tf.float32),
+            lambda x: tf.nn.sampled_softmax_loss(weights, biases, label, x[None], 3, 9),
+            lambda x: tf.nn.fractional_max_pool(tf.ones((1, 9, 9, 1)) * x[0], 1.4)[0],
+        ],
+        "a table, a queue or an iterator": [
+            lambda x: (table.insert(key, 1.0), x * 2.0)[1],
+            lambda x: x * queue.dequeue(),
+            lambda x: x * next(rows),
+        ],
     }
-    for words, function in functions.items():
+    for words, function in [(words, each) for words, some in functions.items() for each in some]:
 
         def run(function=function):
             x = tf.constant([1.0, 2.0])
@@ -933,6 +955,29 @@ def test_what_tensorflow_cannot_repeat_is_refused(graph):
 
         with recompute_scope(True), pytest.raises(RuntimeError, match=words):
             (tf.function(run) if graph else run)()
+
+
+@only_tensorflow
+def test_what_begins_anew_may_be_run_twice():
+    """A pool that is drawn by a seed of its own, a table that is read, an iterator of the call."""
+    import tensorflow as tf
+
+    table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.float32, 3.0)
+    numbers = tf.data.Dataset.from_tensor_slices([0.5, 2.0])
+
+    @recompute_grad
+    def block(x):
+        x = tf.sin(tf.nn.fractional_max_pool(tf.sin(x), 1.4, pseudo_random=True, seed=4)[0])
+        return tf.tanh(x * next(iter(numbers))) * table.lookup(tf.constant(1, tf.int64))
+
+    x = tf.random.stateless_normal((2, 9, 9, 1), [1, 2])
+    found = []
+    for on in (False, True):
+        with recompute_scope(on), tf.GradientTape() as tape:
+            tape.watch(x)
+            y = block(x)
+        found.append(tape.gradient(y, x).numpy())
+    np.testing.assert_array_equal(*found)
 
 
 @only_tensorflow
