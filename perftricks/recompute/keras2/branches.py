@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from perftricks.recompute.keras2 import private
 from perftricks.recompute.keras2.recipe import Recipe, import_recipe
+from perftricks.recompute.tensorflow_graphs import private as graphs
 
 _READ = "PerftricksReadInBranch"
 
@@ -80,7 +81,7 @@ class Branch:
         if number in self.reads:
             return self.reads[number][0]
         with self.graph.as_default():
-            return private.read(self.graph.inputs[number], dtype)
+            return graphs.read(self.graph.inputs[number], dtype)
 
     def nothing(self, like: Any) -> Any:
         """Return what stands in the place of something that the other branch has drawn."""

@@ -21,6 +21,7 @@ from perftricks.recompute.keras2.tensors import Path, Results, hang, hung_on, st
 from perftricks.recompute.python_state import Attributes
 from perftricks.recompute.referents import Referents
 from perftricks.recompute.tensorflow_graphs import private as graphs
+from perftricks.recompute.tensorflow_graphs import runtime
 from perftricks.recompute.tensorflow_graphs.operations import DRAWS, MOVES, WRITES
 
 
@@ -94,7 +95,7 @@ class _Call:
         """Run it for the first time."""
         start = private.newest_tensor()
         used = interception.Used()
-        first = interception.operations_through(
+        first = runtime.operations_through(
             lambda run, name, inputs: self._first(run, name, inputs, used)
         )
         with private.unrecorded(), first, interception.variables_noted(used):
@@ -129,13 +130,13 @@ class _Call:
             for variable in interception.variables_of_function():
                 used.note_variable(variable)
                 self._in_functions[id(variable.handle)] = variable.handle
-                private.read_handle(variable.handle)  # which comes here as well
+                runtime.read_handle(variable.handle)  # which comes here as well
         if name == "ResourceGather":
-            private.read_handle(inputs[0])
-        for variable in private.variables_among(inputs):  # the runtime reads them by itself
-            private.read_handle(variable.handle)
+            runtime.read_handle(inputs[0])
+        for variable in runtime.variables_among(inputs):  # the runtime reads them by itself
+            runtime.read_handle(variable.handle)
         if name in WRITES and id(inputs[0]) not in self._before:
-            self._before[id(inputs[0])] = inputs[0], private.read_handle(inputs[0])
+            self._before[id(inputs[0])] = inputs[0], runtime.read_handle(inputs[0])
         result = run()
         if name in _ONCE:
             self._drawn.append(result)
@@ -191,24 +192,24 @@ class _Call:
         self._check_functions()
         known_values = {key: x for key, x in self._read.items() if key not in self._before}
         assigned = list(self._before.values())
-        values = [(handle, private.read_handle(handle)) for handle, _ in assigned]
+        values = [(handle, runtime.read_handle(handle)) for handle, _ in assigned]
         known = self._referents.replayed()
         with self._attributes.replayed(), self._generators.replayed(), known:
             try:
                 for handle, old in assigned:
-                    private.assign_handle(handle, old)
-                with self._scopes.entered(), interception.operations_through(answer):
+                    runtime.assign_handle(handle, old)
+                with self._scopes.entered(), runtime.operations_through(answer):
                     outputs = self._call(*args, **kwargs)
                 return self._results(outputs, leaves)
             finally:
                 for handle, value in values:
-                    private.assign_handle(handle, value)
+                    runtime.assign_handle(handle, value)
 
     def _check_functions(self) -> None:
         """Refuse to run a function again that would read other values than it did."""
         for key, handle in self._in_functions.items():
-            if key not in self._before and not private.is_same(
-                private.read_handle(handle), self._read[key]
+            if key not in self._before and not runtime.is_same(
+                runtime.read_handle(handle), self._read[key]
             ):
                 raise RuntimeError(
                     "a call that is recomputed eagerly runs a tf.function, and a variable that it "

@@ -2,7 +2,7 @@
 
 ::
 
-    TensorFlow ──private.answer_operations──▶ the answer of the thread ──▶ runtime
+    runtime.operations_through ──▶ the answer of a call ──▶ Used
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Set
+from typing import Any, Dict, Iterator, List, Sequence, Set
 
 import tensorflow as tf
 
@@ -44,44 +44,15 @@ class Used:
 _through = threading.local()
 
 
-def _answer_of_thread() -> Any:
-    return getattr(_through, "answer", None)
-
-
 def _note_of_thread() -> Any:
     return getattr(_through, "note", None)
-
-
-@contextlib.contextmanager
-def operations_through(
-    answer: Callable[[Callable[..., Any], str, Sequence[Any]], Any],
-) -> Iterator[None]:
-    """Let a function stand between this thread and the operations that it runs eagerly.
-
-    Args:
-        answer: Takes a function that runs the operation, on these inputs or on others that it is
-            given, its type and its inputs (and, after them, its attributes); returns the result.
-    """
-    private.answer_operations(_answer_of_thread)
-    before = _answer_of_thread()
-    _through.answer = answer if before is None else _both(before, answer)
-    try:
-        yield
-    finally:
-        _through.answer = before
-
-
-def _both(outer: Any, inner: Any) -> Any:
-    return lambda run, name, inputs: inner(
-        lambda *new: outer(run, name, new or inputs), name, inputs
-    )
 
 
 def operations_of_function(name: str) -> Set[str]:
     """Return the types of the operations in a function that runs eagerly, and in those it calls.
 
-    Called from the ``answer`` of ``operations_through``. An operation that is no function, or has
-    been garbage collected, has none.
+    Called from the ``answer`` of ``runtime.operations_through``. An operation that is no function,
+    or has been garbage collected, has none.
     """
     if not private.knows_functions():
         running = _graph_of_function()

@@ -605,20 +605,6 @@ def newest_tensor() -> int:
     return int(tf.constant(0.0)._id)
 
 
-def read_handle(handle: Any) -> Any:
-    """Return the value of a variable, by its handle."""
-    dtype = handle._handle_data.shape_and_type[0].dtype
-    with stop_recording():
-        return read(handle, tf.as_dtype(dtype))
-
-
-def read(handle: Any, dtype: Any) -> Any:
-    """Read a variable, by its handle and the type of its numbers."""
-    from tensorflow.python.ops import gen_resource_variable_ops
-
-    return gen_resource_variable_ops.read_variable_op(handle, dtype)
-
-
 READ_AGAIN = {"ReadVariableOp", "ResourceGather"}
 
 
@@ -648,42 +634,16 @@ def read_again(name: str, inputs: Sequence[Any], value: Any) -> Any:
     return rows
 
 
-def variables_among(inputs: Sequence[Any]) -> Iterator[Any]:
-    """Find the variables that the runtime itself reads when it is given them."""
-    for x in inputs:
-        if isinstance(x, (list, tuple)):
-            yield from variables_among(x)
-        elif _is_read_by_runtime(x):
-            yield x
-
-
 def with_values(inputs: Sequence[Any], values: Dict[int, Any]) -> List[Any]:
     """Put values in the place of variables that the runtime would read, by their handles' ids."""
     found = list(inputs)
     for number, x in enumerate(found):
         if isinstance(x, (list, tuple)):
             found[number] = with_values(x, values)
-        elif _is_read_by_runtime(x) and id(x.handle) in values:
+        elif graphs.is_read_by_runtime(x) and id(x.handle) in values:
             variable_accessed(x)
             found[number] = read_again("ReadVariableOp", [x.handle], values[id(x.handle)])
     return found
-
-
-def _is_read_by_runtime(x: Any) -> bool:
-    from tensorflow.python.ops import resource_variable_ops
-
-    return type(x) is resource_variable_ops.ResourceVariable
-
-
-def is_same(x: Any, y: Any) -> bool:
-    """Tell whether two tensors that run eagerly have the same numbers, NaN or not."""
-    a, b = x.numpy(), y.numpy()
-    return bool(a.tobytes() == b.tobytes())
-
-
-def assign_handle(handle: Any, value: Any) -> None:
-    """Set the value of a variable, by its handle."""
-    tf.raw_ops.AssignVariableOp(resource=handle, value=value)
 
 
 def with_own_state(modules: Sequence[Any]) -> List[Any]:
@@ -706,68 +666,6 @@ def modules_at(module: Any) -> List[Any]:
     except TypeError:  # a compiled model of TensorFlow 2.0 or 2.1, in which layers are keys
         below = [x for each in module._layers for x in getattr(each, "layers", [each])]
         return [module, *(x for layer in below for x in modules_at(layer))]
-
-
-_installed: List[Any] = []
-
-
-def answer_operations(answer_of_thread: Callable[[], Any]) -> None:
-    """Put a function where TensorFlow enters its runtime eagerly, for the rest of the process.
-
-    Args:
-        answer_of_thread: Returns what stands between this thread and its operations, see
-            ``interception.operations_through``; None where they go straight on.
-    """
-    from tensorflow.python.eager import execute
-    from tensorflow.python.ops import gen_math_ops
-
-    if _installed:
-        return
-    newer = hasattr(gen_math_ops, "pywrap_tfe")  # from TensorFlow 2.2 on
-    runtime = gen_math_ops.pywrap_tfe if newer else gen_math_ops._pywrap_tensorflow
-    fast = runtime.TFE_Py_FastPathExecute
-
-    def fast_path(*args: Any) -> Any:
-        answer = answer_of_thread()
-        if answer is None:
-            return fast(*args)
-        at, first = (1, 3) if newer else (2, 5)  # where the type is, and the first input
-        return answer(
-            lambda *new: fast(*args[:first], *(new or args[first:])), args[at], args[first:]
-        )
-
-    def slow_path(slow: Any) -> Any:
-        @functools.wraps(slow)
-        def path(op_name: Any, num_outputs: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
-            answer = answer_of_thread()
-            name = op_name if isinstance(op_name, str) else op_name.decode()
-            if answer is None:
-                return slow(op_name, num_outputs, inputs, *rest, **more)
-            result = answer(
-                lambda *new: _single(
-                    slow(op_name, num_outputs, list(new or inputs), *rest, **more)
-                ),
-                name,
-                list(inputs),
-            )
-            return [result] if isinstance(result, tf.Tensor) else result
-
-        return path
-
-    runtime.TFE_Py_FastPathExecute = fast_path
-    # Not ``execute`` alone: TensorFlow puts one of these there, as callbacks come and go.
-    plain = execute.quick_execute
-    execute.quick_execute = slow_path(plain)
-    if hasattr(execute, "execute_with_cancellation"):
-        execute.execute_with_cancellation = slow_path(execute.execute_with_cancellation)
-    if execute.execute is plain:
-        execute.execute = execute.quick_execute
-    _installed.append(fast)
-
-
-def _single(results: Any) -> Any:
-    """Return a single result as the fast way does, which may be the one that is taken next time."""
-    return results[0] if isinstance(results, (list, tuple)) and len(results) == 1 else results
 
 
 def knows_functions() -> bool:

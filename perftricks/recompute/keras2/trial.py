@@ -14,10 +14,11 @@ import numpy as np
 import tensorflow as tf
 
 from perftricks.recompute import switch
-from perftricks.recompute.keras2 import interception, private
 from perftricks.recompute.keras2 import layers as keras2
+from perftricks.recompute.keras2 import private
 from perftricks.recompute.measure.counters import allocated_peak
 from perftricks.recompute.python_state import Attributes
+from perftricks.recompute.tensorflow_graphs import runtime
 from perftricks.recompute.tensorflow_graphs.operations import DRAWS
 
 Arrays = Dict[Tuple[str, str], Any]  # by kind (loss, gradient, state) and name
@@ -102,7 +103,7 @@ def _eagerly(
         attributes, scopes = Attributes(modules), private.Scopes()
         python = random.getstate()
         try:
-            answered = interception.operations_through(answer)
+            answered = runtime.operations_through(answer)
             with switch.recompute_scope(on), scopes.entered(), answered:
                 found = [_step(model, x, y, loss, sample_weight) for _ in range(steps)]
             return _arrays(model, found)

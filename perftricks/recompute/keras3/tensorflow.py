@@ -20,6 +20,8 @@ import tensorflow as tf
 from perftricks.recompute.keras3.dense import other_names as other_names
 from perftricks.recompute.keras3.pure import PureCall
 from perftricks.recompute.tensorflow_graphs import private as graphs
+from perftricks.recompute.tensorflow_graphs import runtime
+from perftricks.recompute.tensorflow_graphs.between import Values, read_as_before
 from perftricks.recompute.tensorflow_graphs.kept import marked
 from perftricks.recompute.tensorflow_graphs.operations import DRAWS, MOVES, POOLS, WRITES
 from perftricks.recompute.tensorflow_graphs.ordering import in_order
@@ -191,7 +193,8 @@ def checkpoint(pure: PureCall) -> List[Any]:
         used, upstream = [i for i, _ in pairs], tuple(dy for _, dy in pairs)
         asked_for.clear()
         seen = graphs.captured_again(graph, begun_in, taken, len(captured))
-        with _after(upstream, inputs) as (upstream, copies), seen as names:
+        as_before = watcher.values.put_back()
+        with as_before, _after(upstream, inputs) as (upstream, copies), seen as names:
             seen_as = [*([x] for x in copies), *names, *([v] for v in raw)]
             sources = [x for group in seen_as for x in group if _differentiable(x)]
             start = count(graph)
@@ -211,7 +214,9 @@ def checkpoint(pure: PureCall) -> List[Any]:
             second = _of_this_replica(operations_since(graph, start, middle))
             backward = _of_this_replica(operations_since(graph, middle))
             reuse(operations.created, second, backward, gradients, given, pure.policy)
-        return gradients
+            since = operations_since(begun_in, operations.begun_at)
+            again = [*second, *backward]
+            return read_as_before(operations.created, again, gradients, graph, since)
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def attach(*sources: Any) -> Any:
@@ -253,14 +258,24 @@ class _Watcher:
 
     def __init__(self) -> None:
         self._found: Dict[int, Any] = {}
+        self._is_on = False
+        self._through = contextlib.ExitStack()
+        self.values = Values()  # of all that are read, eagerly
 
     def __enter__(self) -> None:
         self._active.append(self)
         self._begin()
+        if tf.executing_eagerly():
+            self._through.enter_context(runtime.operations_through(self._answer))
 
     def __exit__(self, *error: Any) -> None:
+        self._through.close()
         self._end()
         self._active.remove(self)
+
+    def _answer(self, run: Callable[..., Any], name: str, inputs: Sequence[Any]) -> Any:
+        on = self._is_on and tf.executing_eagerly()
+        return self.values.note(run, name, inputs) if on else run()
 
     @property
     def variables(self) -> List[Any]:
@@ -275,8 +290,10 @@ class _Watcher:
     def _begin(self) -> None:
         self._watcher = graphs.record().VariableWatcher()
         self._watcher.__enter__()
+        self._is_on = True
 
     def _end(self) -> None:
+        self._is_on = False
         self._found.update((id(v), v) for v in self._watcher.watched_variables())
         self._watcher.__exit__(None, None, None)
 
@@ -436,12 +453,12 @@ class _Operations:
         self._taken: Dict[int, Any] = {}
         self._others: Dict[int, Any] = {}
         self._handles: Dict[int, Any] = {}
-        self._begin = 0
+        self.begun_at = 0
         self.created: List[Any] = []
 
     def begin(self, arguments: Sequence[Any]) -> None:
         """The call begins; what has been created before is not a part of it."""
-        self._begin = count(home())
+        self.begun_at = count(home())
         self._of_arguments.update(map(graphs.tensor_id, arguments))
 
     @classmethod
@@ -456,7 +473,7 @@ class _Operations:
             graph = tf.compat.v1.get_default_graph()
             start = count(graph)
             yield operations
-            operations.created = _of_this_replica(operations_since(graph, operations._begin))
+            operations.created = _of_this_replica(operations_since(graph, operations.begun_at))
             since = operations_since(graph, start)
             stand_ins = graphs.stand_ins(graph)
             for op in since:

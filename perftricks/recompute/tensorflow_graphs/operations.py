@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# They read a variable, the first of their inputs.
+READS = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd"})
 _SCATTERS = ("Add", "Div", "Max", "Min", "Mul", "Sub", "Update")
 # They would happen twice.
 WRITES = frozenset(

@@ -203,7 +203,10 @@ def captured_again(
     def again(tensor: Any) -> Any:
         if id(tensor) not in there and id(tensor) in others:
             stand_in(*others[id(tensor)])
-        return there.get(id(tensor))
+        found = there.get(id(tensor))
+        if found is not None and id(tensor) in others:  # a gather of rows tells no tape itself
+            record().record_operation("captured_value", [found], [tensor], lambda x: [x])
+        return found
 
     with _captures_through(graph, again):
         yield names
@@ -447,3 +450,89 @@ def devices_of_other_replicas() -> Set[str]:
         return set()
     here = set(tf.nest.flatten(context.devices))
     return set(context.strategy.extended.worker_devices) - here
+
+
+def not_recording() -> Any:
+    """Let no tape record."""
+    try:
+        from tensorflow.python.eager.record import stop_recording
+    except ImportError:  # before TensorFlow 2.11
+        from tensorflow.python.eager.tape import stop_recording
+    return stop_recording()
+
+
+def read(handle: Any, dtype: Any) -> Any:
+    """Read a variable, by its handle and the type of its numbers."""
+    from tensorflow.python.ops import gen_resource_variable_ops
+
+    return gen_resource_variable_ops.read_variable_op(handle, dtype)
+
+
+def is_read_by_runtime(x: Any) -> bool:
+    """Tell whether the runtime reads something by itself when an operation is given it."""
+    from tensorflow.python.ops import resource_variable_ops
+
+    return type(x) is resource_variable_ops.ResourceVariable
+
+
+_installed: List[Any] = []
+
+
+def answer_operations(answer_of_thread: Callable[[], Any]) -> None:
+    """Put a function where TensorFlow enters its runtime eagerly, for the rest of the process.
+
+    Args:
+        answer_of_thread: Returns what stands between this thread and its operations, see
+            ``runtime.operations_through``; None where they go straight on.
+    """
+    import tensorflow as tf
+    from tensorflow.python.eager import execute
+    from tensorflow.python.ops import gen_math_ops
+
+    if _installed:
+        return
+    newer = hasattr(gen_math_ops, "pywrap_tfe")  # from TensorFlow 2.2 on
+    runtime = gen_math_ops.pywrap_tfe if newer else gen_math_ops._pywrap_tensorflow
+    fast = runtime.TFE_Py_FastPathExecute
+
+    def fast_path(*args: Any) -> Any:
+        answer = answer_of_thread()
+        if answer is None:
+            return fast(*args)
+        at, first = (1, 3) if newer else (2, 5)  # where the type is, and the first input
+        return answer(
+            lambda *new: fast(*args[:first], *(new or args[first:])), args[at], args[first:]
+        )
+
+    def slow_path(slow: Any) -> Any:
+        @functools.wraps(slow)
+        def path(op_name: Any, num_outputs: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+            answer = answer_of_thread()
+            name = op_name if isinstance(op_name, str) else op_name.decode()
+            if answer is None:
+                return slow(op_name, num_outputs, inputs, *rest, **more)
+            result = answer(
+                lambda *new: _single(
+                    slow(op_name, num_outputs, list(new or inputs), *rest, **more)
+                ),
+                name,
+                list(inputs),
+            )
+            return [result] if isinstance(result, tf.Tensor) else result
+
+        return path
+
+    runtime.TFE_Py_FastPathExecute = fast_path
+    # Not ``execute`` alone: TensorFlow puts one of these there, as callbacks come and go.
+    plain = execute.quick_execute
+    execute.quick_execute = slow_path(plain)
+    if hasattr(execute, "execute_with_cancellation"):
+        execute.execute_with_cancellation = slow_path(execute.execute_with_cancellation)
+    if execute.execute is plain:
+        execute.execute = execute.quick_execute
+    _installed.append(fast)
+
+
+def _single(results: Any) -> Any:
+    """Return a single result as the fast way does, which may be the one that is taken next time."""
+    return results[0] if isinstance(results, (list, tuple)) and len(results) == 1 else results
