@@ -2,8 +2,8 @@
 
 Usage: ``KERAS_BACKEND=torch python -m bench.recompute.budgets MODEL [--points N] [--json FILE]``
 
-Peaks are counted, not measured: on torch all storages that a real step makes, on JAX what XLA
-assigns to it; TensorFlow counts nothing on a CPU. Times are those of real steps, a plain one before
+Peaks are counted, not measured: on torch all storages that a real step makes, on TensorFlow all
+that it allocates, on JAX what XLA assigns. Times are those of real steps, a plain one before
 each, so that whatever slows the machine down slows both.
 """
 
@@ -177,7 +177,7 @@ def sweep(name: str, points: int, rounds: int) -> list[dict[str, Any]]:
             "model": name,
         }
         found.append(line)
-        megabytes = [(size or 0) / 1e6 for size in (budget, plan.step_peak, counted)]
+        megabytes = [size / 1e6 for size in (budget, plan.step_peak, counted)]
         print("  ".join(f"{size:8.1f}" for size in megabytes), end="  ")
         print(f"{line['time_forecast']:13.3f}  {ratio:.3f}  {seconds:.1f}", flush=True)
     return found

@@ -215,8 +215,10 @@ def _train(model: Any, x: Any, y: Any, trial: Trial, meter: Any) -> Tuple[int, f
 
     on_cpu = meter.device == "cpu"
     idle = idle_bytes(model)
-    counted = counted_peak(model, x, y) if on_cpu else None
-    if keras.backend.backend() == "tensorflow" and trial.batch_size > 2:
+    is_tensorflow = keras.backend.backend() == "tensorflow"
+    # What TensorFlow counts leaves out what it keeps in reserve, and a process must have that too.
+    counted = counted_peak(model, x, y) if on_cpu and not is_tensorflow else None
+    if is_tensorflow and trial.batch_size > 2:
         # It keeps what a step has freed, so the first full step is measured; tracing shall not be.
         for size in (1, 2):
             parts = keras.tree.map_structure(lambda array: array[:size], (x, y))  # noqa: B023

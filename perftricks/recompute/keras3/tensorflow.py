@@ -24,7 +24,7 @@ from perftricks.recompute.tensorflow_graphs import runtime
 from perftricks.recompute.tensorflow_graphs.between import Values, read_as_before
 from perftricks.recompute.tensorflow_graphs.kept import marked
 from perftricks.recompute.tensorflow_graphs.operations import DRAWS, MOVES, POOLS, WRITES
-from perftricks.recompute.tensorflow_graphs.ordering import in_order
+from perftricks.recompute.tensorflow_graphs.ordering import in_order, weights_first
 from perftricks.recompute.tensorflow_graphs.reuse import count, operations_since, reuse
 
 CHANGEABLE: Tuple[type, ...] = ()
@@ -216,7 +216,12 @@ def checkpoint(pure: PureCall) -> List[Any]:
             reuse(operations.created, second, backward, gradients, given, pure.policy)
             since = operations_since(begun_in, operations.begun_at)
             again = [*second, *backward]
-            return read_as_before(operations.created, again, gradients, graph, since)
+            gradients = read_as_before(operations.created, again, gradients, graph, since)
+        if graph is None:
+            return gradients
+        of_weights = [False] * len(given) + [True] * len(values)
+        of_weights += [False] * len(captured) + [True] * len(raw)
+        return weights_first(gradients, of_weights, backward)
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def attach(*sources: Any) -> Any:

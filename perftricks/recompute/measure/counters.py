@@ -72,6 +72,48 @@ def xla_memory(lowered: Any) -> Any:
     return lowered.compile().memory_analysis()
 
 
+def tensorflow_allocations(model: Any, x: Any, y: Any) -> int:
+    """Return the most bytes in use at once, of those that TensorFlow allocates in a training step.
+
+    A session tells of each allocation. So the graph of the step runs in one, on copies of all
+    variables, as it would run in ``fit`` without XLA.
+
+    Args:
+        model: A compiled model of Keras 3 on TensorFlow that has trained a step.
+        x: The inputs of a batch.
+        y: Its targets.
+    """
+    import keras
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    arrays = keras.tree.flatten((x, y))
+    specs = keras.tree.map_structure(lambda a: tf.TensorSpec(a.shape, a.dtype), (x, y))
+    step = tf.function(model.train_step).get_concrete_function(specs).graph
+    handles = {id(variable.handle): variable for variable in step.variables}
+    captured = [
+        (placeholder, handles[id(outer)].numpy() if id(outer) in handles else outer.numpy())
+        for outer, placeholder in step.captures
+    ]
+    fed = [x for x in step.inputs if not any(x is placeholder for placeholder, _ in captured)]
+    with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+        known = {
+            placeholder.name: v1.Variable(value, use_resource=True).handle
+            if placeholder.dtype == tf.resource
+            else tf.constant(value)
+            for placeholder, value in captured
+        }
+        tf.graph_util.import_graph_def(step.as_graph_def(), input_map=known, name="")
+        session.run(v1.global_variables_initializer())
+        wanted = [op.name for op in (*(x.op for x in step.outputs), *step.control_outputs)]
+        feeds = {x.name: array for x, array in zip(fed, arrays)}
+        told = v1.RunMetadata()
+        options = v1.RunOptions(trace_level=v1.RunOptions.FULL_TRACE)
+        session.run(wanted, feeds)  # the first run compiles kernels
+        session.run(wanted, feeds, options=options, run_metadata=told)
+    return allocated_peak(told.step_stats)
+
+
 def torch_allocations(step: Callable[[], object]) -> int:
     """Return the most bytes in use at once, of those that a step allocates, by torch's profiler."""
     from torch.profiler import ProfilerActivity, profile

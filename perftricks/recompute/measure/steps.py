@@ -18,7 +18,7 @@ from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Seque
 
 import keras
 
-from perftricks.recompute.measure.counters import xla_buffers, xla_memory
+from perftricks.recompute.measure.counters import tensorflow_allocations, xla_buffers, xla_memory
 from perftricks.recompute.measure.kept import HANDS_ON, Spec, spec_of, torch_empty
 
 
@@ -98,20 +98,19 @@ def torch_steps_bytes(model: Any, run: Callable[[], object]) -> int:
     return int(ledger.peak)
 
 
-def counted_peak(model: Any, x: Any, y: Any) -> Optional[int]:
+def counted_peak(model: Any, x: Any, y: Any) -> int:
     """Return the bytes in use at the peak of a real step, all variables and the batch included.
 
     Args:
-        model: A compiled model. On torch it trains three steps; on JAX nothing is run.
+        model: A compiled model. On torch it trains three steps, on TensorFlow one; on JAX nothing
+            is run.
         x: The inputs of a batch.
         y: Its targets.
 
     Returns:
-        The bytes that are counted on torch, and that XLA assigns on JAX; None on TensorFlow.
+        The bytes that are counted on torch and TensorFlow, and that XLA assigns on JAX.
     """
     backend = keras.backend.backend()
-    if backend == "tensorflow":
-        return None
     idle = idle_bytes(model)
     if backend == "torch":  # which would share the memory of arrays, and count nothing
         x, y = keras.tree.map_structure(
@@ -120,6 +119,9 @@ def counted_peak(model: Any, x: Any, y: Any) -> Optional[int]:
     batch = sum(array.nbytes for array in keras.tree.flatten((x, y)) if array is not None)
     if backend == "torch":
         return int(idle + batch + torch_steps_bytes(model, lambda: model.train_on_batch(x, y)))
+    if backend == "tensorflow":
+        model.train_on_batch(x, y)
+        return int(idle + batch + tensorflow_allocations(model, x, y))
     return int(idle + batch + xla_buffers(model, x, y))
 
 
@@ -311,10 +313,10 @@ def _graph_peak(graph: Any) -> int:
                 held[id(x)] = wanted
                 now += size[id(x)]
         peak = max(peak, now)
-        for x in [*op.inputs, *(y for y in op.outputs if not uses.get(id(y)))]:
-            key = origin(x)
-            held[key] = held.get(key, 0) - 1
-            if held[key] <= 0:
+        for x in op.inputs:
+            held[origin(x)] -= 1
+        for key in {origin(x) for x in (*op.inputs, *op.outputs)}:
+            if not held[key]:  # nobody uses it any more, or ever
                 now -= size.pop(key, 0)
         for follower in after[op]:
             waits[follower] -= 1

@@ -16,10 +16,12 @@ what the optimizer has already assigned.
 
 from __future__ import annotations
 
-from typing import Any, List, Sequence, Set
+from collections import deque
+from typing import Any, Dict, List, Sequence, Set
 
 import tensorflow as tf
 
+from perftricks.recompute.tensorflow_graphs import private as graphs
 from perftricks.recompute.tensorflow_graphs.operations import WRITES
 
 
@@ -50,6 +52,82 @@ def in_order(
                 result = tf.identity(result)
         found.append(result)
     return found
+
+
+def weights_first(
+    gradients: Sequence[Any], of_weights: Sequence[bool], operations: Sequence[Any]
+) -> List[Any]:
+    """Let a backward pass go on only when the gradients of the weights so far are there.
+
+    Until then they hold activations, and nothing but this makes a scheduler compute them soon.
+
+    ::
+
+        dy ──▶ dW              dy ──▶ dW
+        └────▶ dx ──▶          └────▶ ┊ (edge) ──▶ dx ──▶
+
+    Args:
+        gradients: Tensors of a graph; None where there is none.
+        of_weights: Which of them are those of weights.
+        operations: What computes them, in an order in which they can run.
+
+    Returns:
+        The gradients.
+    """
+    pairs = [(x, is_weight) for x, is_weight in zip(gradients, of_weights) if _is_dense(x)]
+    weights = [x for x, is_weight in pairs if is_weight]
+    others = [x for x, is_weight in pairs if not is_weight]
+    if not any(op.op_def.is_stateful for op in operations):
+        # The order of those with state is the order in which they were made, and is kept so.
+        _begin_with(weights, others, operations)
+    with tf.control_dependencies(weights):
+        return [
+            tf.identity(x) if _is_dense(x) and not is_weight else x
+            for x, is_weight in zip(gradients, of_weights)
+        ]
+
+
+def _begin_with(weights: Sequence[Any], others: Sequence[Any], operations: Sequence[Any]) -> None:
+    """Add control edges from what only some tensors need to what others need next."""
+    inside = set(operations)
+    needed = set().union(*(_computed_from(x, inside) for x in others)).intersection(inside)
+    beside = set().union(*(_computed_from(x, inside) for x in weights)).intersection(inside)
+    beside -= needed
+    waiting: List[Any] = []
+    for op in _in_turn(operations, beside):
+        if op in beside:
+            waiting.append(op)
+        elif op in needed:
+            used = {x.op for some in waiting for x in some.inputs}
+            graphs.add_edges([some for some in waiting if some not in used], op)
+            waiting.clear()
+
+
+def _in_turn(operations: Sequence[Any], first: Set[Any]) -> List[Any]:
+    """Return operations in an order in which they can run: some of them as soon as they can."""
+    inside = set(operations)
+    after: Dict[Any, List[Any]] = {op: [] for op in operations}
+    waits: Dict[Any, int] = {}
+    for op in operations:
+        before = [x for x in (*(y.op for y in op.inputs), *op.control_inputs) if x in inside]
+        waits[op] = len(before)
+        for x in before:
+            after[x].append(op)
+    ready = [deque(op for op in operations if not waits[op])]
+    ready.insert(0, deque())
+    found = []
+    while any(ready):
+        op = (ready[0] or ready[1]).popleft()
+        found.append(op)
+        for x in after[op]:
+            waits[x] -= 1
+            if not waits[x]:
+                ready[x not in first].append(x)
+    return found
+
+
+def _is_dense(gradient: Any) -> bool:
+    return isinstance(gradient, tf.Tensor)
 
 
 def _reads(op: Any) -> bool:

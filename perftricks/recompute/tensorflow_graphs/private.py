@@ -428,6 +428,12 @@ def replace(tensor: Any, other: Any) -> None:
                 consumer._update_input(index, other)
 
 
+def add_edges(before: Sequence[Any], op: Any) -> None:
+    """Let an operation of a graph run only after others; there must be no circle then."""
+    if before:
+        op._add_control_inputs(before)
+
+
 def attributes(graph: Any, values: Dict[str, Any]) -> Any:
     """Give the operations that are created inside additional attributes."""
     return graph._attr_scope(values)

@@ -128,9 +128,8 @@ def test_the_same_step(build):
     assert found.ok, found
 
 
-@pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow counts nothing on a CPU")
 @pytest.mark.parametrize("build", CASES)
-@pytest.mark.parametrize("share", [0.2, 0.6, 1])
+@pytest.mark.parametrize("share", [0, 0.2, 0.6, 1])
 def test_forecast(build, share):
     """What is forecast without running a step is what the backend counts in one."""
     model, options = compiled(build)
@@ -140,7 +139,9 @@ def test_forecast(build, share):
     if any(segment.recomputed for segment in plan.segments):
         recompute.apply(model, plan=plan)
     found = counted_peak(model, x, y)
-    assert found == pytest.approx(plan.step_peak, rel=0.05 if BACKEND == "jax" else 0.02)
+    # On TensorFlow, kernels run side by side and need room, which is much of what small ones need.
+    near = {"torch": 0.02, "jax": 0.05, "tensorflow": 0.2}[BACKEND]
+    assert found == pytest.approx(plan.step_peak, rel=near)
 
 
 @only_torch
