@@ -109,6 +109,7 @@ def test_private_parts_have_one_home():
     }
     assert homes == {
         "keras2/private.py",
+        "keras2/private_graphs.py",
         "keras3/private.py",
         "keras3/private_torch.py",
         "tensorflow_graphs/private.py",

@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 import tensorflow as tf
 
 from perftricks.recompute import switch
-from perftricks.recompute.keras2 import built, private, purity
+from perftricks.recompute.keras2 import built, private, private_graphs, purity
 from perftricks.recompute.keras2.recipe import Recipe, parse_recipe
 from perftricks.recompute.keras2.slice import Slice, replay
 from perftricks.recompute.tensorflow_graphs import private as graphs
@@ -55,7 +55,7 @@ def attach(
             computed from what stands for its outputs.
     """
     attributes = {_RECIPE: graphs.bytes_attribute(found.recipe.SerializeToString())}
-    gated = private.is_in_loop(graph)
+    gated = private_graphs.is_in_loop(graph)
     if gated:
         attributes[_GATED] = graphs.bytes_attribute(b"")
     sources = [*(found.starts if starts is None else starts), *found.kept]
@@ -64,7 +64,7 @@ def attach(
         with private.stop_recording():
             outputs = in_order(outputs, sources, graph.get_operations()[start:])
     inputs = [*outputs, *sources]
-    override = private.gradient_of(graph, "IdentityN", gradient)
+    override = private_graphs.gradient_of(graph, "IdentityN", gradient)
     with private.stop_recording(), graphs.attributes(graph, attributes), override:
         attached = tf.identity_n(inputs, name="recompute")
     operation = attached[0].op
@@ -72,7 +72,7 @@ def attach(
     private.record(
         "IdentityN",
         given,
-        private.outside(graph, inputs),
+        private_graphs.outside(graph, inputs),
         lambda *upstream: _gradient(operation, *upstream),
     )
     for old, new in zip(found.outputs, given):
@@ -148,9 +148,9 @@ def _gradient(operation: Any, *upstream: Any) -> List[Any]:
         # Measured first: what is replaced has no consumers any more.
         copies = list(zip(again[count:], kept))
         for copy, shape in copies[len(recipe.kept) :]:
-            private.replace_shape(copy, shape)
+            private_graphs.replace_shape(copy, shape)
         for copy, tensor in copies[: len(recipe.kept)]:
-            private.replace(copy, tensor)
+            private_graphs.replace(copy, tensor)
         for i, gradient in zip(sources, found):
             gradients[count + i] = gradient
         return _weights_first(operation.inputs, gradients)
@@ -205,7 +205,7 @@ def _as_one(
         )
 
     graph = tf.compat.v1.get_default_graph()
-    private.record(name, tensors, private.outside(graph, inputs), backward)
+    private.record(name, tensors, private_graphs.outside(graph, inputs), backward)
     return outputs
 
 
@@ -217,12 +217,12 @@ def _weights_first(inputs: Sequence[Any], gradients: List[Optional[Any]]) -> Lis
     weights = [
         gradient
         for x, gradient in zip(inputs, gradients)
-        if isinstance(gradient, tf.Tensor) and private.is_read(x)
+        if isinstance(gradient, tf.Tensor) and private_graphs.is_read(x)
     ]
     with tf.control_dependencies(weights):
         return [
             tf.identity(gradient)
-            if isinstance(gradient, tf.Tensor) and not private.is_read(x)
+            if isinstance(gradient, tf.Tensor) and not private_graphs.is_read(x)
             else gradient
             for x, gradient in zip(inputs, gradients)
         ]
@@ -243,7 +243,7 @@ def _is_missing(operation: Any, i: int, gradient: Any) -> bool:
 def _after(incoming: Sequence[Any], starts: Sequence[Any]) -> Tuple[List[Any], List[Any]]:
     """Give copies of tensors, by name only, that are there once the incoming gradient is."""
     graph = tf.compat.v1.get_default_graph()
-    if private.compiles_with_xla(graph) and private.has_barrier():
-        return private.after_barrier(incoming, starts)
+    if private_graphs.compiles_with_xla(graph) and private_graphs.has_barrier():
+        return private_graphs.after_barrier(incoming, starts)
     with tf.control_dependencies(incoming):
         return list(incoming), [tf.identity(x) for x in starts]

@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 
 import tensorflow as tf
 
-from perftricks.recompute.keras2 import private
+from perftricks.recompute.keras2 import private_graphs
 from perftricks.recompute.keras2.recipe import Recipe, import_recipe
 from perftricks.recompute.tensorflow_graphs import private as graphs
 
@@ -110,7 +110,7 @@ class Branch:
                 values.update(zip((x.name for x in self._slice.outputs), again))
             return [values[x.name] for x in self._outputs]
 
-        return private.new_function(self.graph.name, [*takes, *outside], compute)
+        return private_graphs.new_function(self.graph.name, [*takes, *outside], compute)
 
 
 class _Kept(NamedTuple):
@@ -213,7 +213,7 @@ class Division:
         """Let the operation give what is kept; return what that is outside of the branches."""
         further = [each for each in kept if each.place is None]
         count = len(self._op.outputs)
-        private.add_outputs(
+        private_graphs.add_outputs(
             self._op,
             [branch.graph for branch in self._branches],
             [[each.within(branch) for branch in self._branches] for each in further],

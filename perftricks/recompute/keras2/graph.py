@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
 
 import tensorflow as tf
 
-from perftricks.recompute.keras2 import built, private, static
+from perftricks.recompute.keras2 import built, private, private_graphs, static
 from perftricks.recompute.keras2.attachment import attach, is_differentiable
 from perftricks.recompute.keras2.slice import Slice
 from perftricks.recompute.keras2.tensors import Results, beneath, once_more, structures
@@ -34,14 +34,14 @@ def checkpointed(
     if tf.compat.v1.get_default_graph() is not graph:
         return outputs
     results = Results(outputs, structures.flatten((args, kwargs)))
-    with private.quiet_ids(graph):
+    with private_graphs.quiet_ids(graph):
         from_outside = graphs.stand_ins(graph)
         operations = [op for op in graph.get_operations()[start:] if op not in from_outside]
         ends = _ends(graph, results, set(operations))
         found = Slice.leading_to(
             list({id(end): end for _, end in ends}.values()),
             operations,
-            may_add_outputs=not (private.may_record() or private.compiles_with_xla(graph)),
+            may_add_outputs=not (private.may_record() or private_graphs.compiles_with_xla(graph)),
             policy=policy,
         )
         if found is not None and _has_called_layers(call, args, operations, outputs):

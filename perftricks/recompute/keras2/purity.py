@@ -6,7 +6,7 @@ from typing import Any, Set, Tuple
 
 import tensorflow as tf
 
-from perftricks.recompute.keras2 import private
+from perftricks.recompute.keras2 import private_graphs
 
 BRANCHES = {"If", "StatelessIf", "While", "StatelessWhile", "Case", "StatelessCase"}
 FUNCTIONS = {"PartitionedCall", "StatefulPartitionedCall"}
@@ -38,7 +38,7 @@ def is_pure(op: Any, reads: Set[str], of_loops: Tuple[str, ...]) -> bool:
         reads: Types of operations that may be inside of functions all the same.
         of_loops: How the names of other such types begin.
     """
-    if op.type in FUNCTIONS and private.gradient_name(op) is None:
+    if op.type in FUNCTIONS and private_graphs.gradient_name(op) is None:
         return False  # only a tape knows its gradient
     if op.type in BRANCHES and any(x.dtype == tf.resource for x in op.inputs):
         return False  # the gradients of variables that are read inside get lost in a plain copy
@@ -63,7 +63,7 @@ def _is_pure_function(
     if name in seen:
         return True
     seen.add(name)
-    body = private.function_def(graph, name)
+    body = private_graphs.function_def(graph, name)
     if body is None:
         return False
     for node in body.node_def:
@@ -71,7 +71,7 @@ def _is_pure_function(
             continue
         if node.op == "Placeholder" or has_custom_gradient(node):
             return False
-        if not _is_pure(graph, node, private.op_def(node.op), reads, of_loops, seen):
+        if not _is_pure(graph, node, private_graphs.op_def(node.op), reads, of_loops, seen):
             return False
     return True
 

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Sequence
 
 import tensorflow as tf
 
-from perftricks.recompute.keras2 import private
+from perftricks.recompute.keras2 import private_graphs
 from perftricks.recompute.keras2.purity import BRANCHES, FUNCTIONS
 
 v1 = tf.compat.v1
@@ -55,7 +55,7 @@ class Recipe:
         if waits:
             self.waits.append(op.name)
         if op.type in FUNCTIONS:
-            node.attr["_gradient_op_type"].s = tf.compat.as_bytes(private.gradient_name(op))
+            node.attr["_gradient_op_type"].s = tf.compat.as_bytes(private_graphs.gradient_name(op))
         if "_class" in node.attr:
             del node.attr["_class"]
         for tensor in op.outputs:
@@ -135,7 +135,7 @@ def parse_recipe(data: bytes) -> Recipe:
     recipe.waits.extend(collections["waits"].node_list.value)
     recipe.kept.extend(collections["kept"].node_list.value)
     recipe.measured.extend(collections["measured"].node_list.value)
-    shapes = map(private.parse_shape, collections["shapes"].bytes_list.value)
+    shapes = map(private_graphs.parse_shape, collections["shapes"].bytes_list.value)
     recipe.shapes.update(zip(collections["shaped"].node_list.value, shapes))
     return recipe
 
@@ -163,10 +163,14 @@ def import_recipe(graph: Any, recipe: Recipe, starts: Sequence[Any]) -> List[Any
     for name in recipe.waits:
         graph.get_operation_by_name("%s/%s" % (prefix, name))._add_control_input(starts[0].op)
     for data in recipe.contexts:
-        private.restore_context(data, prefix)
+        private_graphs.restore_context(data, prefix)
     for node in recipe.graph_def.node:
         if node.op in BRANCHES:
-            private.name_functions(graph.get_operation_by_name("%s/%s" % (prefix, node.name)))
-        if private.MARK in node.attr:
-            private.restore_gradients([graph.get_operation_by_name("%s/%s" % (prefix, node.name))])
+            private_graphs.name_functions(
+                graph.get_operation_by_name("%s/%s" % (prefix, node.name))
+            )
+        if private_graphs.MARK in node.attr:
+            private_graphs.restore_gradients(
+                [graph.get_operation_by_name("%s/%s" % (prefix, node.name))]
+            )
     return list(tensors[: len(wanted)])

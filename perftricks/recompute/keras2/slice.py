@@ -23,7 +23,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Se
 
 import tensorflow as tf
 
-from perftricks.recompute.keras2 import private, purity
+from perftricks.recompute.keras2 import private_graphs, purity
 from perftricks.recompute.keras2.branches import Branch, Division
 from perftricks.recompute.keras2.recipe import Recipe, import_recipe
 from perftricks.recompute.policies import FULL, Policy
@@ -105,7 +105,7 @@ class _Search:
         self._graph = graph
         self._may_add_outputs = may_add_outputs
         self._is_branch = is_branch
-        home = private.control_flow(graph)
+        home = private_graphs.control_flow(graph)
         self._contexts = {
             op: contexts
             for op, contexts in ((op, _contexts(op, home)) for op in operations)
@@ -114,13 +114,13 @@ class _Search:
         self._loops: Dict[Any, List[Any]] = {}
         for op, contexts in self._contexts.items():
             for context in contexts:
-                if private.is_loop(context):
+                if private_graphs.is_loop(context):
                     self._loops.setdefault(context, []).append(op)
         self._predicates = {
             context.pred.op
             for contexts in self._contexts.values()
             for context in contexts
-            if not private.is_loop(context)
+            if not private_graphs.is_loop(context)
         }
         self._divisions: Dict[Any, Optional[Division]] = {}
         self._verdicts: Dict[Any, Any] = {}  # by the operation that made it
@@ -129,7 +129,7 @@ class _Search:
         self._found = self._behind([t.op for t in self._wanted])
         self._order = [op for op in self._contexts if op in self._found]
         for op in self._order:
-            if op.type in RANDOM and not any(map(private.is_loop, self._contexts[op])):
+            if op.type in RANDOM and not any(map(private_graphs.is_loop, self._contexts[op])):
                 verdict = self._verdict(op.outputs[0])
                 self._verdicts[verdict.op] = verdict
         self._keep()
@@ -139,7 +139,7 @@ class _Search:
         outputs = [t for t in self._wanted if self._is_copied(t.op)]
         if not outputs:
             return None
-        recipe = Recipe(private.graph_versions(self._graph))
+        recipe = Recipe(private_graphs.graph_versions(self._graph))
         starts = self._starts(outputs, recipe)
         recipe.outputs.extend(map(self._name, outputs))
         kept = [] if self._is_branch else self._keep_products(outputs, recipe)
@@ -149,7 +149,7 @@ class _Search:
         copied = self._copied_for(outputs)
         at_home = {op: None for op in self._order if op in copied and not self._contexts[op]}
         taken = self._taken(copied).values()
-        given = [t for t in taken if t.op not in self._contexts and not private.is_read(t)]
+        given = [t for t in taken if t.op not in self._contexts and not private_graphs.is_read(t)]
         chosen = wanted(self._policy, at_home, outputs)
         kept = list(
             {
@@ -193,7 +193,7 @@ class _Search:
             yield tensor.op
         for context in self._contexts[op]:
             yield context.pivot.op
-            if private.is_loop(context):
+            if private_graphs.is_loop(context):
                 for inner in self._loops[context]:
                     if inner.type in ("NextIteration", "Exit", "LoopCond"):
                         yield inner
@@ -279,7 +279,7 @@ class _Search:
             if id(t) in wanted or any(user in self._found for user in t.consumers())
         ]
         branches = []
-        for graph in private.branch_graphs(op):
+        for graph in private_graphs.branch_graphs(op):
             outputs = [graph.outputs[i] for i in used]
             operations = graph.get_operations()
             search = _Search(graph, operations, outputs, self._may_add_outputs, is_branch=True)
@@ -373,7 +373,7 @@ class _Search:
         contexts = self._contexts[tensor.op]
         kept = tensor
         for context in contexts:
-            kept = private.merge_out_of(context, kept)
+            kept = private_graphs.merge_out_of(context, kept)
         if not _may_have_gradient(tensor):
             kept = tf.stop_gradient(kept)  # there is none, but it would be led through the merges
         source = kept.name
@@ -391,7 +391,7 @@ class _Search:
             if op in copied and self._contexts[op] and self._contexts[op][-1] not in outermost:
                 outermost.append(self._contexts[op][-1])
         for context in outermost:
-            recipe.add_context(private.context_proto(context, names))
+            recipe.add_context(private_graphs.context_proto(context, names))
 
 
 def _may_have_gradient(verdict: Any) -> bool:
@@ -403,9 +403,9 @@ def _may_have_gradient(verdict: Any) -> bool:
 def _contexts(op: Any, home: Any) -> Optional[Tuple[Any, ...]]:
     """List the contexts from an operation outwards, without ``home``; None if it is elsewhere."""
     found = []
-    context = private.control_flow_of(op)
+    context = private_graphs.control_flow_of(op)
     while context is not home:
-        if context is None or not private.is_known(context):
+        if context is None or not private_graphs.is_known(context):
             return None
         found.append(context)
         context = context.outer_context

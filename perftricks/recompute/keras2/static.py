@@ -22,7 +22,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Se
 import tensorflow as tf
 
 from perftricks.recompute.keras2 import layers as keras2
-from perftricks.recompute.keras2 import private
+from perftricks.recompute.keras2 import private, private_graphs
 from perftricks.recompute.keras2.attachment import SWITCHED_GRADIENT, attach, is_differentiable
 from perftricks.recompute.keras2.slice import Slice
 from perftricks.recompute.policies import Policy
@@ -180,7 +180,7 @@ class StandIns:
     def install(self) -> None:
         """Have gradients that are built from now on recompute the parts."""
         graph = self._parts[0].gives[0].graph
-        with graph.as_default(), private.quiet_ids(graph):
+        with graph.as_default(), private_graphs.quiet_ids(graph):
             slices = self._slices(graph)
             stand_ins: Dict[int, Any] = {}
             changes: Dict[Any, Dict[int, Any]] = {}
@@ -191,12 +191,12 @@ class StandIns:
                 _note_consumers(changes, found, inside, new)
         self._changed = set(changes)
         for op, inputs in changes.items():
-            private.differentiate_through(op, inputs)
+            private_graphs.differentiate_through(op, inputs)
 
     def undo(self) -> None:
         """Have gradients that are built from now on recompute nothing."""
         for op in self._changed:
-            private.differentiate_through(op, {})
+            private_graphs.differentiate_through(op, {})
         self._changed = set()
 
     def _slices(self, graph: Any) -> List[Any]:
@@ -261,7 +261,7 @@ def _lead(blocks: Sequence[Any]) -> None:
     for found, inside, stand_ins in blocks:
         _note_consumers(changes, found, inside, stand_ins)
     for op, inputs in changes.items():
-        private.differentiate_through(op, inputs)
+        private_graphs.differentiate_through(op, inputs)
 
 
 def _note_consumers(
@@ -280,14 +280,14 @@ def _loops_of(graph: Any) -> Dict[Any, List[Any]]:
     found: Dict[Any, List[Any]] = {}
     for op in graph.get_operations():
         for context in _contexts_of(op):
-            if private.is_loop(context):
+            if private_graphs.is_loop(context):
                 found.setdefault(context, []).append(op)
     return found
 
 
 def _contexts_of(op: Any) -> Iterator[Any]:
-    context = private.control_flow_of(op)
-    while private.is_known(context):
+    context = private_graphs.control_flow_of(op)
+    while private_graphs.is_known(context):
         yield context
         context = context.outer_context
 
