@@ -80,6 +80,8 @@ class Budgeting:
     """
 
     def __init__(self, model: Any, outlined: Outlined, setting: Setting) -> None:
+        import keras
+
         from perftricks.recompute.measure.calls import traced
         from perftricks.recompute.measure.work import ceilings
 
@@ -103,6 +105,8 @@ class Budgeting:
         self._plain_seconds = 0.0
         self._problem = self._make_problem()
         self._peaks: Dict[Any, int] = {}
+        # Elsewhere it takes long to look at a step, which is traced or compiled.
+        self._looks_closer = keras.backend.backend() == "torch"
         self._step = self._make_step(samples, outputs, names)
 
     # What there is to choose from.
@@ -179,7 +183,7 @@ class Budgeting:
         if least > budget:
             raise BudgetError(self._too_little(budget, least), least)
         number = self._fastest(curve, budget)
-        if number + 1 < len(curve):
+        if number + 1 < len(curve) and self._looks_closer:
             curve = self._problem.finer(curve, number, allowed)
             number = self._fastest(curve, budget)
         points = [
