@@ -24,14 +24,9 @@ from perftricks.wordcount.reading.stop_words import StopWords, read_stop_words
 from perftricks.wordcount.table.data_frames import pandas_frame, polars_frame
 from perftricks.wordcount.table.in_memory import MemoryTable, checked_counts
 from perftricks.wordcount.table.limits import default_limit
-from perftricks.wordcount.table.rows import (
-    NGRAM,
-    TAG,
-    TOKEN,
-    Filter,
-    Tagged,
-)
+from perftricks.wordcount.table.rows import NGRAM, TAG, TOKEN, Filter, Tagged
 from perftricks.wordcount.table.saved import Facts, load, save
+from perftricks.wordcount.table.streamed import StreamedItems, StreamedKeys, StreamedValues
 from perftricks.wordcount.table.sums import added
 from perftricks.wordcount.table.table import Table
 
@@ -438,17 +433,17 @@ class WordCounts(Mapping[Any, int]):
     def keys(self) -> KeysView[Any]:
         """Return the tokens in the order of the table."""
         view = self._view()
-        return _StreamedKeys(self) if view is None else view.keys()
+        return StreamedKeys(self) if view is None else view.keys()
 
     def values(self) -> ValuesView[int]:
         """Return the counts in the order of the table."""
         view = self._view()
-        return _StreamedValues(self) if view is None else view.values()
+        return StreamedValues(self) if view is None else view.values()
 
     def items(self) -> ItemsView[Any, int]:
         """Return the tokens and their counts in the order of the table."""
         view = self._view()
-        return _StreamedItems(self) if view is None else view.items()
+        return StreamedItems(self) if view is None else view.items()
 
     def _view(self) -> Mapping[Any, int] | None:
         """Return the table as a dict in its order; None if that is too large for the memory."""
@@ -575,33 +570,6 @@ class _FirstLookup:
         counts = self._counts()
         assert counts is not None, "it is asked through what it refers to"
         return counts._dict()[token]
-
-
-class _StreamedKeys(KeysView[Any]):
-    """The tokens of a table that is on the disk."""
-
-    _mapping: WordCounts
-
-    def __iter__(self) -> Iterator[Any]:
-        return (token for token, _, _ in self._mapping.rows())
-
-
-class _StreamedValues(ValuesView[int]):
-    """The counts of a table that is on the disk."""
-
-    _mapping: WordCounts
-
-    def __iter__(self) -> Iterator[int]:
-        return (count for _, count, _ in self._mapping.rows())
-
-
-class _StreamedItems(ItemsView[Any, int]):
-    """The tokens and counts of a table that is on the disk."""
-
-    _mapping: WordCounts
-
-    def __iter__(self) -> Iterator[tuple[Any, int]]:
-        return ((token, count) for token, count, _ in self._mapping.rows())
 
 
 def check_counts(counts: object) -> None:
