@@ -139,8 +139,9 @@ def test_forecast(build, share):
     if any(segment.recomputed for segment in plan.segments):
         recompute.apply(model, plan=plan)
     found = counted_peak(model, x, y)
-    # On TensorFlow, kernels run side by side and need room, which is much of what small ones need.
-    near = {"torch": 0.02, "jax": 0.05, "tensorflow": 0.2}[BACKEND]
+    # TensorFlow's kernels run side by side, in an order that is up to its threads, and need room
+    # for themselves; for models as small as these, both are much. Large ones are nearer.
+    near = {"torch": 0.02, "jax": 0.05, "tensorflow": 0.4}[BACKEND]
     assert found == pytest.approx(plan.step_peak, rel=near)
 
 
