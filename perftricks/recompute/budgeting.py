@@ -80,8 +80,6 @@ class Budgeting:
     """
 
     def __init__(self, model: Any, outlined: Outlined, setting: Setting) -> None:
-        import keras
-
         from perftricks.recompute.measure.calls import traced
         from perftricks.recompute.measure.work import ceilings
 
@@ -105,8 +103,6 @@ class Budgeting:
         self._plain_seconds = 0.0
         self._problem = self._make_problem()
         self._peaks: Dict[Any, int] = {}
-        # Elsewhere it takes long to look at a step, which is traced or compiled.
-        self._looks_closer = keras.backend.backend() == "torch"
         self._step = self._make_step(samples, outputs, names)
 
     # What there is to choose from.
@@ -177,13 +173,16 @@ class Budgeting:
         Raises:
             ValueError: If none does.
         """
+        import keras
+
         allowed = self._parts.variants()
         curve = self._problem.curve(allowed=allowed)
         least = self._least(curve)
         if least > budget:
             raise BudgetError(self._too_little(budget, least), least)
         number = self._fastest(curve, budget)
-        if number + 1 < len(curve) and self._looks_closer:
+        # Elsewhere it takes long to look at a step, which is traced or compiled.
+        if keras.backend.backend() == "torch" and number + 1 < len(curve):
             curve = self._problem.finer(curve, number, allowed)
             number = self._fastest(curve, budget)
         points = [

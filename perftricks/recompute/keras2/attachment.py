@@ -22,7 +22,7 @@ from perftricks.recompute.keras2 import built, private, private_graphs, purity
 from perftricks.recompute.keras2.recipe import Recipe, parse_recipe
 from perftricks.recompute.keras2.slice import Slice, replay
 from perftricks.recompute.tensorflow_graphs import private as graphs
-from perftricks.recompute.tensorflow_graphs.ordering import in_order
+from perftricks.recompute.tensorflow_graphs.ordering import in_order, weights_first
 
 _GRADIENT = "PerftricksRecompute"
 SWITCHED_GRADIENT = "PerftricksSwitchedRecompute"
@@ -150,10 +150,10 @@ def _gradient(operation: Any, *upstream: Any) -> List[Any]:
         for copy, shape in copies[len(recipe.kept) :]:
             private_graphs.replace_shape(copy, shape)
         for copy, tensor in copies[: len(recipe.kept)]:
-            private_graphs.replace(copy, tensor)
+            graphs.replace(copy, tensor)
         for i, gradient in zip(sources, found):
             gradients[count + i] = gradient
-        return _weights_first(operation.inputs, gradients)
+        return weights_first(gradients, [private_graphs.is_read(x) for x in operation.inputs])
 
     return _as_one(operation.type, [*incoming, *operation.inputs[count:ends]], differentiated)
 
@@ -209,25 +209,6 @@ def _as_one(
     return outputs
 
 
-def _weights_first(inputs: Sequence[Any], gradients: List[Optional[Any]]) -> List[Optional[Any]]:
-    """Let the backward pass go on only when the gradients of the weights are there.
-
-    Until then they hold activations, and nothing but this makes a scheduler compute them soon.
-    """
-    weights = [
-        gradient
-        for x, gradient in zip(inputs, gradients)
-        if isinstance(gradient, tf.Tensor) and private_graphs.is_read(x)
-    ]
-    with tf.control_dependencies(weights):
-        return [
-            tf.identity(gradient)
-            if isinstance(gradient, tf.Tensor) and not private_graphs.is_read(x)
-            else gradient
-            for x, gradient in zip(inputs, gradients)
-        ]
-
-
 def _is_missing(operation: Any, i: int, gradient: Any) -> bool:
     """Tell whether nothing uses an output: TensorFlow then hands over zeros it has made of it."""
     if gradient is None:
@@ -243,7 +224,7 @@ def _is_missing(operation: Any, i: int, gradient: Any) -> bool:
 def _after(incoming: Sequence[Any], starts: Sequence[Any]) -> Tuple[List[Any], List[Any]]:
     """Give copies of tensors, by name only, that are there once the incoming gradient is."""
     graph = tf.compat.v1.get_default_graph()
-    if private_graphs.compiles_with_xla(graph) and private_graphs.has_barrier():
+    if graphs.compiles_with_xla(graph) and private_graphs.has_barrier():
         return private_graphs.after_barrier(incoming, starts)
     with tf.control_dependencies(incoming):
         return list(incoming), [tf.identity(x) for x in starts]

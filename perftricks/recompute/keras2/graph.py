@@ -41,7 +41,7 @@ def checkpointed(
         found = Slice.leading_to(
             list({id(end): end for _, end in ends}.values()),
             operations,
-            may_add_outputs=not (private.may_record() or private_graphs.compiles_with_xla(graph)),
+            may_add_outputs=not (private.may_record() or graphs.compiles_with_xla(graph)),
             policy=policy,
         )
         if found is not None and _has_called_layers(call, args, operations, outputs):

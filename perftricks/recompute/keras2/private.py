@@ -18,11 +18,7 @@ from tensorflow.python.framework.composite_tensor import CompositeTensor as Comp
 
 from perftricks.recompute.tensorflow_graphs import private as graphs
 
-try:
-    from tensorflow.python.eager import record as tape
-except ImportError:  # before TensorFlow 2.11
-    from tensorflow.python.eager import tape
-
+tape = graphs.record()
 v1 = tf.compat.v1
 
 

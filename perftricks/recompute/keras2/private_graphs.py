@@ -103,14 +103,6 @@ def restore_gradients(operations: Sequence[Any]) -> None:
                 op._gradient_function = _registered_gradient(mark[MARK].s.decode())
 
 
-def compiles_with_xla(graph: Any) -> bool:
-    """Tell whether a graph is being built for ``tf.function(jit_compile=True)``."""
-    from tensorflow.python.ops import control_flow_util
-
-    inside = getattr(control_flow_util, "GraphOrParentsInXlaContext", None)
-    return inside is not None and bool(inside(graph))
-
-
 def has_barrier() -> bool:
     """Tell whether this TensorFlow has a barrier for XLA."""
     return _barrier() is not None
@@ -366,19 +358,11 @@ def name_functions(op: Any) -> None:
         setattr(op, name, graph)
 
 
-def replace(tensor: Any, other: Any) -> None:
-    """Give another tensor of a graph to all that has been made to take this one."""
-    for consumer in tensor.consumers():
-        for index, given in enumerate(consumer.inputs):
-            if given.name == tensor.name:
-                consumer._update_input(index, other)
-
-
 def replace_shape(tensor: Any, shape: Any) -> None:
     """Give a shape to all that has been made to take the shape of a tensor of a graph."""
     for consumer in tensor.consumers():
         if consumer.type == "Shape":
-            replace(consumer.outputs[0], tf.cast(shape, consumer.outputs[0].dtype))
+            graphs.replace(consumer.outputs[0], tf.cast(shape, consumer.outputs[0].dtype))
 
 
 def is_read(tensor: Any) -> bool:

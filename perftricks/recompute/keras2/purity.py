@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Set, Tuple
+from typing import AbstractSet, Any, Set, Tuple
 
 import tensorflow as tf
 
 from perftricks.recompute.keras2 import private_graphs
+from perftricks.recompute.tensorflow_graphs import operations
 
 BRANCHES = {"If", "StatelessIf", "While", "StatelessWhile", "Case", "StatelessCase"}
 FUNCTIONS = {"PartitionedCall", "StatefulPartitionedCall"}
-READS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"}
+READS = operations.READS | {"VariableShape"}
 _CALLS = {"If", "While", "Case", *FUNCTIONS}
 
 
@@ -30,7 +31,7 @@ def may_write(op: Any) -> bool:
     return not plain and (op.op_def is None or bool(op.op_def.is_stateful))
 
 
-def is_pure(op: Any, reads: Set[str], of_loops: Tuple[str, ...]) -> bool:
+def is_pure(op: Any, reads: AbstractSet[str], of_loops: Tuple[str, ...]) -> bool:
     """Tell whether an operation, and every function that it calls, has no state.
 
     Args:
@@ -46,7 +47,7 @@ def is_pure(op: Any, reads: Set[str], of_loops: Tuple[str, ...]) -> bool:
 
 
 def _is_pure(
-    graph: Any, node: Any, definition: Any, reads: Set[str], of_loops: Any, seen: Set[str]
+    graph: Any, node: Any, definition: Any, reads: AbstractSet[str], of_loops: Any, seen: Set[str]
 ) -> bool:
     if definition is not None and definition.is_stateful and node.op not in _CALLS:
         return False
@@ -58,7 +59,7 @@ def _is_pure(
 
 
 def _is_pure_function(
-    graph: Any, name: str, reads: Set[str], of_loops: Any, seen: Set[str]
+    graph: Any, name: str, reads: AbstractSet[str], of_loops: Any, seen: Set[str]
 ) -> bool:
     if name in seen:
         return True

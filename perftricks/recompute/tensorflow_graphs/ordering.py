@@ -43,7 +43,7 @@ def in_order(
     before = [*(x.op for x in sources), *(op for op in operations if _reads(op))]
     found = []
     for result in results:
-        known = _computed_from(result, inside)
+        known = _computed_from([result], inside)
         others = [
             op for op in dict.fromkeys(before) if op not in known and op.graph is result.graph
         ]
@@ -55,7 +55,7 @@ def in_order(
 
 
 def weights_first(
-    gradients: Sequence[Any], of_weights: Sequence[bool], operations: Sequence[Any]
+    gradients: Sequence[Any], of_weights: Sequence[bool], operations: Sequence[Any] = ()
 ) -> List[Any]:
     """Let a backward pass go on only when the gradients of the weights so far are there.
 
@@ -69,7 +69,7 @@ def weights_first(
     Args:
         gradients: Tensors of a graph; None where there is none.
         of_weights: Which of them are those of weights.
-        operations: What computes them, in an order in which they can run.
+        operations: What computes them, where it is to be put in order as well.
 
     Returns:
         The gradients.
@@ -90,9 +90,8 @@ def weights_first(
 def _begin_with(weights: Sequence[Any], others: Sequence[Any], operations: Sequence[Any]) -> None:
     """Add control edges from what only some tensors need to what others need next."""
     inside = set(operations)
-    needed = set().union(*(_computed_from(x, inside) for x in others)).intersection(inside)
-    beside = set().union(*(_computed_from(x, inside) for x in weights)).intersection(inside)
-    beside -= needed
+    needed = _computed_from(others, inside) & inside
+    beside = (_computed_from(weights, inside) & inside) - needed
     waiting: List[Any] = []
     for op in _in_turn(operations, beside):
         if op in beside:
@@ -135,10 +134,10 @@ def _reads(op: Any) -> bool:
     return op.type not in WRITES and any(x.dtype == tf.resource for x in op.inputs)
 
 
-def _computed_from(result: Any, inside: Set[Any]) -> Set[Any]:
-    """Return the operations that a tensor depends on: some, and what these begin with."""
+def _computed_from(results: Sequence[Any], inside: Set[Any]) -> Set[Any]:
+    """Return the operations that tensors depend on: some, and what these begin with."""
     found: Set[Any] = set()
-    waiting = [result.op]
+    waiting = [x.op for x in results]
     while waiting:
         op = waiting.pop()
         if op not in found:

@@ -15,8 +15,10 @@ _reporting_lock = threading.Lock()
 
 def record() -> ModuleType:
     """Return TensorFlow's module with ``stop_recording`` and ``VariableWatcher``."""
-    from tensorflow.python.eager import record
-
+    try:
+        from tensorflow.python.eager import record
+    except ImportError:  # before TensorFlow 2.11
+        from tensorflow.python.eager import tape as record
     return record  # type: ignore[no-any-return]
 
 
@@ -131,7 +133,8 @@ def compiles_with_xla(graph: Any) -> bool:
     """Tell whether a graph is being built for ``tf.function(jit_compile=True)``."""
     from tensorflow.python.ops import control_flow_util
 
-    return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
+    inside = getattr(control_flow_util, "GraphOrParentsInXlaContext", None)
+    return inside is not None and bool(inside(graph))
 
 
 def captured(graph: Any, x: Any) -> Any:
@@ -424,7 +427,7 @@ def replace(tensor: Any, other: Any) -> None:
     """Give another tensor of a graph to all that has been made to take this one."""
     for consumer in tensor.consumers():
         for index, given in enumerate(consumer.inputs):
-            if given is tensor:
+            if given.name == tensor.name:
                 consumer._update_input(index, other)
 
 
@@ -456,15 +459,6 @@ def devices_of_other_replicas() -> Set[str]:
         return set()
     here = set(tf.nest.flatten(context.devices))
     return set(context.strategy.extended.worker_devices) - here
-
-
-def not_recording() -> Any:
-    """Let no tape record."""
-    try:
-        from tensorflow.python.eager.record import stop_recording
-    except ImportError:  # before TensorFlow 2.11
-        from tensorflow.python.eager.tape import stop_recording
-    return stop_recording()
 
 
 def read(handle: Any, dtype: Any) -> Any:

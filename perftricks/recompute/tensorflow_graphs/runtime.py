@@ -51,7 +51,7 @@ def _both(outer: Any, inner: Any) -> Any:
 def read_handle(handle: Any) -> Any:
     """Return the value of a variable, by its handle."""
     dtype = handle._handle_data.shape_and_type[0].dtype
-    with graphs.not_recording():
+    with graphs.record().stop_recording():
         return graphs.read(handle, tf.as_dtype(dtype))
 
 

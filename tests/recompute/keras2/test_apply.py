@@ -182,6 +182,12 @@ def counted(model, executions):
     return executions.count
 
 
+def noted_dense(executions, x):
+    """Return what a dense layer and one that notes its executions give."""
+    x = layers.Dense(WIDTH, activation="softplus")(x)
+    return layers.Lambda(lambda x: tf.tanh(executions.on(x)))(x)
+
+
 def test_it_is_recomputed_until_removed():
     """A model that has been trained, with weights of its own, goes on as it was, recomputed."""
     executions = Executions()
@@ -189,8 +195,7 @@ def test_it_is_recomputed_until_removed():
     def counting():
         inputs = x = layers.Input((WIDTH,))
         for _ in range(3):
-            x = layers.Dense(WIDTH, activation="softplus")(x)
-            x = layers.Lambda(lambda x: tf.tanh(executions.on(x)))(x)
+            x = noted_dense(executions, x)
             x = layers.Dense(WIDTH, activation="softplus")(x)
         return keras.models.Model(inputs, layers.Dense(1)(x))
 
@@ -240,8 +245,7 @@ def test_a_model_that_another_calls(around, times):
     def build():
         x = inputs = layers.Input((WIDTH,))
         for _ in range(2):
-            x = layers.Dense(WIDTH, activation="softplus")(x)
-            x = layers.Lambda(lambda x: tf.tanh(executions.on(x)))(x)
+            x = noted_dense(executions, x)
             x = layers.Dropout(0.2)(layers.BatchNormalization()(x))
             x = layers.Dense(WIDTH, activation="softplus")(x)
         base = keras.models.Model(inputs, x)
